@@ -1,0 +1,45 @@
+"""Shows the score of a run, or applies its model to other texts: python evaluate.py --run logs/tweets/<run>"""
+
+import argparse
+import sys
+
+import yaml
+
+from keras_senti.config import UserError, run_command
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("--run", required=True, metavar="DIR", help="run folder; alone: its own score, from stored predictions")
+    add("--text", action="append", help="a text to classify; may be repeated")
+    add("--data.csv", dest="csv", metavar="FILE", help="file to predict and, with labels, to score")
+    add("--data.text_column", dest="text_column", metavar="C", help="default: as in the run's settings")
+    add("--data.label_column", dest="label_column", metavar="C", help="default: as in the run's settings, if there")
+    add("--data.label_map", dest="label_map", type=_mapping, help='e.g. \'{"0": negative, "1": positive}\'')
+    options = parser.parse_args(argv)
+    if options.csv is None and (options.text_column or options.label_column or options.label_map):
+        raise UserError("--data.*: received settings of a file but no file. Add --data.csv FILE.")
+    if options.csv is not None and options.text:
+        raise UserError("received --text and --data.csv, expected one of them.")
+    from keras_senti import workflow  # starts TensorFlow, which --help does not need
+
+    if options.text:
+        print(workflow.evaluate_texts(options.run, options.text))
+    elif options.csv is not None:
+        columns = options.text_column, options.label_column, options.label_map
+        folder, summary = workflow.evaluate_file(options.run, options.csv, *columns)
+        print(f"{summary}\nwritten to {folder}")
+    else:
+        print(workflow.evaluate_stored(options.run))
+
+
+def _mapping(text: str) -> dict[str, str]:
+    value = yaml.safe_load(text)
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"expected a mapping such as '{{\"0\": negative}}', received {text!r}")
+    return {str(key): str(name) for key, name in value.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,26 @@
+"""Sentiment classification with recurrent networks, in Keras 3 on TensorFlow.
+
+    import keras_senti
+    keras_senti.load("logs/tweets/<run>").predict(["What a wonderful morning!"])
+
+Importing this package imports nothing heavy: TensorFlow starts when something that needs it is first used.
+The modules are stages, in the order in which text flows through them; each imports only from those above it:
+config, runs, devices, data, text, pipeline, layers, models, evaluation, baselines, training, export, workflow.
+"""
+
+import os
+
+# Text handling, tf.data and SavedModel all need TensorFlow, whatever ~/.keras/keras.json says.
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+# Chatter at start-up hides our own messages; real errors arrive as exceptions. Set it to 0 to see everything.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+__version__ = "0.1.0"
+__all__ = ["load"]
+
+
+def load(path):
+    """Loads a trained classifier from a run folder or a SavedModel folder; see `keras_senti.export.load`."""
+    from keras_senti import export
+
+    return export.load(path)

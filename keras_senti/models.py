@@ -1,0 +1,76 @@
+"""The only place where a network is put together."""
+
+import keras
+
+from keras_senti import layers
+from keras_senti.config import ModelConfig, UserError
+
+CELLS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "simple_rnn": keras.layers.SimpleRNN}
+
+
+def build_model(
+    settings: ModelConfig, vocabulary_size: int, num_classes: int, portable: bool = False
+) -> keras.Sequential:
+    """Builds Embedding → recurrent layers → pooling → Dense softmax, untrained.
+
+    With `cell: lstm`, one layer, one direction and `pooling: last` this is the design document's
+    Sequential([Embedding, LSTM(units, dropout, recurrent_dropout), Dense(num_classes, softmax)]).
+
+    Args:
+        vocabulary_size: tokens, padding and [UNK] included.
+        num_classes: size of the output, at least 2.
+        portable: never use cuDNN, whose operations an exported model could run on a GPU only; the weights are the same.
+    Returns: a model from token_ids (batch, time) int32, 0 = padding, to probabilities (batch, num_classes) float32.
+    Raises:
+        UserError: for an activation that Keras does not know.
+    """
+    try:
+        keras.activations.get(settings.activation)
+    except ValueError:
+        raise UserError(
+            f"model.activation: received '{settings.activation}', expected the name of a Keras activation such as "
+            "tanh, relu or selu."
+        ) from None
+    stack = [
+        keras.Input((None,), dtype="int32", name="token_ids"),
+        keras.layers.Embedding(vocabulary_size, settings.embedding_dim, mask_zero=True, name="embedding"),
+    ]
+    if settings.embedding_dropout:
+        # One draw a token: the whole vector is dropped, or kept and scaled (Gal & Ghahramani 2016, section 4.2, draw
+        # one a word type; in short texts, where words rarely repeat, that is nearly the same).
+        noise_shape = (None, None, 1)
+        stack.append(keras.layers.Dropout(settings.embedding_dropout, noise_shape, name="embedding_dropout"))
+    for index in range(settings.num_layers):
+        is_last = index == settings.num_layers - 1
+        stack.append(_build_recurrent(settings, index, not is_last or settings.pooling != "last", portable))
+    if settings.pooling != "last":
+        stack.append(_build_pooling(settings))
+    # float32 also where the other layers compute in less: a softmax loses digits first.
+    stack.append(keras.layers.Dense(num_classes, activation="softmax", dtype="float32", name="head"))
+    return keras.Sequential(stack, name="classifier")
+
+
+def _build_recurrent(settings: ModelConfig, index: int, return_sequences: bool, portable: bool) -> keras.layers.Layer:
+    arguments = {
+        "units": settings.units,
+        "activation": settings.activation,
+        "dropout": settings.dropout,
+        "recurrent_dropout": settings.recurrent_dropout,
+        "return_sequences": return_sequences,
+        "name": f"recurrent_{index}",
+    }
+    if portable and settings.cell != "simple_rnn":
+        arguments["use_cudnn"] = False
+    layer = CELLS[settings.cell](**arguments)
+    return keras.layers.Bidirectional(layer, name=layer.name) if settings.bidirectional else layer
+
+
+def _build_pooling(settings: ModelConfig) -> keras.layers.Layer:
+    if settings.pooling == "concat":
+        return layers.ConcatPooling(bidirectional=settings.bidirectional, name="pooling")
+    poolings = {
+        "mean": keras.layers.GlobalAveragePooling1D,
+        "max": layers.MaxPooling,
+        "attention": layers.AttentionPooling,
+    }
+    return poolings[settings.pooling](name="pooling")

@@ -1,0 +1,133 @@
+"""From ids to batches: which texts go together, in which order, and how much padding that costs.
+
+The plan of an epoch is a pure function of (lengths, settings, seed, epoch), so a run can be repeated, and continued in
+the middle, without replaying what went before.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+# Batches are padded to a multiple of this, which keeps the number of different shapes small (100 up to 400 tokens).
+LENGTH_STEP = 4
+# Texts are sorted by length within so many batches of a shuffled epoch: enough for little padding (tweets: see
+# `padding_fraction` in the manifest), while which texts meet in a batch still changes in every epoch.
+WINDOW_BATCHES = 50
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """Token ids of all texts, flat, without padding.
+
+    flat: (tokens,) int32. offsets: (rows + 1,) int64; text i is flat[offsets[i]:offsets[i + 1]].
+    """
+
+    flat: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    def __len__(self):
+        return len(self.offsets) - 1
+
+    def pad(self, rows: np.ndarray, length: int) -> np.ndarray:
+        """Returns (len(rows), length) int32, padded with 0 on the right."""
+        position = np.arange(length)
+        inside = position < self.lengths[rows][:, None]
+        return np.where(inside, self.flat[np.where(inside, self.offsets[rows][:, None] + position, 0)], 0)
+
+
+def encode_texts(encoder, texts, chunk_rows: int = 4096) -> EncodedTexts:
+    """Turns all texts into ids once; every epoch reads them from here.
+
+    Args:
+        encoder: a callable from (batch,) string to (batch, time) int32, 0 = padding: a `text.TextEncoder`.
+    """
+    pieces, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+    for begin in range(0, len(texts), chunk_rows):
+        # A lone surrogate (half an emoji in JSON) is not UTF-8; the encoder replaces it like any damaged byte.
+        chunk = [text.encode("utf-8", "surrogatepass") for text in texts[begin : begin + chunk_rows]]
+        ids = np.asarray(encoder(tf.constant(chunk, tf.string)))
+        real = ids != 0
+        pieces.append(ids[real])
+        lengths.append(real.sum(axis=1))
+    return EncodedTexts(np.concatenate(pieces), np.concatenate([[0], np.cumsum(np.concatenate(lengths))]))
+
+
+def plan_epoch(lengths: np.ndarray, batch_size: int, bucket_by_length: bool, seed: int, epoch: int) -> list[np.ndarray]:
+    """Returns the row numbers of each batch; each row once, all batches full but one.
+
+    Args:
+        lengths: (rows,) tokens a text.
+        bucket_by_length: sort by length within windows of the shuffled rows, then shuffle the batches.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths))
+    if bucket_by_length:
+        window = batch_size * WINDOW_BATCHES
+        order = np.concatenate(
+            [
+                part[np.argsort(lengths[part], kind="stable")]
+                for part in np.split(order, range(window, len(order), window))
+            ]
+        )
+    batches = np.split(order, range(batch_size, len(order), batch_size))
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def padded_length(lengths: np.ndarray, sequence_length: int, bucket_by_length: bool) -> int:
+    """Returns the time steps of a batch of texts with these lengths."""
+    if not bucket_by_length:
+        return sequence_length
+    return min(-(-int(lengths.max()) // LENGTH_STEP) * LENGTH_STEP, sequence_length)
+
+
+def compute_padding_fraction(lengths, batches, sequence_length: int, bucket_by_length: bool) -> float:
+    """Returns the share of all positions in the batches that holds no token."""
+    positions = sum(len(rows) * padded_length(lengths[rows], sequence_length, bucket_by_length) for rows in batches)
+    return 1 - lengths.sum() / positions
+
+
+def make_dataset(make_batches, encoded: EncodedTexts, sequence_length: int, bucket_by_length: bool, *columns):
+    """Returns a tf.data pipeline of (token_ids (batch, time) int32, *columns of the same rows).
+
+    Args:
+        make_batches: called without arguments, returns an iterable of row numbers, one array a batch.
+        columns: arrays with one entry a row, such as label_one_hot (rows, classes) float32 and weight (rows,) float32.
+    """
+
+    def generate():
+        for rows in make_batches():
+            length = padded_length(encoded.lengths[rows], sequence_length, bucket_by_length)
+            yield (encoded.pad(rows, length), *(column[rows] for column in columns))
+
+    signature = (
+        tf.TensorSpec((None, None), tf.int32),
+        *(tf.TensorSpec((None, *column.shape[1:]), column.dtype) for column in columns),
+    )
+    return tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(tf.data.AUTOTUNE)
+
+
+def plan_by_length(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Returns batches for scoring: all rows, longest texts first: a batch too large for memory fails at once."""
+    order = np.argsort(-lengths, kind="stable")
+    return np.split(order, range(batch_size, len(order), batch_size)) if len(order) else []
+
+
+def predict_in_batches(predict, encoded: EncodedTexts, batch_size: int = 256) -> np.ndarray:
+    """Calls `predict` on padded ids, similar lengths together, and returns (rows, classes) in the order of the rows.
+
+    Args:
+        predict: from (batch, time) int32 to (batch, classes) float32.
+    """
+    result = None
+    for rows in plan_by_length(encoded.lengths, batch_size):
+        ids = encoded.pad(rows, padded_length(encoded.lengths[rows], int(encoded.lengths.max()), True))
+        probabilities = np.asarray(predict(tf.constant(ids)))
+        if result is None:
+            result = np.zeros((len(encoded), probabilities.shape[1]), np.float32)
+        result[rows] = probabilities
+    return np.zeros((0, 0), np.float32) if result is None else result

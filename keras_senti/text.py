@@ -1,0 +1,192 @@
+"""From a raw string to token ids: standardise, split, look up, cut and pad, all in the TensorFlow graph.
+
+There is one implementation. Training calls it eagerly, the SavedModel holds the same operations, so both see the same
+ids. Words: `token_ids` (batch, time) int32; id 0 is padding, id 1 is [UNK], an unknown token.
+"""
+
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+from keras_senti.config import TextConfig, UserError
+from keras_senti.runs import write_text
+
+PADDING, UNKNOWN = "[PAD]", "[UNK]"
+URL_TOKEN, MENTION_TOKEN = "[URL]", "[USER]"
+# Removing these would turn "not good" into "good".
+NEGATIONS = frozenset("against cannot cant couldnt hasnt neither never no nobody none nor not nothing nowhere without "
+                      "but however few less least".split())  # fmt: skip
+
+# The graph has no HTML parser and no callback for a match, so the common entities are a list.
+HTML_ENTITIES = {
+    "amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'", "nbsp": " ", "hellip": "…", "mdash": "—",
+    "ndash": "–", "lsquo": "‘", "rsquo": "’", "ldquo": "“", "rdquo": "”", "euro": "€", "pound": "£", "copy": "©",
+    "eacute": "é", "egrave": "è", "agrave": "à", "ccedil": "ç", "auml": "ä", "ouml": "ö", "uuml": "ü", "szlig": "ß",
+    "ntilde": "ñ", "#34": '"', "#38": "&", "#39": "'", "#039": "'", "#x27": "'", "#60": "<", "#62": ">", "#160": " ",
+    "#8211": "–", "#8212": "—", "#8216": "‘", "#8217": "’", "#8220": "“", "#8221": "”", "#8230": "…",
+}  # fmt: skip
+
+_SPACES = r"[\s\p{Z}\x{FFFD}]+"
+_INVISIBLE = r"[\p{Cf}\x{FE00}-\x{FE0F}]"  # zero-width marks, joiners, variation selectors
+_TAG = r"<!--.*?-->|</?[A-Za-z][^<>]*>"  # "<3" and "a < b" are no tags
+_ANY_ENTITY = r"&(?:[A-Za-z][A-Za-z0-9]*|#[0-9]+|#[xX][0-9A-Fa-f]+);"
+_URL = r"(?i)\b(?:https?://|www\.)[!-~]+"  # ASCII only: Chinese text may follow without a space
+_MENTION = r"(^|[^\pL\pN_@.])@[\pL\pN_]+"  # not in name@example.org; a {1,30} here runs RE2 out of memory
+_APOSTROPHE = r"([\pL\pN])['’]([\pL\pN])"
+_LETTER_APOSTROPHE = "ʼ"  # U+02BC counts as a letter, so it survives the splitting of punctuation
+_PLACEHOLDER = r"\[URL\]|\[USER\]"
+_HAN_OR_KANA = r"([\p{Han}\p{Hiragana}\p{Katakana}])"
+
+
+def read_stop_words(setting: str) -> list[str]:
+    """Returns the words that `text.stop_words` names.
+
+    Raises:
+        UserError: if the file is missing, not UTF-8 or holds no word.
+    """
+    if setting == "english":
+        return sorted(word for word in ENGLISH_STOP_WORDS if word not in NEGATIONS)
+    try:
+        words = Path(setting).read_text(encoding="utf-8-sig").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"text.stop_words: received '{setting}', expected `english` or a UTF-8 file with one word a line ({error})."
+        ) from None
+    if not words:
+        raise UserError(f"text.stop_words: {setting} holds no word. Leave the setting out to keep all words.")
+    return words
+
+
+def standardize(texts: tf.Tensor, settings: TextConfig) -> tf.Tensor:
+    """Cleans raw strings; tokens and punctuation are separated by single spaces afterwards.
+
+    Args:
+        texts: (batch,) string, any bytes.
+    Returns: (batch,) string, valid UTF-8, possibly empty.
+    """
+    replace = tf.strings.regex_replace
+    # RE2 leaves a string alone that is not UTF-8, and tf.strings.lower ends a string at a NUL: so this comes first.
+    texts = tf.strings.unicode_transcode(
+        texts, "UTF-8", "UTF-8", replacement_char=32, replace_control_characters=settings.strip_control_characters
+    )
+    if settings.strip_control_characters:
+        texts = replace(replace(texts, r"\p{Cc}", " "), _INVISIBLE, "")
+    if settings.fold_full_width:
+        texts = _fold_full_width(texts)
+    if settings.strip_html_tags:
+        texts = replace(texts, _TAG, " ")
+    if settings.decode_html_entities:
+        # &amp; first, so that what was escaped twice, as many tweets are, is decoded twice.
+        for name, character in HTML_ENTITIES.items():
+            texts = replace(texts, f"&{name};", character)
+        texts = replace(texts, _ANY_ENTITY, " ")
+    if settings.urls != "keep":
+        texts = replace(texts, _URL, f" {URL_TOKEN} " if settings.urls == "token" else " ")
+    if settings.mentions != "keep":
+        texts = replace(texts, _MENTION, rf"\1 {MENTION_TOKEN} " if settings.mentions == "token" else r"\1 ")
+    if settings.lowercase:
+        texts = tf.strings.lower(texts, encoding="utf-8")
+        for token in (URL_TOKEN, MENTION_TOKEN):
+            texts = replace(texts, r"\[" + token.strip("[]").lower() + r"\]", token)
+    if settings.digits == "drop":
+        texts = replace(texts, r"\p{Nd}", " ")
+    for _ in range(2):  # twice: matches do not overlap, and rock'n'roll has two around one letter
+        texts = replace(texts, _APOSTROPHE, rf"\1{_LETTER_APOSTROPHE}\2")
+    if settings.punctuation == "drop":
+        texts = replace(texts, rf"({_PLACEHOLDER})|[\p{{P}}\p{{Sm}}\p{{Sc}}\p{{Sk}}]", r" \1 ")
+    texts = replace(texts, rf"({_PLACEHOLDER})|([\p{{P}}\p{{S}}])", r" \1\2 ")
+    texts = replace(texts, _LETTER_APOSTROPHE, "'")
+    return tf.strings.strip(replace(texts, _SPACES, " "))
+
+
+def _fold_full_width(texts: tf.Tensor) -> tf.Tensor:
+    """U+FF01 to U+FF5E are ASCII 0x21 to 0x7E, moved by 0xFEE0; U+3000 is the ideographic space."""
+    characters = tf.strings.unicode_decode(texts, "UTF-8")
+    code = characters.flat_values
+    code = tf.where((code >= 0xFF01) & (code <= 0xFF5E), code - 0xFEE0, tf.where(code == 0x3000, 0x20, code))
+    return tf.strings.unicode_encode(characters.with_flat_values(code), "UTF-8")
+
+
+def split_tokens(texts: tf.Tensor, settings: TextConfig) -> tf.RaggedTensor:
+    """Splits standardised strings (batch,) into tokens (batch, None) string, stop words removed."""
+    if settings.split == "character":
+        tokens = tf.strings.unicode_split(texts, "UTF-8")
+    else:
+        if settings.split == "mixed":
+            texts = tf.strings.regex_replace(texts, _HAN_OR_KANA, r" \1 ")
+        tokens = tf.strings.split(texts)
+    if settings.stop_words is not None:
+        # No look-up table, which the graph would have to carry: one regular expression that a stop word fills.
+        words = "|".join(rf"\Q{word}\E" for word in read_stop_words(settings.stop_words))
+        tokens = tf.ragged.boolean_mask(
+            tokens, tokens.with_flat_values(~tf.strings.regex_full_match(tokens.flat_values, words))
+        )
+    return tokens
+
+
+class TextEncoder:
+    """Strings to token ids, around `keras.layers.TextVectorization`, with a fixed vocabulary.
+
+    Calling it: (batch,) string → (batch, time) int32, padded with 0 on the right to the longest text of the batch.
+    A text that cleans to nothing becomes one [UNK], because an all-padding row stops cuDNN and has no mean.
+
+    Args:
+        settings: how text is cleaned, split and cut.
+        vocabulary: tokens by id, [PAD] and [UNK] first.
+    """
+
+    def __init__(self, settings: TextConfig, vocabulary: list[str]):
+        if list(vocabulary[:2]) != [PADDING, UNKNOWN]:
+            raise UserError(f"vocabulary: received {list(vocabulary[:2])} first, expected {[PADDING, UNKNOWN]}.")
+        self.settings, self.vocabulary = settings, list(vocabulary)
+        self.vectorizer = _build_vectorizer(settings, vocabulary=self.vocabulary[2:])
+
+    def __call__(self, texts) -> tf.Tensor:
+        ids = self.vectorizer(texts)
+        limit = self.settings.sequence_length
+        if self.settings.truncate == "tail":
+            ids = ids[:, :limit]
+        elif self.settings.truncate == "head":
+            ids = ids[:, -limit:]
+        else:
+            surplus = tf.maximum(ids.row_lengths() - limit, 0)
+            begin = surplus // 2
+            position = tf.ragged.range(ids.row_lengths())
+            keep = (position >= begin[:, None]) & (position < (begin + limit)[:, None])
+            ids = tf.ragged.boolean_mask(ids, keep)
+        empty = tf.cast(ids.row_lengths() == 0, tf.int64)
+        one_unknown = tf.RaggedTensor.from_row_lengths(tf.ones([tf.reduce_sum(empty)], ids.dtype), empty)
+        return tf.cast(tf.concat([ids, one_unknown], axis=1).to_tensor(0), tf.int32)
+
+    def save(self, path: Path):
+        """Writes the vocabulary, one token a line; the line number, counted from 0, is the id."""
+        write_text(path, "\n".join(self.vocabulary) + "\n")
+
+    @classmethod
+    def load(cls, settings: TextConfig, path: Path) -> "TextEncoder":
+        try:
+            content = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: the vocabulary cannot be read: {error}.") from None
+        return cls(settings, content.removesuffix("\n").split("\n"))
+
+
+def fit_encoder(settings: TextConfig, texts: list[str]) -> TextEncoder:
+    """Builds an encoder whose vocabulary is the most frequent tokens of `texts`: pass the train part only."""
+    vectorizer = _build_vectorizer(settings)
+    vectorizer.adapt(tf.data.Dataset.from_tensor_slices(texts).batch(4096))
+    return TextEncoder(settings, [PADDING, UNKNOWN, *map(str, vectorizer.get_vocabulary(include_special_tokens=False))])
+
+
+def _build_vectorizer(settings: TextConfig, vocabulary=None) -> keras.layers.TextVectorization:
+    return keras.layers.TextVectorization(
+        max_tokens=settings.max_tokens if vocabulary is None else None,
+        standardize=lambda texts: standardize(texts, settings),
+        split=lambda texts: split_tokens(texts, settings),
+        output_mode="int",
+        ragged=True,
+        vocabulary=vocabulary,
+        name="text",
+    )

@@ -1,0 +1,255 @@
+"""The whole way, in one screen each: `train_run` from settings to a model, `evaluate_*` from a run to scores."""
+
+import dataclasses
+import datetime
+import os
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from keras_senti import baselines, devices, evaluation, export, runs
+from keras_senti.config import Config, UserError, read_config, write_yaml
+from keras_senti.data import Splits, Table, format_check, load_splits, map_label
+from keras_senti.models import build_model
+from keras_senti.pipeline import encode_texts, predict_in_batches
+from keras_senti.text import fit_encoder
+from keras_senti.training import make_predict, train_model
+
+CHUNK_ROWS = 5000
+
+
+def train_run(config: Config) -> Path:
+    """Trains, exports and scores as the settings say; prints what happens and returns the run folder.
+
+    Raises:
+        UserError: for settings or data that cannot work; the manifest then says `failed` and why.
+    """
+    begin = time.perf_counter()
+    if config.run_dir is not None:
+        runs.check_new_run_dir(config.run_dir)
+    splits = load_splits(config.data)
+    run_dir = runs.create_run_dir(config.name, config.run_dir)
+    print(f"run folder: {run_dir}\n\ndata ({config.data.source}):\n{format_check(splits.check)}\n", flush=True)
+    runs.write_text(run_dir / "config.yaml", write_yaml(dataclasses.replace(config, run_dir=None)))
+    runs.update_manifest(run_dir, status="running", **runs.describe_environment())
+    try:
+        _train_in_folder(config, splits, run_dir)
+    except BaseException as error:
+        runs.update_manifest(run_dir, status="failed", error=f"{type(error).__name__}: {error}")
+        raise
+    runs.update_manifest(run_dir, status="finished", seconds=round(time.perf_counter() - begin, 1))
+    return run_dir
+
+
+def _train_in_folder(config: Config, splits: Splits, run_dir: Path):
+    device = devices.set_up_device(config.device)
+    keras.utils.set_random_seed(config.train.seed)
+    runs.write_json(run_dir / "data_check.json", splits.check)
+    dropped = pd.DataFrame(splits.dropped, columns=["file", "line", "reason", "text", "label"])
+    runs.write_text(run_dir / "dropped_rows.csv", dropped.to_csv(index=False))
+
+    encoder = fit_encoder(config.text, splits.train.texts)
+    encoder.save(run_dir / "vocabulary.txt")
+    runs.write_json(run_dir / "class_names.json", list(splits.class_names))
+    encoded = {name: encode_texts(encoder, part.texts) for name, part in splits.parts().items()}
+
+    model = build_model(config.model, len(encoder.vocabulary), len(splits.class_names))
+    tokens = len(encoded["train"].flat)
+    print(f"{len(encoder.vocabulary):,} tokens in the vocabulary, {tokens:,} in the train part, {device}")
+    model.summary(line_length=80)
+    trained = train_model(
+        model,
+        (encoded["train"], splits.train.labels),
+        (encoded["validation"], splits.validation.labels),
+        config.train,
+        config.text.sequence_length,
+        run_dir,
+    )
+    export.export_model(model, encoder, splits.class_names, config, run_dir)
+    runs.update_manifest(
+        run_dir,
+        device=device,
+        seeds={"data": config.data.seed, "train": config.train.seed},
+        data={"sha256": splits.files, "rows": splits.check["rows"], "split_sha256": splits.check["split_sha256"]},
+        vocabulary_size=len(encoder.vocabulary),
+        unknown_fraction={name: float((e.flat == 1).mean()) for name, e in encoded.items() if len(e.flat)},
+        parameters=model.count_params(),
+        training=dataclasses.asdict(trained),
+    )
+    print(
+        f"trained in {trained.seconds:.0f} s; best epoch {trained.best_epoch} of {trained.epochs_run}; "
+        f"{trained.padding_fraction:.1%} of the positions in a batch are padding\n",
+        flush=True,
+    )
+    _score(model, encoded, splits, config, run_dir)
+
+
+def _score(model, encoded, splits: Splits, config: Config, run_dir: Path):
+    """Scores validation and, once, test; writes predictions.csv and metrics.json."""
+    parts = {"validation": splits.validation}
+    if config.train.evaluate_test and len(splits.test):
+        parts["test"] = splits.test
+    predict = make_predict(model)
+    tables, scores = [], {}
+    for name, part in parts.items():
+        probabilities = predict_in_batches(predict, encoded[name])
+        scores[name] = evaluation.compute_metrics(part.labels, probabilities, splits.class_names)
+        table = export.make_table(part.texts, probabilities, splits.class_names).rename(columns={"label": "predicted"})
+        table.insert(0, "part", name)
+        table.insert(1, "line", part.lines)
+        table.insert(3, "label", np.array(splits.class_names, dtype=object)[part.labels])
+        tables.append(table)
+    runs.write_text(run_dir / "predictions.csv", pd.concat(tables).to_csv(index=False))
+    beside = baselines.predict_baselines(splits.train, parts, len(splits.class_names))
+    compared = {
+        name: {
+            baseline: evaluation.compute_metrics(part.labels, probabilities, splits.class_names)
+            for baseline, probabilities in beside[name].items()
+        }
+        for name, part in parts.items()
+    }
+    last = list(parts)[-1]
+    runs.write_json(
+        run_dir / "metrics.json",
+        {**scores, "baselines": compared[last], "baselines_part": last, "validation_baselines": compared["validation"]},
+    )
+    print(format_run_scores(run_dir))
+
+
+def format_run_scores(run_dir: Path) -> str:
+    """Returns the scores in metrics.json as lines for the terminal, with the baselines on the same rows."""
+    metrics = runs.read_json(run_dir / "metrics.json")
+    class_names = runs.read_json(run_dir / "class_names.json")
+    lines = []
+    for part in ("validation", "test"):
+        if part in metrics:
+            beside = metrics["validation_baselines"] if part == "validation" else metrics["baselines"]
+            lines.append(evaluation.format_metrics(metrics[part], class_names, part))
+            lines.append(evaluation.format_comparison({"this model": metrics[part], **beside}, f"on the {part} part"))
+    return "\n\n".join(lines) + "\n"
+
+
+def evaluate_stored(run_dir) -> str:
+    """Returns a run's own score, computed again from its stored predictions; changes nothing.
+
+    Raises:
+        UserError: if the folder is no finished run, or predictions.csv and metrics.json do not agree.
+    """
+    run_dir = runs.check_run_dir(run_dir)
+    class_names = runs.read_json(run_dir / "class_names.json")
+    stored = runs.read_json(run_dir / "metrics.json")
+    try:
+        table = pd.read_csv(run_dir / "predictions.csv", keep_default_na=False, dtype={"label": str, "text": str})
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run_dir / 'predictions.csv'} cannot be read: {error}") from None
+    for part, rows in table.groupby("part", sort=False):
+        labels = rows["label"].map({name: i for i, name in enumerate(class_names)}).to_numpy()
+        probabilities = rows[[f"probability_{name}" for name in class_names]].to_numpy(np.float32)
+        if evaluation.compute_metrics(labels, probabilities, class_names) != stored.get(part):
+            raise UserError(
+                f"{run_dir}: the {part} score in metrics.json does not follow from predictions.csv. One of the two "
+                "files was changed after the run; restore it, or train again."
+            )
+    return format_run_scores(run_dir)
+
+
+def evaluate_texts(run_dir, texts: list[str]) -> str:
+    """Returns the table of a few texts for the terminal."""
+    table = export.load(runs.check_run_dir(run_dir)).predict(texts)
+    return table.to_string(index=False, float_format="{:.3f}".format)
+
+
+def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_map=None) -> tuple[Path, str]:
+    """Predicts every row of a file and, if it has labels, scores it; into the run's evaluations/<file>-<time>/.
+
+    All input columns are kept; `predicted` and `probability_<class>` are added. No row is dropped: one without text is
+    predicted as [UNK], one without label is predicted and not scored. Read in chunks, so the size does not matter.
+
+    Args:
+        text_column, label_column, label_map: None: as in the run's settings. A label column that the run's settings
+            name, but the file lacks, means that there are no labels.
+    Returns: (folder, what to print).
+    Raises:
+        UserError: for a damaged file, a missing column or an unknown label, before anything is written.
+    """
+    run_dir = runs.check_run_dir(run_dir)
+    settings = read_config(run_dir / "config.yaml").data
+    class_names = runs.read_json(run_dir / "class_names.json")
+    table = Table(csv_file)
+    text_column, label_map = text_column or settings.text_column, label_map or settings.label_map
+    table.require_column(text_column, "--data.text_column")
+    if label_column is not None:
+        table.require_column(label_column, "--data.label_column")
+    elif settings.label_column in table.columns:
+        label_column = settings.label_column
+    # The first pass finds whatever is wrong with the file before the slow second one begins.
+    labels = np.array([_read_label(table, row, line, label_column, label_map, class_names) for line, row in table], int)
+    if not len(labels):
+        raise UserError(f"{csv_file}: has no rows. Is it the right file?")
+    model = export.load(run_dir)
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
+    folder = runs.create_run_dir("", str(run_dir / "evaluations" / f"{table.path.name.split('.')[0]}-{stamp}"))
+    probabilities = _write_predictions(model, table, text_column, len(labels), folder)
+    labelled = labels >= 0
+    result = {
+        "file": str(csv_file),
+        "sha256": runs.compute_sha256(csv_file),
+        "rows": len(labels),
+        "rows_without_label": int((~labelled).sum()),
+    }
+    lines = [f"{len(labels):,} rows predicted"]
+    if labelled.any():
+        scores = evaluation.compute_metrics(labels[labelled], probabilities[labelled], class_names)
+        result["scores"] = scores
+        lines = [evaluation.format_metrics(scores, class_names, str(csv_file))]
+        if not labelled.all():
+            lines.append(f"{(~labelled).sum():,} rows have no label: predicted, not scored")
+    else:
+        lines.append("no labels: predictions only")
+    runs.write_json(folder / "metrics.json", result)
+    return folder, "\n".join(lines)
+
+
+def _read_label(table: Table, row: dict, line: int, label_column, label_map, class_names) -> int:
+    """Returns the class index of a row, -1 without a label."""
+    raw = (row.get(label_column) or "").strip() if label_column else ""
+    if not raw:
+        return -1
+    if raw in class_names:
+        return class_names.index(raw)
+    name = map_label(raw, label_map, f"{table.path}, line {line}")
+    if name not in class_names:
+        raise UserError(
+            f"{table.path}, line {line}: unknown label '{name}', but this model knows {', '.join(class_names)}. "
+            "Translate it: --data.label_map '{\"" + name + '": "' + class_names[0] + "\"}'"
+        )
+    return class_names.index(name)
+
+
+def _write_predictions(model, table: Table, text_column: str, rows: int, folder: Path) -> np.ndarray:
+    """Streams the file through the model into predictions.csv; returns the probabilities (rows, classes)."""
+    added = [_new_name(n, table.columns) for n in ("predicted", *(f"probability_{c}" for c in model.class_names))]
+    temporary, pieces, chunk = folder / "writing-predictions.csv", [], []
+    with open(temporary, "w", encoding="utf-8", newline="") as file, tqdm(total=rows, unit=" rows") as bar:
+        pd.DataFrame(columns=[*table.columns, *added]).to_csv(file, index=False)
+        for number, (_, row) in enumerate(table, 1):
+            chunk.append(row)
+            if len(chunk) == CHUNK_ROWS or number == rows:
+                predicted = model.predict([row.get(text_column) for row in chunk]).drop(columns="text")
+                frame = pd.DataFrame(chunk, columns=table.columns)
+                pd.concat([frame, predicted.set_axis(added, axis=1)], axis=1).to_csv(file, index=False, header=False)
+                pieces.append(predicted.iloc[:, 1:].to_numpy(np.float32))
+                bar.update(len(chunk))
+                chunk = []
+    os.replace(temporary, folder / "predictions.csv")
+    return np.concatenate(pieces)
+
+
+def _new_name(name: str, taken) -> str:
+    while name in taken:
+        name = f"model_{name}"
+    return name

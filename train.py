@@ -1,0 +1,22 @@
+"""Trains, scores and exports a sentiment classifier: python train.py --config configs/tweets.yaml"""
+
+import sys
+
+from keras_senti.config import parse_config, run_command
+
+
+def main(argv):
+    config = parse_config(argv)
+    from keras_senti import workflow  # starts TensorFlow, which --help does not need
+
+    run_dir = workflow.train_run(config)
+    print(f"""done. Everything is in {run_dir}
+  the curves:    tensorboard --logdir {run_dir.parent}
+  its score:     python evaluate.py --run {run_dir}
+  another text:  python evaluate.py --run {run_dir} --text "What a wonderful morning!"
+  another file:  python evaluate.py --run {run_dir} --data.csv FILE
+  to serve:      {run_dir / "saved_model"} (strings in, probabilities out)""")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
