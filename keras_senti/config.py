@@ -144,15 +144,17 @@ class ModelConfig:
     """Share of a recurrent layer's inputs that is dropped; one mask for all time steps."""
     recurrent_dropout: float = 0.0
     """Share of the recurrent state that is dropped; one mask for all time steps. Doubles the time of a step."""
-    embedding_dropout: float = 0.3
-    """Share of the tokens whose whole vector is dropped."""
+    embedding_dropout: float = 0.5
+    """Share of the entries of the token vectors that is dropped; another mask at every time step."""
+    head_dropout: float = 0.0
+    """Share of the pooled vector's entries that is dropped before the last layer."""
     activation: str = "tanh"
     """Activation of the recurrent layers, a Keras name. Anything else than tanh loses cuDNN on a GPU."""
 
     def __post_init__(self):
         for key in ("num_layers", "units", "embedding_dim"):
             _require_at_least(1, f"model.{key}", getattr(self, key))
-        for key in ("dropout", "recurrent_dropout", "embedding_dropout"):
+        for key in ("dropout", "recurrent_dropout", "embedding_dropout", "head_dropout"):
             _require_fraction(f"model.{key}", getattr(self, key))
 
 

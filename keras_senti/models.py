@@ -36,15 +36,14 @@ def build_model(
         keras.layers.Embedding(vocabulary_size, settings.embedding_dim, mask_zero=True, name="embedding"),
     ]
     if settings.embedding_dropout:
-        # One draw a token: the whole vector is dropped, or kept and scaled (Gal & Ghahramani 2016, section 4.2, draw
-        # one a word type; in short texts, where words rarely repeat, that is nearly the same).
-        noise_shape = (None, None, 1)
-        stack.append(keras.layers.Dropout(settings.embedding_dropout, noise_shape, name="embedding_dropout"))
+        stack.append(keras.layers.Dropout(settings.embedding_dropout, name="embedding_dropout"))
     for index in range(settings.num_layers):
         is_last = index == settings.num_layers - 1
         stack.append(_build_recurrent(settings, index, not is_last or settings.pooling != "last", portable))
     if settings.pooling != "last":
         stack.append(_build_pooling(settings))
+    if settings.head_dropout:
+        stack.append(keras.layers.Dropout(settings.head_dropout, name="head_dropout"))
     # float32 also where the other layers compute in less: a softmax loses digits first.
     stack.append(keras.layers.Dense(num_classes, activation="softmax", dtype="float32", name="head"))
     return keras.Sequential(stack, name="classifier")

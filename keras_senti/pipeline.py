@@ -88,7 +88,7 @@ def padded_length(lengths: np.ndarray, sequence_length: int, bucket_by_length: b
 def compute_padding_fraction(lengths, batches, sequence_length: int, bucket_by_length: bool) -> float:
     """Returns the share of all positions in the batches that holds no token."""
     positions = sum(len(rows) * padded_length(lengths[rows], sequence_length, bucket_by_length) for rows in batches)
-    return 1 - lengths.sum() / positions
+    return float(1 - lengths.sum() / positions)
 
 
 def make_dataset(make_batches, encoded: EncodedTexts, sequence_length: int, bucket_by_length: bool, *columns):

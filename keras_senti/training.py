@@ -184,10 +184,10 @@ def train_model(
     compile_model(model, settings, total_steps=len(first) * settings.epochs)
     train_data = make_dataset(batches_of_all_epochs, encoded, sequence_length, bucket, one_hot[labels], weights[labels])
     encoded_validation, validation_labels = validation
+    plan = plan_by_length(encoded_validation.lengths, 256)
     validation_data = make_dataset(
-        lambda: plan_by_length(encoded_validation.lengths, 256),
-        encoded_validation, sequence_length, bucket, one_hot[validation_labels],
-    )  # fmt: skip
+        lambda: plan, encoded_validation, sequence_length, bucket, one_hot[validation_labels]
+    ).apply(tf.data.experimental.assert_cardinality(len(plan)))  # else Keras warns that the data ran out
     (run_dir / "checkpoints").mkdir(exist_ok=True)
     keep_best = KeepBest(
         run_dir / "checkpoints" / "best.weights.h5",

@@ -1,5 +1,6 @@
 """The whole way, in one screen each: `train_run` from settings to a model, `evaluate_*` from a run to scores."""
 
+import csv
 import dataclasses
 import datetime
 import os
@@ -50,7 +51,7 @@ def _train_in_folder(config: Config, splits: Splits, run_dir: Path):
     keras.utils.set_random_seed(config.train.seed)
     runs.write_json(run_dir / "data_check.json", splits.check)
     dropped = pd.DataFrame(splits.dropped, columns=["file", "line", "reason", "text", "label"])
-    runs.write_text(run_dir / "dropped_rows.csv", dropped.to_csv(index=False))
+    runs.write_text(run_dir / "dropped_rows.csv", _to_csv(dropped))
 
     encoder = fit_encoder(config.text, splits.train.texts)
     encoder.save(run_dir / "vocabulary.txt")
@@ -103,7 +104,7 @@ def _score(model, encoded, splits: Splits, config: Config, run_dir: Path):
         table.insert(1, "line", part.lines)
         table.insert(3, "label", np.array(splits.class_names, dtype=object)[part.labels])
         tables.append(table)
-    runs.write_text(run_dir / "predictions.csv", pd.concat(tables).to_csv(index=False))
+    runs.write_text(run_dir / "predictions.csv", _to_csv(pd.concat(tables)))
     beside = baselines.predict_baselines(splits.train, parts, len(splits.class_names))
     compared = {
         name: {
@@ -235,13 +236,14 @@ def _write_predictions(model, table: Table, text_column: str, rows: int, folder:
     added = [_new_name(n, table.columns) for n in ("predicted", *(f"probability_{c}" for c in model.class_names))]
     temporary, pieces, chunk = folder / "writing-predictions.csv", [], []
     with open(temporary, "w", encoding="utf-8", newline="") as file, tqdm(total=rows, unit=" rows") as bar:
-        pd.DataFrame(columns=[*table.columns, *added]).to_csv(file, index=False)
+        file.write(_to_csv(pd.DataFrame(columns=[*table.columns, *added])))
         for number, (_, row) in enumerate(table, 1):
             chunk.append(row)
             if len(chunk) == CHUNK_ROWS or number == rows:
                 predicted = model.predict([row.get(text_column) for row in chunk]).drop(columns="text")
                 frame = pd.DataFrame(chunk, columns=table.columns)
-                pd.concat([frame, predicted.set_axis(added, axis=1)], axis=1).to_csv(file, index=False, header=False)
+                both = pd.concat([frame, predicted.set_axis(added, axis=1)], axis=1)
+                file.write(_to_csv(both, header=False))
                 pieces.append(predicted.iloc[:, 1:].to_numpy(np.float32))
                 bar.update(len(chunk))
                 chunk = []
@@ -253,3 +255,8 @@ def _new_name(name: str, taken) -> str:
     while name in taken:
         name = f"model_{name}"
     return name
+
+
+def _to_csv(table: pd.DataFrame, header: bool = True) -> str:
+    # All texts quoted: by default a lone carriage return stands unquoted and reads as the end of a line.
+    return table.to_csv(index=False, header=header, quoting=csv.QUOTE_NONNUMERIC)

@@ -1,0 +1,49 @@
+"""What several test files share: a tiny labelled file that a network can learn, and one run trained on it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+GOOD = ["good", "great", "lovely", "fine", "superb", "nice"]
+BAD = ["bad", "awful", "poor", "sad", "horrid", "nasty"]
+PLAIN = ["table", "paper", "window", "road", "river", "stone"]
+THINGS = ["film", "phone", "hotel", "book", "song"]
+
+
+def make_rows() -> list[tuple[str, str]]:
+    """90 different texts, 30 a class, of different lengths; the class follows from one word."""
+    rows = []
+    for label, words in (("negative", BAD), ("neutral", PLAIN), ("positive", GOOD)):
+        for i, word in enumerate(words):
+            rows += [(f"the {thing} was {'really ' * ((i + j) % 4)}{word}", label) for j, thing in enumerate(THINGS)]
+    return rows
+
+
+@pytest.fixture(scope="session")
+def tiny_csv(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "reviews.csv"
+    path.write_text("text,sentiment\n" + "".join(f"{text},{label}\n" for text, label in make_rows()), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(tiny_csv) -> list[str]:
+    """Command-line words of a run that takes seconds and learns the tiny file."""
+    return (
+        f"--name tiny --data.csv {tiny_csv} --text.sequence_length 12 --model.units 8 --model.embedding_dim 6 "
+        "--train.epochs 12 --train.batch_size 8 --train.learning_rate 0.03 --model.embedding_dropout 0.1"
+    ).split()
+
+
+@pytest.fixture(scope="session")
+def trained_run(tiny_settings, tmp_path_factory) -> Path:
+    """The folder of a finished run on the tiny file; tests only read it (evaluations/ is theirs)."""
+    from keras_senti import workflow
+    from keras_senti.config import parse_config
+
+    run_dir = tmp_path_factory.mktemp("runs") / "tiny"
+    return workflow.train_run(parse_config([*tiny_settings, "--run_dir", str(run_dir)]))

@@ -1,0 +1,29 @@
+import numpy as np
+
+from keras_senti.baselines import fit_tfidf_logistic_regression, predict_baselines, predict_majority
+from keras_senti.data import Dataset
+
+
+def test_the_majority_baseline_predicts_the_commonest_class_of_the_train_part():
+    probabilities = predict_majority(np.array([2, 2, 0, 2]), rows=2, num_classes=3)
+    assert probabilities.tolist() == [[0.25, 0.0, 0.75]] * 2
+
+
+def test_logistic_regression_learns_words():
+    model = fit_tfidf_logistic_regression(["good film", "bad film", "good", "bad"] * 5, np.array([1, 0, 1, 0] * 5))
+    assert model.predict(["good book", "bad book"]).tolist() == [1, 0]
+
+
+def test_chinese_is_read_in_characters_because_it_has_no_spaces():
+    texts, labels = ["酒店很好", "酒店很差", "房间好", "房间差"] * 5, np.array([1, 0, 1, 0] * 5)
+    model = fit_tfidf_logistic_regression(texts, labels)
+    assert model.predict(["这本书很好", "这本书很差"]).tolist() == [1, 0]
+
+
+def test_baselines_never_see_the_labels_of_the_part_they_predict():
+    lines = np.arange(4)
+    train = Dataset(["good", "bad", "good day", "bad day"], np.array([1, 0, 1, 0]), lines)
+    right, wrong = (Dataset(["good", "bad"], np.array(labels), lines[:2]) for labels in ([1, 0], [0, 1]))
+    first, second = (predict_baselines(train, {"test": part}, 2)["test"] for part in (right, wrong))
+    for name in ("majority", "tfidf_logistic_regression"):
+        np.testing.assert_array_equal(first[name], second[name])

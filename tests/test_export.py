@@ -1,0 +1,147 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+import keras_senti
+from keras_senti.config import UserError, read_config
+from keras_senti.pipeline import encode_texts, predict_in_batches
+from keras_senti.text import TextEncoder
+from keras_senti.training import make_predict
+
+TEXTS = ["the film was great", "", "awful " * 30, "<b>nice</b> &amp; GOOD", "我爱你 ok 😀", "never seen words here"]
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def saved(trained_run):
+    return tf.saved_model.load(str(trained_run / "saved_model"))
+
+
+def test_strings_ids_keras_and_the_reloaded_file_give_the_same_probabilities(trained_run, saved):
+    encoder = TextEncoder.load(read_config(trained_run / "config.yaml").text, trained_run / "vocabulary.txt")
+    ids = encoder(tf.constant(TEXTS))
+    from_strings = saved.signatures["serving_default"](text=tf.constant(TEXTS))["probabilities"].numpy()
+    from_ids = saved.signatures["tokens"](token_ids=ids)["probabilities"].numpy()
+    reloaded = keras.models.load_model(trained_run / "model.keras")
+    in_batches = predict_in_batches(make_predict(reloaded), encode_texts(encoder, TEXTS), batch_size=2)
+    loaded = keras_senti.load(trained_run).predict_probabilities(TEXTS)
+    for other in (from_ids, reloaded(ids).numpy(), in_batches, loaded):
+        np.testing.assert_allclose(other, from_strings, atol=1e-6)
+
+
+def test_the_stored_predictions_of_the_run_are_those_of_the_saved_model(trained_run):
+    table = pd.read_csv(trained_run / "predictions.csv", keep_default_na=False)
+    again = keras_senti.load(trained_run).predict(table["text"])
+    assert again["label"].tolist() == table["predicted"].tolist()
+    columns = [c for c in table if c.startswith("probability_")]
+    np.testing.assert_allclose(table[columns], again[columns], atol=1e-6)
+
+
+def test_the_label_is_the_name_of_the_most_probable_class(trained_run, saved):
+    class_names = json.loads((trained_run / "class_names.json").read_text())
+    result = saved.signatures["serving_default"](text=tf.constant(TEXTS))
+    expected = [class_names[i].encode() for i in result["probabilities"].numpy().argmax(axis=1)]
+    assert result["label"].numpy().tolist() == expected
+
+
+def test_the_training_endpoint_has_dropout_and_a_gradient_for_every_variable(saved):
+    ids = saved.signatures["tokenize"](text=tf.constant(TEXTS))["token_ids"]
+    first, second = (saved.signatures["training"](token_ids=ids)["probabilities"].numpy() for _ in range(2))
+    assert np.abs(first - second).max() > 1e-4
+    with tf.GradientTape() as tape:
+        loss = -tf.reduce_mean(tf.math.log(saved.training(ids)["probabilities"][:, 0]))
+    for gradient, variable in zip(tape.gradient(loss, saved.trainable_variables), saved.trainable_variables):
+        assert tf.reduce_max(tf.abs(tf.convert_to_tensor(gradient))) > 0, variable.name
+
+
+def test_no_endpoint_holds_a_cudnn_operation_or_asks_for_xla(trained_run):
+    file = (trained_run / "saved_model" / "saved_model.pb").read_bytes()
+    (meta_graph,) = saved_model_pb2.SavedModel.FromString(file).meta_graphs
+    nodes = [n for f in meta_graph.graph_def.library.function for n in f.node_def] + list(meta_graph.graph_def.node)
+    assert len(nodes) > 100
+    assert not [n.op for n in nodes if "cudnn" in n.op.lower() or "xla" in n.op.lower()]
+    attributes = [a for f in meta_graph.graph_def.library.function for a in f.attr] + [a for n in nodes for a in n.attr]
+    asked = {a for a in attributes if "xla" in a.lower() or "jit_compile" in a.lower()}
+    for function in meta_graph.graph_def.library.function:
+        assert not any(function.attr[a].b for a in asked if a in function.attr)
+    for node in nodes:
+        assert not any(node.attr[a].b for a in asked if a in node.attr)
+
+
+def test_vocabulary_class_names_and_settings_are_assets(trained_run):
+    for name in ("vocabulary.txt", "class_names.json", "config.yaml"):
+        assert (trained_run / "saved_model" / "assets" / name).read_text() == (trained_run / name).read_text()
+
+
+def run_without_the_package(code: str, folder) -> str:
+    blocked = "import sys; sys.modules['keras_senti'] = None; sys.modules['keras'] = None\n"
+    command = [sys.executable, "-c", blocked + code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_plain_tensorflow_serves_strings_without_this_package(trained_run, tmp_path):
+    code = (
+        "import tensorflow as tf\n"
+        f"model = tf.saved_model.load({str(trained_run / 'saved_model')!r})\n"
+        "result = model.signatures['serving_default'](text=tf.constant(['the film was great', 'an awful hotel']))\n"
+        "print([label.decode() for label in result['label'].numpy()])"
+    )
+    assert "['positive', 'negative']" in run_without_the_package(code, tmp_path)
+
+
+def test_the_readmes_fine_tuning_example_runs_and_learns(trained_run, tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = [block for block in blocks if "GradientTape" in block]
+    assert len(code.strip().splitlines()) <= 15
+    code = re.sub(r'"logs/[^"]*saved_model"', repr(str(trained_run / "saved_model")), code)
+    output = run_without_the_package(code, tmp_path)
+    losses = [float(value) for value in re.findall(r"\d+\.\d+", output)]
+    assert losses[-1] < losses[0] * 0.5
+    assert (tmp_path / "fine_tuned" / "saved_model.pb").exists()
+
+
+def test_predict_gives_a_table_in_the_order_of_the_texts_and_drops_none(trained_run):
+    texts = ["the film was great", None, "an awful hotel", float("nan"), "half an emoji \ud83d"]
+    table = keras_senti.load(trained_run / "saved_model").predict(pd.Series(texts, dtype=object))
+    assert list(table) == ["text", "label", "probability_negative", "probability_neutral", "probability_positive"]
+    assert table["label"].tolist()[0] == "positive" and table["label"].tolist()[2] == "negative"
+    assert table["probability_negative"][1] == table["probability_negative"][3]
+    assert len(table) == 5
+    np.testing.assert_allclose(table.filter(like="probability_").sum(axis=1), 1, atol=1e-6)
+
+
+def test_predict_takes_one_string_and_an_empty_list_and_refuses_a_number(trained_run):
+    classifier = keras_senti.load(trained_run)
+    assert len(classifier.predict("the film was great")) == 1
+    assert len(classifier.predict([])) == 0
+    with pytest.raises(UserError, match="entry 1 is int"):
+        classifier.predict(["a", 3])
+
+
+def test_chunks_change_nothing(trained_run):
+    classifier = keras_senti.load(trained_run)
+    whole, parts = classifier.predict(TEXTS), classifier.predict(TEXTS, chunk_rows=2)
+    np.testing.assert_allclose(whole.iloc[:, 2:], parts.iloc[:, 2:], atol=1e-6)
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        keras_senti.load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="has no saved_model"):
+        keras_senti.load(tmp_path)
+    module = tf.Module()
+    module.f = tf.function(lambda x: x, input_signature=[tf.TensorSpec([], tf.float32)])
+    tf.saved_model.save(module, str(tmp_path / "foreign"))
+    with pytest.raises(UserError, match="was not written by keras_senti"):
+        keras_senti.load(tmp_path / "foreign")

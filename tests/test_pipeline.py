@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_senti.pipeline import (
+    EncodedTexts,
+    compute_padding_fraction,
+    encode_texts,
+    make_dataset,
+    padded_length,
+    plan_epoch,
+    predict_in_batches,
+)
+
+# Three texts of 2, 0 and 3 tokens.
+ENCODED = EncodedTexts(np.array([5, 6, 7, 8, 9], np.int32), np.array([0, 2, 2, 5]))
+
+
+def test_padding_goes_to_the_right_and_rows_come_in_the_order_asked_for():
+    assert ENCODED.pad(np.array([2, 0, 1]), 4).tolist() == [[7, 8, 9, 0], [5, 6, 0, 0], [0, 0, 0, 0]]
+
+
+def test_texts_are_encoded_in_chunks_without_their_padding():
+    def encoder(texts):  # as many 4s as the text has letters
+        return tf.ragged.constant([[4] * len(t) for t in texts.numpy()], tf.int32).to_tensor(0)
+
+    encoded = encode_texts(encoder, ["abc", "a", "ab"], chunk_rows=2)
+    assert encoded.offsets.tolist() == [0, 3, 4, 6] and encoded.flat.tolist() == [4] * 6
+    assert encoded.lengths.tolist() == [3, 1, 2] and len(encoded) == 3
+
+
+@pytest.mark.parametrize("bucket", [True, False])
+def test_an_epoch_holds_every_row_once_in_full_batches_but_one(bucket):
+    batches = plan_epoch(np.arange(103) % 17 + 1, 10, bucket, seed=3, epoch=0)
+    assert sorted(np.concatenate(batches)) == list(range(103))
+    assert sorted(map(len, batches)) == [3] + [10] * 10
+
+
+def test_the_plan_of_an_epoch_depends_on_seed_and_epoch_alone():
+    def plan(seed, epoch):
+        return np.concatenate(plan_epoch(np.arange(50), 5, True, seed, epoch)).tolist()
+
+    assert plan(1, 4) == plan(1, 4)
+    assert plan(1, 4) != plan(1, 5) and plan(1, 4) != plan(2, 4)
+
+
+def test_bucketing_wastes_less_and_the_padding_share_can_be_worked_out_by_hand():
+    lengths = np.array([1, 12, 1, 12])
+    mixed, alike = [np.array([0, 1]), np.array([2, 3])], [np.array([0, 2]), np.array([1, 3])]
+    # 26 tokens; 4 texts padded to 12, or two to 4 and two to 12.
+    assert compute_padding_fraction(lengths, mixed, 100, True) == pytest.approx(1 - 26 / 48)
+    assert compute_padding_fraction(lengths, alike, 100, True) == pytest.approx(1 - 26 / 32)
+    assert compute_padding_fraction(lengths, alike, 100, False) == pytest.approx(1 - 26 / 400)
+
+
+def test_batches_are_padded_to_a_multiple_of_four_and_never_beyond_the_limit():
+    assert padded_length(np.array([5, 2]), 100, True) == 8
+    assert padded_length(np.array([5, 2]), 6, True) == 6
+    assert padded_length(np.array([5, 2]), 100, False) == 100
+
+
+def test_the_dataset_gives_ids_and_the_columns_of_the_same_rows():
+    one_hot = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
+    weight = np.array([0.5, 1.0, 2.0], np.float32)
+    dataset = make_dataset(lambda: [np.array([2, 0])], ENCODED, 9, True, one_hot, weight)
+    ((ids, labels, weights),) = list(dataset)
+    assert ids.dtype == tf.int32 and ids.numpy().tolist() == [[7, 8, 9, 0], [5, 6, 0, 0]]
+    assert labels.numpy().tolist() == [[1, 0], [1, 0]] and weights.numpy().tolist() == [2.0, 0.5]
+
+
+def test_predictions_come_back_in_the_order_of_the_rows():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 30, 57)
+    encoded = EncodedTexts(np.repeat(np.arange(57, dtype=np.int32), lengths) + 1, np.append(0, lengths.cumsum()))
+    result = predict_in_batches(lambda ids: tf.cast(ids[:, :1], tf.float32), encoded, batch_size=8)
+    assert result[:, 0].tolist() == list(range(1, 58))

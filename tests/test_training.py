@@ -1,0 +1,208 @@
+import csv
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from keras_senti.config import ModelConfig, TrainConfig, UserError
+from keras_senti.models import build_model
+from keras_senti.pipeline import EncodedTexts, plan_epoch
+from keras_senti.training import (
+    StopOnNonFinite,
+    Throughput,
+    WarmupDecay,
+    compile_model,
+    compute_class_weights,
+    make_predict,
+    train_model,
+)
+
+SMALL = ModelConfig(units=5, embedding_dim=4, embedding_dropout=0.2, dropout=0.1)
+
+
+def make_twelve_rows():
+    """Twelve texts of 2 to 7 tokens; the class is the first token less 2."""
+    labels = np.arange(12) % 3
+    texts = [np.array([label + 2, *range(5, 6 + i % 6)], np.int32) for i, label in enumerate(labels)]
+    return EncodedTexts(np.concatenate(texts), np.append(0, np.cumsum([len(t) for t in texts]))), labels
+
+
+def train(run_dir, model_settings=SMALL, validation_labels=None, **settings):
+    keras.utils.set_random_seed(settings.get("seed", 0))
+    model = build_model(model_settings, vocabulary_size=12, num_classes=3)
+    before = [w.copy() for w in model.get_weights()]
+    run_dir.mkdir(exist_ok=True)
+    defaults = {"epochs": 2, "batch_size": 5, "learning_rate": 0.05, "schedule": "constant", "warmup_fraction": 0.0}
+    rows = make_twelve_rows()
+    validation = rows if validation_labels is None else (rows[0], validation_labels)
+    trained = train_model(model, rows, validation, TrainConfig(**{**defaults, **settings}), 20, run_dir)
+    return model, before, trained
+
+
+@pytest.mark.parametrize("cell,pooling", [("lstm", "attention"), ("gru", "concat"), ("simple_rnn", "last")])
+def test_training_moves_every_weight(tmp_path, cell, pooling):
+    settings = ModelConfig(cell=cell, pooling=pooling, units=5, embedding_dim=4)
+    model, before, _ = train(tmp_path, settings)
+    for weight, old in zip(model.weights, before):
+        assert np.abs(weight.numpy() - old).max() > 0, weight.path
+
+
+def test_training_overfits_twelve_rows_and_keeps_the_best_epoch(tmp_path):
+    plain = ModelConfig(units=8, embedding_dim=6, embedding_dropout=0.0)
+    model, _, trained = train(tmp_path, plain, epochs=30, monitor="val_accuracy")
+    encoded, labels = make_twelve_rows()
+    predicted = np.asarray(make_predict(model)(encoded.pad(np.arange(12), 8))).argmax(axis=1)
+    assert predicted.tolist() == labels.tolist()
+    with open(tmp_path / "history.csv", newline="") as file:
+        history = list(csv.DictReader(file))
+    accuracy = [float(row["val_accuracy"]) for row in history]
+    assert trained.epochs_run == len(history) == 30 and trained.best_epoch == accuracy.index(max(accuracy)) + 1
+
+
+def test_the_best_weights_are_restored_and_stand_in_the_checkpoint(tmp_path):
+    # Against wrong labels the validation loss grows with everything that is learned.
+    wrong = (make_twelve_rows()[1] + 1) % 3
+    model, _, trained = train(tmp_path, validation_labels=wrong, epochs=8)
+    assert trained.best_epoch < trained.epochs_run == 8
+    restored = build_model(SMALL, 12, 3)
+    restored.load_weights(tmp_path / "checkpoints" / "best.weights.h5")
+    for ours, stored in zip(model.get_weights(), restored.get_weights()):
+        np.testing.assert_array_equal(ours, stored)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["best.weights.h5"]
+
+
+def test_early_stopping_ends_after_the_patience(tmp_path):
+    wrong = (make_twelve_rows()[1] + 1) % 3
+    _, _, trained = train(tmp_path, validation_labels=wrong, epochs=50, early_stopping_patience_epochs=2)
+    assert trained.epochs_run == trained.best_epoch + 2 < 50
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_last_digit_and_another_does_not(tmp_path):
+    settings = ModelConfig(units=5, embedding_dim=4, dropout=0.3, recurrent_dropout=0.3, embedding_dropout=0.3)
+    first, again, other = (
+        train(tmp_path / name, settings, seed=seed)[0].get_weights() for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    for a, b in zip(first, again):
+        np.testing.assert_array_equal(a, b)
+    assert any((a != c).any() for a, c in zip(first, other))
+
+
+def test_a_loss_that_is_not_finite_stops_with_epoch_step_and_learning_rate(tmp_path):
+    settings = ModelConfig(cell="simple_rnn", activation="exponential", units=5, embedding_dim=4, embedding_dropout=0.0)
+    message = r"loss became (nan|inf) in epoch \d+, step \d+, at learning rate 1e\+04.*Lower train.learning_rate"
+    with pytest.raises(UserError, match=message):
+        train(tmp_path, settings, learning_rate=1e4, clip_norm=None, optimizer="sgd", epochs=5)
+
+
+def test_a_validation_loss_that_is_not_finite_stops_too():
+    model = build_model(SMALL, 12, 3)
+    compile_model(model, TrainConfig(), total_steps=10)
+    callback = StopOnNonFinite()
+    callback.set_model(model)
+    callback.on_epoch_begin(0)
+    with pytest.raises(UserError, match="validation loss became nan in epoch 3"):
+        callback.on_epoch_end(2, {"val_loss": math.nan})
+
+
+def test_ctrl_c_before_the_first_epoch_is_over_goes_through_and_later_keeps_the_best(tmp_path, monkeypatch):
+    def interrupt_in(epoch):
+        def on_epoch_begin(self, current, logs=None):
+            self.begin, self.seconds = 0.0, None
+            if current == epoch:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Throughput, "on_epoch_begin", on_epoch_begin)
+
+    interrupt_in(0)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "first")
+    interrupt_in(2)
+    model, before, trained = train(tmp_path / "third", epochs=5)
+    assert trained.interrupted and trained.epochs_run == 2 and trained.best_epoch <= 2
+    assert any((w != old).any() for w, old in zip(model.get_weights(), before))
+
+
+@pytest.mark.parametrize(
+    "schedule,expected",
+    [
+        # 2 of 6 steps are warm-up; then p = 0, 1/4, 1/2, 3/4, 1.
+        ("constant", [0.05, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]),
+        ("linear", [0.05, 0.1, 0.1, 0.075, 0.05, 0.025, 0.0]),
+        ("cosine", [0.05, 0.1, 0.1, 0.05 * (1 + math.cos(math.pi / 4)), 0.05, 0.05 * (1 - math.cos(math.pi / 4)), 0.0]),
+    ],
+)
+def test_the_learning_rate_rises_and_falls_as_written(schedule, expected):
+    rate = WarmupDecay(peak=0.1, schedule=schedule, total_steps=6, warmup_steps=2)
+    assert [float(rate(step)) for step in range(7)] == pytest.approx(expected, abs=1e-7)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(rate))
+    assert float(again(3)) == float(rate(3))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop"])
+def test_optimizer_settings_reach_the_optimizer(name):
+    model = build_model(SMALL, 12, 3)
+    compile_model(model, TrainConfig(optimizer=name, weight_decay=0.01, clip_norm=0.5, label_smoothing=0.1), 10)
+    assert type(model.optimizer).__name__.lower() == name
+    assert (model.optimizer.weight_decay, model.optimizer.global_clipnorm) == (0.01, 0.5)
+    assert model.loss.label_smoothing == 0.1
+
+
+def test_class_weights_make_every_class_weigh_the_same():
+    labels = np.array([0, 0, 0, 1])
+    assert compute_class_weights(labels, 2, "none").tolist() == [1, 1]
+    weights = compute_class_weights(labels, 2, "balanced")
+    assert weights.tolist() == pytest.approx([4 / 6, 4 / 2])
+    assert weights[labels].mean() == pytest.approx(1)
+
+
+def test_class_weights_change_what_is_learned(tmp_path):
+    # Seeded alike, so that only the weights differ; equal class counts would hide it.
+    rows = make_twelve_rows()
+    kept = np.flatnonzero((rows[1] != 2) | (np.arange(12) == 2))
+    encoded = EncodedTexts(
+        np.concatenate([rows[0].flat[rows[0].offsets[i] : rows[0].offsets[i + 1]] for i in kept]),
+        np.append(0, rows[0].lengths[kept].cumsum()),
+    )
+    results = []
+    for kind in ("none", "balanced"):
+        keras.utils.set_random_seed(0)
+        model = build_model(SMALL, 12, 3)
+        (tmp_path / kind).mkdir()
+        settings = TrainConfig(epochs=1, batch_size=5, class_weights=kind)
+        train_model(model, (encoded, rows[1][kept]), rows, settings, 20, tmp_path / kind)
+        results.append(model.get_weights()[0])
+    assert (results[0] != results[1]).any()
+
+
+def test_tensorboard_gets_the_curves(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tmp_path)
+
+    def tags(part):
+        events = EventAccumulator(str(tmp_path / "tensorboard" / part))
+        events.Reload()
+        return set(events.Tags()["scalars"]) | set(events.Tags()["tensors"])
+
+    curves = {"epoch_loss", "epoch_accuracy", "epoch_macro_f1"}
+    assert curves <= tags("validation")
+    speeds = {"epoch_learning_rate", "epoch_examples_per_second", "epoch_tokens_per_second"}
+    assert curves | speeds <= tags("train")
+
+
+def test_speed_counts_real_tokens_and_leaves_validation_out(monkeypatch):
+    clock = iter([10.0, 12.0])
+    monkeypatch.setattr("keras_senti.training.time.perf_counter", lambda: next(clock))
+    callback, logs = Throughput(examples=30, tokens=500), {}
+    callback.on_epoch_begin(0)
+    callback.on_test_begin()
+    callback.on_epoch_end(0, logs)
+    assert logs == {"examples_per_second": 15.0, "tokens_per_second": 250.0}
+
+
+def test_the_reported_padding_is_that_of_the_first_epoch(tmp_path):
+    _, _, trained = train(tmp_path, bucket_by_length=False)
+    encoded, _ = make_twelve_rows()
+    assert trained.padding_fraction == pytest.approx(1 - encoded.lengths.sum() / (12 * 20))
+    assert len(plan_epoch(encoded.lengths, 5, False, 0, 0)) == 3
