@@ -9,10 +9,12 @@ import dataclasses
 import difflib
 import math
 import sys
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import docstring_parser
 import jsonargparse
 import yaml
 
@@ -41,6 +43,13 @@ def _require_fraction(key: str, value: float):
 
 def _require_at_least(minimum, key: str, value):
     _require(value is None or (math.isfinite(value) and value >= minimum), key, value, f"at least {minimum}")
+
+
+_BOOLEAN_LABEL = (
+    "received the label {0} as true or false, which is how YAML reads an unquoted yes, no, on or off. "
+    'Put labels in quotes: {{"no": negative}}.'
+)
+_LARGEST_SEED = 2**32 - 1  # NumPy's limit
 
 
 @dataclass(frozen=True)
@@ -72,14 +81,15 @@ class DataConfig:
     def __post_init__(self):
         _require_fraction("data.validation_fraction", self.validation_fraction)
         _require_fraction("data.test_fraction", self.test_fraction)
-        _require_at_least(0, "data.seed", self.seed)
-        if self.label_map is not None and any(not isinstance(k, str) or not str(v) for k, v in self.label_map.items()):
+        _require(0 <= self.seed <= _LARGEST_SEED, "data.seed", self.seed, f"0 to {_LARGEST_SEED}")
+        if self.label_map is not None:
+            _require(
+                self.label_map and all(str(v).strip() for v in self.label_map.values()),
+                "data.label_map", self.label_map, "a class name for each label, or null for no map",
+            )  # fmt: skip
             booleans = [k for k in self.label_map if isinstance(k, bool)]
             if booleans:
-                raise ValueError(
-                    f"data.label_map: received the key {booleans[0]!r}; YAML reads unquoted yes, no, on and off as "
-                    'true and false. Put the label in quotes: {"no": negative}.'
-                )
+                raise ValueError(f"data.label_map: {_BOOLEAN_LABEL.format(booleans[0])}")
             object.__setattr__(self, "label_map", {str(k): str(v) for k, v in self.label_map.items()})
 
 
@@ -88,7 +98,8 @@ class TextConfig:
     """From a raw string to tokens and ids. Applied in this order, in the TensorFlow graph."""
 
     strip_control_characters: bool = True
-    """Replace control characters and bytes that are not UTF-8 by a space; remove zero-width characters."""
+    """Replace control characters by a space and remove zero-width characters. (NUL and bytes that are not UTF-8 always
+    become a space.)"""
     fold_full_width: bool = True
     """Fold full-width forms to ASCII and the ideographic space to a space."""
     strip_html_tags: bool = True
@@ -207,7 +218,7 @@ class TrainConfig:
             "a number above 0, or null for no clipping",
         )
         _require_at_least(1, "train.early_stopping_patience_epochs", self.early_stopping_patience_epochs)
-        _require_at_least(0, "train.seed", self.seed)
+        _require(0 <= self.seed <= _LARGEST_SEED, "train.seed", self.seed, f"0 to {_LARGEST_SEED}")
 
 
 @dataclass(frozen=True)
@@ -268,8 +279,10 @@ def parse_config(argv: list[str]) -> Config:
     Raises:
         UserError: for an unknown key (with the nearest name), a wrong type, value or file.
     """
-    argv = _file_first(["--print_config=comments" if word == "--print_config" else word for word in argv])
+    argv = _file_first(argv)
     _check_option_names(argv)
+    show = "--print_config" in argv
+    argv = [word for word in argv if word != "--print_config"]
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
         prog="train.py",
@@ -282,9 +295,30 @@ def parse_config(argv: list[str]) -> Config:
     try:
         values = parser.parse_args(argv)
         values.pop("config")
-        return Config(**vars(parser.instantiate(values)))
+        config = Config(**vars(parser.instantiate(values)))
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         raise UserError(f"settings: {_plain(str(error))}") from None
+    if show:
+        print(_write_commented(config), end="")
+        raise SystemExit(0)
+    return config
+
+
+def _write_commented(config, indent: str = "") -> str:
+    """Returns the settings as YAML with the meaning of each key above it."""
+    meanings = {p.arg_name: p.description for p in docstring_parser.parse_from_object(type(config)).params}
+    lines = []
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            lines += [f"\n# {type(value).__doc__.splitlines()[0]}\n{item.name}:\n" + _write_commented(value, "  ")]
+        else:
+            comment = textwrap.fill(
+                " ".join(meanings[item.name].split()), 100, initial_indent="# ", subsequent_indent="# "
+            )
+            pair = yaml.safe_dump({item.name: value}, allow_unicode=True, default_flow_style=False)
+            lines.append(textwrap.indent(f"{comment}\n{pair}", indent))
+    return "".join(lines)
 
 
 def read_config(path) -> Config:
@@ -335,7 +369,8 @@ def _check_file(name: str):
         siblings = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise UserError(f"--config: no such file: {name}.{suggest(name, siblings)}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        content = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{name}: not valid YAML: {_plain(str(error))}") from None
     if not isinstance(content, dict):
@@ -347,6 +382,13 @@ def _check_file(name: str):
     for key in _flatten(content):
         if not _is_known(key):
             raise UserError(f"{name}: unknown key '{key}'.{suggest(key, list_keys())} `--help` lists every key.")
+    if content.get("data", {}).get("label_map"):
+        # After loading it is too late: 0 and an unquoted no (False) are one key of a dictionary.
+        sections = {key.value: value for key, value in yaml.compose(text).value}
+        label_map = {key.value: value for key, value in sections["data"].value}["label_map"]
+        for key, _ in label_map.value:
+            if key.tag == "tag:yaml.org,2002:bool":
+                raise UserError(f"{name}: data.label_map: {_BOOLEAN_LABEL.format(key.value)}")
 
 
 def _check_option_names(argv: list[str]):

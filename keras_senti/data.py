@@ -79,15 +79,19 @@ class Table:
 
     def __init__(self, path, damaged: str = "strict"):
         self.path, self.damaged = Path(path), damaged
-        if self.path.is_dir():
+        try:
+            is_folder = self.path.is_dir()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
+        if is_folder:
             raise UserError(f"{path}: is a folder, expected a CSV, TSV or JSON Lines file. Name the file inside it.")
         if not self.path.is_file():
             folder = self.path.parent
             names = [str(folder / p.name) for p in folder.iterdir()] if folder.is_dir() else []
             raise UserError(f"{path}: no such file (looked in {folder.resolve()}).{suggest(str(path), names)}")
-        stem = self.path.with_suffix("") if self.path.suffix in (".gz", ".xz") else self.path
-        self.is_json = stem.suffix in (".jsonl", ".ndjson", ".json")
-        self.delimiter = "\t" if stem.suffix in (".tsv", ".tab") else ","
+        name = self.path.name.lower().removesuffix(".gz").removesuffix(".xz")
+        self.is_json = name.endswith((".jsonl", ".ndjson", ".json"))
+        self.delimiter = "\t" if name.endswith((".tsv", ".tab")) else ","
         if self.is_json:
             self.columns = list(dict.fromkeys(key for _, row in self._json_rows() for key in row))
         else:
@@ -112,16 +116,18 @@ class Table:
 
     def _lines(self):
         """Yields (line number from 1, text with its line end)."""
-        with open(self.path, "rb") as file:
-            head = file.read(8)
-        for magic, what in _NOT_TEXT.items():
-            if head.startswith(magic):
-                raise UserError(f"{self.path}: is {what}, expected text. Export it as CSV in UTF-8.")
-        opener = next((o for magic, o in _MAGIC.items() if head.startswith(magic)), None)
-        if opener is None and self.path.suffix in (".gz", ".xz") and head:
-            raise UserError(f"{self.path}: is not compressed although its name ends in {self.path.suffix}. Rename it.")
         number = 0
         try:
+            with open(self.path, "rb") as file:
+                head = file.read(8)
+            for magic, what in _NOT_TEXT.items():
+                if head.startswith(magic):
+                    raise UserError(f"{self.path}: is {what}, expected text. Export it as CSV in UTF-8.")
+            opener = next((o for magic, o in _MAGIC.items() if head.startswith(magic)), None)
+            if opener is None and self.path.suffix in (".gz", ".xz") and head:
+                raise UserError(
+                    f"{self.path}: is not compressed although its name ends in {self.path.suffix}. Rename it."
+                )
             with (opener or open)(self.path, "rb") as file:
                 for number, raw in enumerate(file, 1):
                     yield number, self._decode(raw, number)
@@ -184,7 +190,7 @@ class Table:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(
                     f"{self.path}, line {number}: not JSON ({error}). Expected one object a line."
                 ) from None
@@ -256,7 +262,7 @@ def hash_texts(texts, seed: int) -> np.ndarray:
 def split_rows(hashes: np.ndarray, labels: np.ndarray, test_fraction: float, validation_fraction: float) -> np.ndarray:
     """Decides the part of each row: 0 train, 1 validation, 2 test.
 
-    Equal texts (equal hashes) go to the same part, with the label of their first row. Within a class the hash, which
+    Equal texts (equal hashes) go to the same part, under the lowest of their labels. Within a class the hash, which
     depends on the seed, is the order: the first go to the test part, the next to validation. So the part of a text
     depends on the texts and the seed, not on the order of the rows. A class of three or more different texts is in
     every part; one of two in train and validation.
@@ -265,24 +271,26 @@ def split_rows(hashes: np.ndarray, labels: np.ndarray, test_fraction: float, val
         hashes: (rows,) uint64. labels: (rows,) int. test_fraction: of all rows. validation_fraction: of the others.
     Returns: (rows,) int8.
     """
-    unique, first, group_of_row, rows_of_group = np.unique(
-        hashes, return_index=True, return_inverse=True, return_counts=True
-    )
+    unique, group_of_row, rows_of_group = np.unique(hashes, return_inverse=True, return_counts=True)
+    label_of_group = np.full(len(unique), labels.max(initial=0))
+    np.minimum.at(label_of_group, group_of_row, labels)
     part_of_group = np.zeros(len(unique), np.int8)
     for label in np.unique(labels):
-        groups = np.flatnonzero(labels[first] == label)
+        groups = np.flatnonzero(label_of_group == label)
         begin = np.cumsum(rows_of_group[groups]) - rows_of_group[groups]
         rows = rows_of_group[groups].sum()
         test_rows = round(rows * test_fraction)
         validation_rows = round((rows - test_rows) * validation_fraction)
-        in_test = begin < (max(1, test_rows) if test_fraction and len(groups) >= 3 else 0)
-        left = np.flatnonzero(~in_test)
-        begin_left = begin[left] - begin[left[0]] if len(left) else begin[left]
-        in_validation = begin_left < (max(1, validation_rows) if validation_fraction and len(left) >= 2 else 0)
-        if len(left) and in_validation.all():
-            in_validation[-1] = False
+        in_test = (begin < test_rows) & (len(groups) >= 3)
+        if test_fraction and len(groups) >= 3:
+            in_test[0], in_test[-2:] = True, False
+        left = groups[~in_test]
+        begin_left = np.cumsum(rows_of_group[left]) - rows_of_group[left]
+        in_validation = (begin_left < validation_rows) & (len(left) >= 2)
+        if validation_fraction and len(left) >= 2:
+            in_validation[0], in_validation[-1] = True, False
         part_of_group[groups[in_test]] = 2
-        part_of_group[groups[left[in_validation]]] = 1
+        part_of_group[left[in_validation]] = 1
     return part_of_group[group_of_row]
 
 
@@ -319,6 +327,8 @@ def read_labelled(path, settings: DataConfig, class_names=None, damaged="strict"
         raise UserError(f"{path}: has a header line and no rows. Is it the right file?")
     if class_names is None:
         class_names = order_class_names(names)
+    elif not texts:
+        raise UserError(f"{path}: none of its {rows} rows has both a text and a label. Is it the right file?")
     index = {name: i for i, name in enumerate(class_names)}
     labels = np.array([index[name] for name in names], np.int64)
     return Dataset(texts, labels, np.array(lines, np.int64)), class_names, dropped

@@ -132,7 +132,10 @@ def check_run_dir(path) -> Path:
         runs = sorted(p.parent for p in path.glob("**/manifest.json"))
         hint = f" Did you mean {runs[-1]}?" if runs else ""
         raise UserError(f"{path}: not a run folder (no manifest.json).{hint}")
-    status = read_json(path / "manifest.json").get("status")
+    manifest = read_json(path / "manifest.json")
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path / 'manifest.json'} is damaged: expected an object, received {type(manifest).__name__}.")
+    status = manifest.get("status")
     if status != "finished":
         raise UserError(f"{path}: this run is '{status}', not 'finished'; there is nothing to evaluate.")
     return path

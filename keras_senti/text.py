@@ -4,6 +4,7 @@ There is one implementation. Training calls it eagerly, the SavedModel holds the
 ids. Words: `token_ids` (batch, time) int32; id 0 is padding, id 1 is [UNK], an unknown token.
 """
 
+import re
 from pathlib import Path
 
 import keras
@@ -49,7 +50,7 @@ def read_stop_words(setting: str) -> list[str]:
     if setting == "english":
         return sorted(word for word in ENGLISH_STOP_WORDS if word not in NEGATIONS)
     try:
-        words = Path(setting).read_text(encoding="utf-8-sig").split()
+        words = Path(setting).read_text(encoding="utf-8-sig").lower().replace("’", "'").split()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"text.stop_words: received '{setting}', expected `english` or a UTF-8 file with one word a line ({error})."
@@ -71,25 +72,24 @@ def standardize(texts: tf.Tensor, settings: TextConfig) -> tf.Tensor:
     texts = tf.strings.unicode_transcode(
         texts, "UTF-8", "UTF-8", replacement_char=32, replace_control_characters=settings.strip_control_characters
     )
+    texts = replace(texts, r"\x00", " ")
     if settings.strip_control_characters:
         texts = replace(replace(texts, r"\p{Cc}", " "), _INVISIBLE, "")
     if settings.fold_full_width:
         texts = _fold_full_width(texts)
+    if settings.lowercase:  # before the tokens [URL] and [USER], which nobody can type then
+        texts = tf.strings.lower(texts, encoding="utf-8")
     if settings.strip_html_tags:
         texts = replace(texts, _TAG, " ")
     if settings.decode_html_entities:
-        # &amp; first, so that what was escaped twice, as many tweets are, is decoded twice.
-        for name, character in HTML_ENTITIES.items():
+        # &amp; first, and twice, because what was escaped twice, as many tweets are, is to be decoded twice.
+        for name, character in [("amp", "&"), *HTML_ENTITIES.items()]:
             texts = replace(texts, f"&{name};", character)
         texts = replace(texts, _ANY_ENTITY, " ")
     if settings.urls != "keep":
         texts = replace(texts, _URL, f" {URL_TOKEN} " if settings.urls == "token" else " ")
     if settings.mentions != "keep":
         texts = replace(texts, _MENTION, rf"\1 {MENTION_TOKEN} " if settings.mentions == "token" else r"\1 ")
-    if settings.lowercase:
-        texts = tf.strings.lower(texts, encoding="utf-8")
-        for token in (URL_TOKEN, MENTION_TOKEN):
-            texts = replace(texts, r"\[" + token.strip("[]").lower() + r"\]", token)
     if settings.digits == "drop":
         texts = replace(texts, r"\p{Nd}", " ")
     for _ in range(2):  # twice: matches do not overlap, and rock'n'roll has two around one letter
@@ -119,7 +119,7 @@ def split_tokens(texts: tf.Tensor, settings: TextConfig) -> tf.RaggedTensor:
         tokens = tf.strings.split(texts)
     if settings.stop_words is not None:
         # No look-up table, which the graph would have to carry: one regular expression that a stop word fills.
-        words = "|".join(rf"\Q{word}\E" for word in read_stop_words(settings.stop_words))
+        words = "|".join(re.escape(word) for word in read_stop_words(settings.stop_words))
         tokens = tf.ragged.boolean_mask(
             tokens, tokens.with_flat_values(~tf.strings.regex_full_match(tokens.flat_values, words))
         )
@@ -140,6 +140,11 @@ class TextEncoder:
     def __init__(self, settings: TextConfig, vocabulary: list[str]):
         if list(vocabulary[:2]) != [PADDING, UNKNOWN]:
             raise UserError(f"vocabulary: received {list(vocabulary[:2])} first, expected {[PADDING, UNKNOWN]}.")
+        if len(vocabulary) < 3:
+            raise UserError(
+                "vocabulary: the train texts clean to nothing, so there is no token to learn. Check data.text_column "
+                "and what the text settings drop."
+            )
         self.settings, self.vocabulary = settings, list(vocabulary)
         self.vectorizer = _build_vectorizer(settings, vocabulary=self.vocabulary[2:])
 
@@ -176,8 +181,12 @@ class TextEncoder:
 def fit_encoder(settings: TextConfig, texts: list[str]) -> TextEncoder:
     """Builds an encoder whose vocabulary is the most frequent tokens of `texts`: pass the train part only."""
     vectorizer = _build_vectorizer(settings)
-    vectorizer.adapt(tf.data.Dataset.from_tensor_slices(texts).batch(4096))
-    return TextEncoder(settings, [PADDING, UNKNOWN, *map(str, vectorizer.get_vocabulary(include_special_tokens=False))])
+    try:
+        vectorizer.adapt(tf.data.Dataset.from_tensor_slices(texts).batch(4096))
+        tokens = [str(token) for token in vectorizer.get_vocabulary(include_special_tokens=False)]
+    except ValueError:  # Keras' "Cannot set an empty vocabulary"; TextEncoder says it better
+        tokens = []
+    return TextEncoder(settings, [PADDING, UNKNOWN, *tokens])
 
 
 def _build_vectorizer(settings: TextConfig, vocabulary=None) -> keras.layers.TextVectorization:

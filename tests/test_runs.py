@@ -163,7 +163,7 @@ def test_a_run_that_has_not_finished_is_refused(tmp_path, status):
 
 
 def test_a_manifest_that_holds_no_object_is_refused(tmp_path):
-    # BUG reported: AttributeError: 'list' object has no attribute 'get'
+
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(UserError, match=r"manifest\.json"):
         runs.check_run_dir(tmp_path)
