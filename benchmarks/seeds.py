@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -58,6 +60,7 @@ def main():
             }
             for part in ("validation", "test")
         }
+        systems[config_file]["history"] = [pd.read_csv(f / "history.csv").to_dict("list") for f in folders]
         systems[config_file]["seconds"] = summarize([m["seconds"] for m in manifests])
         systems[config_file]["split_sha256"] = manifests[0]["data"]["split_sha256"]
     for key, title in SYSTEMS.items():

@@ -1,0 +1,51 @@
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import keras_senti
+from keras_senti.config import parse_config
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(?:bash|sh)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line.strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+
+
+def test_the_two_commands_stand_on_the_first_screen():
+    screen = "\n".join(README.splitlines()[:40])
+    assert 'python -m pip install -e ".[demo]" && python train.py --config configs/tweets.yaml' in screen
+    assert 'python -m pip install -e ".[test]" && python -m pytest' in screen
+
+
+def test_ci_takes_both_commands_from_the_readme():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "README.md" in script and "python -m pytest" in script
+    subprocess.run(["bash", "-n", str(ROOT / ".ci" / "run")], check=True)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "train.py" in c])
+def test_every_train_command_parses(command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(command.split("&&")[-1], comments=True)
+    try:
+        parse_config(words[words.index("train.py") + 1 :])
+    except SystemExit as end:  # --help, --print_config
+        assert end.code == 0
+
+
+def test_every_file_that_is_linked_exists():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_python_example_runs(trained_run, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (code,) = [block for block in blocks if "keras_senti.load" in block]
+    code = re.sub(r'"logs/tweets/<run>"', repr(str(trained_run)), code)
+    scope = {}
+    exec(code, scope)
+    assert list(scope["table"])[:2] == ["text", "label"]
+    assert keras_senti.__version__ in (ROOT / "CHANGELOG.md").read_text()

@@ -1,0 +1,225 @@
+"""The whole way, as a user walks it: train.py and evaluate.py on a small file."""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from keras_senti import workflow
+from keras_senti.config import UserError, parse_config, read_config
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*words, cwd=ROOT):
+    return subprocess.run([sys.executable, *map(str, words)], cwd=cwd, capture_output=True, text=True)
+
+
+def fingerprint(folder: Path) -> dict:
+    files = [p for p in folder.rglob("*") if p.is_file() and "evaluations" not in p.parts]
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def read_table(path) -> pd.DataFrame:
+    return pd.read_csv(path, keep_default_na=False, dtype=str)
+
+
+def test_a_run_folder_holds_what_the_design_says(trained_run):
+    names = {p.name for p in trained_run.iterdir()} - {"evaluations"}
+    assert names == {
+        "config.yaml", "manifest.json", "data_check.json", "dropped_rows.csv", "vocabulary.txt", "class_names.json",
+        "checkpoints", "history.csv", "tensorboard", "model.keras", "saved_model", "metrics.json", "predictions.csv",
+    }  # fmt: skip
+
+
+def test_the_manifest_says_what_was_done(trained_run):
+    manifest = json.loads((trained_run / "manifest.json").read_text())
+    assert manifest["status"] == "finished" and manifest["seconds"] > 0
+    assert manifest["data"]["rows"] == {"train": 57, "validation": 15, "test": 18}
+    assert manifest["seeds"] == {"data": 0, "train": 0} and manifest["versions"]["keras"].startswith("3.")
+    (digest,) = manifest["data"]["sha256"].values()
+    assert len(digest) == 64 and set(manifest["data"]["split_sha256"]) == {"train", "validation", "test"}
+    assert 0 < manifest["training"]["padding_fraction"] < 1
+
+
+def test_the_tiny_file_is_learned_and_beats_the_majority(trained_run):
+    metrics = json.loads((trained_run / "metrics.json").read_text())
+    assert metrics["test"]["accuracy"] > 0.8 and metrics["validation"]["macro_f1"] > 0.8
+    assert metrics["baselines"]["majority"]["accuracy"] == pytest.approx(1 / 3)
+    assert set(metrics["baselines"]) == set(metrics["validation_baselines"]) == {
+        "majority", "tfidf_logistic_regression",
+    }  # fmt: skip
+    assert metrics["baselines"]["majority"]["rows"] == metrics["test"]["rows"] == 18
+
+
+def test_no_text_is_in_two_parts_and_the_vocabulary_is_that_of_the_train_part(trained_run):
+    table = read_table(trained_run / "predictions.csv")
+    by_part = {part: set(rows["text"]) for part, rows in table.groupby("part")}
+    assert not by_part["validation"] & by_part["test"]
+    config = read_config(trained_run / "config.yaml")
+    every = read_table(config.data.csv)["text"]
+    train = set(every) - by_part["validation"] - by_part["test"]
+    vocabulary = (trained_run / "vocabulary.txt").read_text().split("\n")[2:-1]
+    assert set(vocabulary) == {word for text in train for word in text.split()}
+
+
+def test_evaluating_a_run_draws_its_score_from_stored_predictions_and_changes_nothing(trained_run, tmp_path):
+    before = fingerprint(trained_run)
+    shown = workflow.evaluate_stored(trained_run)
+    metrics = json.loads((trained_run / "metrics.json").read_text())
+    assert f"accuracy {metrics['test']['accuracy']:.3f}" in shown and "tfidf_logistic_regression" in shown
+    assert fingerprint(trained_run) == before
+
+
+def test_stored_predictions_that_were_changed_are_noticed(trained_run, tmp_path):
+    copy = shutil.copytree(trained_run, tmp_path / "run")
+    table = read_table(copy / "predictions.csv")
+    table["label"] = table["label"].replace("negative", "positive")
+    table.to_csv(copy / "predictions.csv", index=False)
+    with pytest.raises(UserError, match="does not follow from predictions.csv"):
+        workflow.evaluate_stored(copy)
+
+
+def test_another_labelled_file_is_scored_into_a_folder_of_its_own(trained_run, tmp_path):
+    before = fingerprint(trained_run)
+    other = tmp_path / "other.csv"
+    other.write_text(
+        'id,review,mood\n1,"the film was, well, great",1\n2,an awful hotel,0\n3,,0\n4,the table was stone,\n',
+        encoding="utf-8",
+    )
+    folder, summary = workflow.evaluate_file(trained_run, other, "review", "mood", {"1": "positive", "0": "negative"})
+    assert folder.parent == trained_run / "evaluations" and folder.name.startswith("other-")
+    table = read_table(folder / "predictions.csv")
+    assert list(table)[:4] == ["id", "review", "mood", "predicted"] and table["id"].tolist() == ["1", "2", "3", "4"]
+    assert table["review"][0] == "the film was, well, great" and table["predicted"].tolist()[:2] == [
+        "positive", "negative",
+    ]  # fmt: skip
+    result = json.loads((folder / "metrics.json").read_text())
+    assert result["rows"] == 4 and result["rows_without_label"] == 1 and result["scores"]["rows"] == 3
+    assert "1 rows have no label" in summary
+    assert fingerprint(trained_run) == before
+
+
+def test_without_labels_there_are_predictions_only_and_every_column_is_kept(trained_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(workflow, "CHUNK_ROWS", 3)  # several chunks
+    other = tmp_path / "plain.jsonl"
+    rows = [{"text": f"the film was {w}", "n": i} for i, w in enumerate(["great", "awful", "stone", "", "nice"] * 2)]
+    rows[3] = {"n": 3, "predicted": "a column of the user's own"}
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    folder, summary = workflow.evaluate_file(trained_run, other)
+    table = read_table(folder / "predictions.csv")
+    assert list(table)[:4] == ["text", "n", "predicted", "model_predicted"] and "predictions only" in summary
+    assert table["n"].tolist() == [str(i) for i in range(10)]
+    assert table["predicted"][3] == "a column of the user's own" and table["model_predicted"][0] == "positive"
+    assert "scores" not in json.loads((folder / "metrics.json").read_text())
+    assert not list(folder.glob("writing-*"))
+
+
+def test_an_unknown_label_or_column_stops_before_anything_is_written(trained_run, tmp_path):
+    other = tmp_path / "strange.csv"
+    other.write_text("text,sentiment\ngood,positive\nbad,horrible\n")
+    with pytest.raises(
+        UserError, match=r"strange.csv, line 3: unknown label 'horrible', but this model knows negative"
+    ):
+        workflow.evaluate_file(trained_run, other)
+    with pytest.raises(UserError, match=r"no column 'texte' \(--data.text_column\).*Did you mean 'text'"):
+        workflow.evaluate_file(trained_run, other, "texte")
+    with pytest.raises(UserError, match=r"no column 'mood' \(--data.label_column\)"):
+        workflow.evaluate_file(trained_run, other, None, "mood")
+    assert not list(trained_run.glob("evaluations/strange-*"))
+
+
+def test_a_few_texts_give_a_table(trained_run):
+    shown = workflow.evaluate_texts(trained_run, ["the film was great", ""])
+    assert "probability_positive" in shown and "the film was great" in shown and len(shown.splitlines()) == 3
+
+
+def test_separate_files_dropped_rows_and_an_unscored_test_part(tiny_settings, tiny_csv, tmp_path):
+    extra = tmp_path / "validation.csv"
+    extra.write_text("text,sentiment\ngood film,positive\n ,positive\nbad film,negative\nno label,\nso so,neutral\n")
+    words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--data.validation_csv", str(extra)]
+    words += ["--train.evaluate_test", "false", "--train.epochs", "1", "--train.class_weights", "balanced"]
+    run_dir = workflow.train_run(parse_config(words))
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    assert "test" not in metrics and metrics["validation"]["rows"] == 3 and metrics["baselines_part"] == "validation"
+    with open(run_dir / "dropped_rows.csv", newline="") as file:
+        dropped = [(row["line"], row["reason"]) for row in csv.DictReader(file)]
+    assert dropped == [("3", "no text"), ("5", "no label")]
+    assert "test" not in set(read_table(run_dir / "predictions.csv")["part"])
+
+
+def test_the_same_seed_gives_the_same_predictions_to_the_last_digit_in_another_process(tiny_settings, tmp_path):
+    for name in ("a", "b"):
+        done = run("train.py", *tiny_settings, "--train.epochs", "2", "--run_dir", tmp_path / name)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "a" / "predictions.csv").read_bytes() == (tmp_path / "b" / "predictions.csv").read_bytes()
+    for line in ("tensorboard --logdir", "evaluate.py --run", "saved_model"):
+        assert line in done.stdout
+
+
+def test_a_failed_run_says_so_and_is_not_evaluated(tiny_settings, tmp_path, monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(workflow.export, "export_model", fail)
+    words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--train.epochs", "1"]
+    with pytest.raises(OSError, match="disk full"):
+        workflow.train_run(parse_config(words))
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["status"] == "failed" and "disk full" in manifest["error"]
+    assert (tmp_path / "run" / "checkpoints" / "best.weights.h5").exists()
+    with pytest.raises(UserError, match="this run is 'failed'"):
+        workflow.evaluate_stored(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        (["train.py", "--data.csv", "nowhere.csv"], "nowhere.csv: no such file"),
+        (["train.py", "--model.unit", "3"], "Did you mean 'model.units'?"),
+        (["train.py", "--config", "configs/tweet.yaml"], "Did you mean 'configs/tweets.yaml'?"),
+        (["evaluate.py", "--run", "nowhere"], "nowhere: no such folder"),
+        (["evaluate.py", "--run", "logs", "--data.text_column", "t"], "Add --data.csv FILE"),
+    ],
+)
+def test_bad_input_ends_with_exit_code_2_and_no_traceback(words, message):
+    done = run(*words)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_folder_that_is_not_empty_is_refused_before_any_work_and_stays_as_it_was(tiny_settings, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty"):
+        workflow.train_run(parse_config([*tiny_settings, "--run_dir", str(tmp_path)]))
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_ctrl_c_keeps_scores_and_exports_the_best_epoch(tiny_settings, tmp_path):
+    run_dir = tmp_path / "run"
+    words = [sys.executable, "train.py", *tiny_settings, "--train.epochs", "100000", "--run_dir", str(run_dir)]
+    with open(tmp_path / "out.txt", "w") as out:
+        process = subprocess.Popen(words, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        history, deadline = run_dir / "history.csv", time.monotonic() + 120
+        while not (history.exists() and history.read_text().count("\n") >= 3):
+            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "out.txt").read_text()
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(timeout=120) == 0, (tmp_path / "out.txt").read_text()
+    finally:
+        process.kill()
+    manifest = json.loads((run_dir / "manifest.json").read_text())
+    assert manifest["status"] == "finished" and manifest["training"]["interrupted"]
+    losses = [float(row["val_loss"]) for row in csv.DictReader(history.read_text().splitlines())]
+    assert manifest["training"]["best_epoch"] == int(np.argmin(losses)) + 1
+    assert (run_dir / "saved_model" / "saved_model.pb").exists() and (run_dir / "metrics.json").exists()
