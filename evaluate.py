@@ -15,10 +15,15 @@ def main(argv):
     add("--text", action="append", help="a text to classify; may be repeated")
     add("--data.csv", dest="csv", metavar="FILE", help="file to predict and, with labels, to score")
     add("--data.text_column", dest="text_column", metavar="C", help="default: as in the run's settings")
-    add("--data.label_column", dest="label_column", metavar="C", help="default: as in the run's settings, if there")
+    add(
+        "--data.label_column",
+        dest="label_column",
+        metavar="C",
+        help="default: as in the run's settings, if the file has it; empty: no labels",
+    )
     add("--data.label_map", dest="label_map", type=_mapping, help='e.g. \'{"0": negative, "1": positive}\'')
     options = parser.parse_args(argv)
-    if options.csv is None and (options.text_column or options.label_column or options.label_map):
+    if options.csv is None and (options.text_column or options.label_column is not None or options.label_map):
         raise UserError("--data.*: received settings of a file but no file. Add --data.csv FILE.")
     if options.csv is not None and options.text:
         raise UserError("received --text and --data.csv, expected one of them.")
@@ -35,9 +40,12 @@ def main(argv):
 
 
 def _mapping(text: str) -> dict[str, str]:
-    value = yaml.safe_load(text)
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"expected a mapping such as '{{\"0\": negative}}', received {text!r}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if not isinstance(value, dict) or any(isinstance(key, bool) for key in value):
+        raise argparse.ArgumentTypeError(f'expected labels in quotes, such as {{"no": negative}}, received {text}')
     return {str(key): str(name) for key, name in value.items()}
 
 

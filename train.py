@@ -1,5 +1,6 @@
 """Trains, scores and exports a sentiment classifier: python train.py --config configs/tweets.yaml"""
 
+import shlex
 import sys
 
 from keras_senti.config import parse_config, run_command
@@ -10,11 +11,12 @@ def main(argv):
     from keras_senti import workflow  # starts TensorFlow, which --help does not need
 
     run_dir = workflow.train_run(config)
+    quoted = shlex.quote(str(run_dir))
     print(f"""done. Everything is in {run_dir}
-  the curves:    tensorboard --logdir {run_dir.parent}
-  its score:     python evaluate.py --run {run_dir}
-  another text:  python evaluate.py --run {run_dir} --text "What a wonderful morning!"
-  another file:  python evaluate.py --run {run_dir} --data.csv FILE
+  the curves:    tensorboard --logdir {shlex.quote(str(run_dir.parent))}
+  its score:     python evaluate.py --run {quoted}
+  another text:  python evaluate.py --run {quoted} --text "What a wonderful morning!"
+  another file:  python evaluate.py --run {quoted} --data.csv FILE
   to serve:      {run_dir / "saved_model"} (strings in, probabilities out)""")
 
 

@@ -1,6 +1,8 @@
 """Trains configs with several seeds, one process a run, and writes mean and spread beside the baselines.
 
-    python benchmarks/seeds.py configs/tweets.yaml configs/document.yaml --seeds 3 --out benchmarks/results/tweets.json
+    python benchmarks/seeds.py configs/tweets.yaml:3 configs/document.yaml:1 --out benchmarks/results/tweets.json
+
+The number behind a config is how many seeds (0, 1, ...) it is trained with; 3 without one.
 
 A run that has finished is not repeated: start the command again to continue. Runs lie in logs/seeds/<name>/.
 """
@@ -44,13 +46,13 @@ def summarize(values: list[float]) -> dict:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="+")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     systems, rows = {}, []
-    for config_file in options.configs:
+    for word in options.configs:
+        config_file, _, count = word.partition(":")
         name = read_config(config_file).name
-        folders = [find_or_run(config_file, name, seed) for seed in range(options.seeds)]
+        folders = [find_or_run(config_file, name, seed) for seed in range(int(count or 3))]
         metrics = [json.loads((f / "metrics.json").read_text()) for f in folders]
         manifests = [json.loads((f / "manifest.json").read_text()) for f in folders]
         baselines = metrics[0]
@@ -68,15 +70,17 @@ def main():
         rows.append((title, *(f"{part[s]:.3f}" for part in (validation, test) for s in ("accuracy", "macro_f1")), ""))
     for config_file, result in systems.items():
         scores = [result[part][s] for part in ("validation", "test") for s in ("accuracy", "macro_f1")]
-        shown = [f"{s['mean']:.3f} ± {s['sd']:.3f}" for s in scores]
-        rows.append((f"`{config_file}`", *shown, f"{result['seconds']['mean']:.0f}"))
+        seeds = len(scores[0]["all"])
+        shown = [f"{s['mean']:.3f} ± {s['sd']:.3f}" if seeds > 1 else f"{s['mean']:.3f}" for s in scores]
+        rows.append(
+            (f"`{config_file}` ({seeds} seed{'s' if seeds > 1 else ''})", *shown, f"{result['seconds']['mean']:.0f}")
+        )
     head = ("", "validation accuracy", "validation macro-F1", "test accuracy", "test macro-F1", "seconds")
     table = "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * 6, *rows))
     machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.system()}
     content = {
         "command": " ".join(["python", *sys.argv]),
         "machine": machine,
-        "seeds": options.seeds,
         "systems": systems,
         "baselines": {"validation": baselines["validation_baselines"], "test": baselines["baselines"]},
         "table": table,

@@ -10,9 +10,9 @@ config, runs, devices, data, text, pipeline, layers, models, evaluation, baselin
 
 import os
 
-# Text handling, tf.data and SavedModel all need TensorFlow, whatever ~/.keras/keras.json says.
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-# Chatter at start-up hides our own messages; real errors arrive as exceptions. Set it to 0 to see everything.
+# Text handling, tf.data and SavedModel all need TensorFlow, whatever the environment or ~/.keras/keras.json say.
+os.environ["KERAS_BACKEND"] = "tensorflow"
+# Less chatter at start-up (six lines remain); real errors arrive as exceptions. Set it to 0 to see everything.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 __version__ = "0.1.0"

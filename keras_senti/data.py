@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import json
 import lzma
+import re
 import zlib
 from collections import Counter
 from dataclasses import dataclass
@@ -166,6 +167,8 @@ class Table:
             except StopIteration:
                 return
             except csv.Error as error:
+                if "new-line" in str(error):
+                    raise UserError(f"{self.path}: its line ends are CR only. Save it with LF or CRLF.") from None
                 raise UserError(
                     f"{self.path}, line {begin}: the record that begins here is not valid CSV ({error}). Usually a "
                     'quote is never closed: a field that holds a quote must be quoted, and the quote doubled ("").'
@@ -204,7 +207,7 @@ class Table:
     def _json_value(value):
         if value is None:
             return None
-        text = value if isinstance(value, str) else json.dumps(value)
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         return text.encode("utf-8", "replace").decode()  # half an emoji ("\\ud83d") could not be written again
 
 
@@ -235,6 +238,11 @@ def order_class_names(names) -> tuple[str, ...]:
         return tuple(sorted(names, key=int))
     except ValueError:
         return tuple(names)
+
+
+def clean_label(raw: str | None) -> str:
+    """Returns a label without surrounding space; 2.0, as tables with missing labels write 2, becomes 2."""
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", (raw or "").strip())
 
 
 def map_label(raw: str, label_map: dict | None, where: str) -> str:
@@ -309,7 +317,7 @@ def read_labelled(path, settings: DataConfig, class_names=None, damaged="strict"
     texts, names, lines, dropped, rows = [], [], [], [], 0
     for line, row in table:
         rows += 1
-        text, label = row.get(settings.text_column), (row.get(settings.label_column) or "").strip()
+        text, label = row.get(settings.text_column), clean_label(row.get(settings.label_column))
         if not (text or "").strip() or not label:
             reason = "no label" if (text or "").strip() else "no text"
             dropped.append({"file": str(path), "line": line, "reason": reason, "text": text or "", "label": label})
@@ -367,6 +375,12 @@ def load_splits(settings: DataConfig) -> Splits:
                 "Bring more rows, or name a separate file with data.validation_csv."
             )
     parts = {"train": train, "validation": validation, "test": test}
+    for index, name in enumerate(class_names):
+        if not (train.labels == index).any():
+            raise UserError(
+                f"{main}: no row of the class '{name}' is left for the train part, because its texts also stand there "
+                "under other labels. Mend these labels, or join the classes with data.label_map."
+            )
     files = {str(path): compute_sha256(path) for path in paths}
     return Splits(**parts, class_names=class_names, check=check_data(parts, class_names, dropped, settings.seed),
                   dropped=dropped, files=files)  # fmt: skip
@@ -384,7 +398,8 @@ def _check_classes(path, labels: np.ndarray, class_names):
     if len(class_names) < 2:
         raise UserError(
             f"{path}: received {len(labels)} usable rows of {len(class_names)} class(es) "
-            f"({', '.join(class_names) or 'none'}), expected at least two classes. Is data.label_column right?"
+            f"({', '.join(class_names) or 'none'}), expected at least two classes. Are data.text_column and "
+            "data.label_column right?"
         )
     rare = [f"'{name}' ({count})" for name, count in zip(class_names, counts) if count < 2]
     if rare:
@@ -449,6 +464,8 @@ def format_check(check: dict) -> str:
     if shared:
         found = ", ".join(f"{n:,} in {pair.replace('_', ' and ')}" for pair, n in shared.items())
         lines.append(f"WARNING: the same text stands in two parts, so scores flatter: {found}")
+    if not check["rows"]["test"]:
+        lines.append("no test part: the run is scored on the validation part only")
     for part in ("validation", "test"):
         missing = [name for name, n in check["rows_per_class"][part].items() if not n]
         if missing and check["rows"][part]:

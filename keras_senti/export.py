@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from tqdm import tqdm
 
 from keras_senti.config import Config, UserError
 from keras_senti.models import build_model
@@ -93,12 +92,12 @@ class Classifier:
         probabilities = predict_in_batches(lambda ids: self.saved_model.tokens(ids)["probabilities"], encoded)
         return probabilities.reshape(len(texts), len(self.class_names))
 
-    def predict(self, texts, progress: bool = False, chunk_rows: int = 10_000) -> pd.DataFrame:
+    def predict(self, texts, chunk_rows: int = 10_000) -> pd.DataFrame:
         """Classifies texts.
 
         Args:
             texts: a string, or a sequence of strings such as a list or a pandas column. A missing value counts as "".
-            progress: show a progress bar.
+            chunk_rows: texts that are in memory as ids at once.
         Returns:
             One row a text, in order: text, label, and probability_<class> for each class.
         Raises:
@@ -111,10 +110,7 @@ class Classifier:
                 raise UserError(f"predict: entry {row} is {type(text).__name__} ({text!r}), expected a string.")
             clean.append(text if isinstance(text, str) else "")
         chunks = range(0, len(clean), chunk_rows)
-        parts = [
-            self.predict_probabilities(clean[begin : begin + chunk_rows])
-            for begin in tqdm(chunks, "predict", disable=not progress)
-        ]
+        parts = [self.predict_probabilities(clean[begin : begin + chunk_rows]) for begin in chunks]
         probabilities = np.concatenate([np.zeros((0, len(self.class_names)), np.float32), *parts])
         return make_table(texts, probabilities, self.class_names)
 

@@ -24,13 +24,7 @@ def build_model(
     Raises:
         UserError: for an activation that Keras does not know.
     """
-    try:
-        keras.activations.get(settings.activation)
-    except ValueError:
-        raise UserError(
-            f"model.activation: received '{settings.activation}', expected the name of a Keras activation such as "
-            "tanh, relu or selu."
-        ) from None
+    check_activation(settings)
     stack = [
         keras.Input((None,), dtype="int32", name="token_ids"),
         keras.layers.Embedding(vocabulary_size, settings.embedding_dim, mask_zero=True, name="embedding"),
@@ -47,6 +41,17 @@ def build_model(
     # float32 also where the other layers compute in less: a softmax loses digits first.
     stack.append(keras.layers.Dense(num_classes, activation="softmax", dtype="float32", name="head"))
     return keras.Sequential(stack, name="classifier")
+
+
+def check_activation(settings: ModelConfig):
+    """Raises a UserError unless Keras knows the activation."""
+    try:
+        keras.activations.get(settings.activation)
+    except ValueError:
+        raise UserError(
+            f"model.activation: received '{settings.activation}', expected the name of a Keras activation such as "
+            "tanh, relu or selu."
+        ) from None
 
 
 def _build_recurrent(settings: ModelConfig, index: int, return_sequences: bool, portable: bool) -> keras.layers.Layer:

@@ -1,7 +1,7 @@
 """From ids to batches: which texts go together, in which order, and how much padding that costs.
 
-The plan of an epoch is a pure function of (lengths, settings, seed, epoch), so a run can be repeated, and continued in
-the middle, without replaying what went before.
+The plan of an epoch is a pure function of (lengths, settings, seed, epoch), so a run can be repeated to the
+last digit.
 """
 
 from dataclasses import dataclass

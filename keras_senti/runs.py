@@ -3,11 +3,13 @@
 config.yaml · manifest.json · data_check.json · dropped_rows.csv · vocabulary.txt · class_names.json · checkpoints/ ·
 history.csv · tensorboard/ · model.keras · saved_model/ · metrics.json · predictions.csv · evaluations/
 
-Files are written under a temporary name and then renamed: whoever reads finds the old content or the new, never half.
+JSON, CSV, weights and the SavedModel are written under a temporary name and then renamed: whoever reads finds the old
+content or the new, never half.
 """
 
 import datetime
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -46,17 +48,21 @@ def create_run_dir(name: str, run_dir: str | None = None) -> Path:
             path = check_new_run_dir(run_dir)
             path.mkdir(parents=True, exist_ok=True)
             return path
-        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
-        for attempt in range(1, 1000):
-            path = Path("logs") / name / (stamp if attempt == 1 else f"{stamp}-{attempt}")
-            try:
-                path.mkdir(parents=True)
-                return path
-            except FileExistsError:
-                continue  # another run of the same second
-        raise UserError(f"run_dir: logs/{name}/{stamp} and its successors all exist. Name one with --run_dir.")
+        return create_stamped_dir(Path("logs") / name)
     except OSError as error:
         raise UserError(f"run_dir: cannot make the folder {run_dir or 'logs/' + name}: {error.strerror}.") from None
+
+
+def create_stamped_dir(parent: Path, prefix: str = "") -> Path:
+    """Creates <parent>/<prefix><UTC time>, with -2, -3, ... behind it if that second is taken."""
+    stamp = prefix + datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
+    for attempt in itertools.count(1):
+        path = parent / (stamp if attempt == 1 else f"{stamp}-{attempt}")
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            continue
 
 
 def write_text(path: Path, text: str):

@@ -2,7 +2,7 @@
 
 import csv
 import dataclasses
-import datetime
+import math
 import os
 import time
 from pathlib import Path
@@ -13,11 +13,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from keras_senti import baselines, devices, evaluation, export, runs
-from keras_senti.config import Config, UserError, read_config, write_yaml
-from keras_senti.data import Splits, Table, format_check, load_splits, map_label
-from keras_senti.models import build_model
+from keras_senti.config import Config, UserError, read_config, suggest, write_yaml
+from keras_senti.data import Splits, Table, clean_label, format_check, load_splits, map_label
+from keras_senti.models import build_model, check_activation
 from keras_senti.pipeline import encode_texts, predict_in_batches
-from keras_senti.text import fit_encoder
+from keras_senti.text import fit_encoder, read_stop_words
 from keras_senti.training import make_predict, train_model
 
 CHUNK_ROWS = 5000
@@ -27,11 +27,14 @@ def train_run(config: Config) -> Path:
     """Trains, exports and scores as the settings say; prints what happens and returns the run folder.
 
     Raises:
-        UserError: for settings or data that cannot work; the manifest then says `failed` and why.
+        UserError: for settings or data that cannot work, mostly before a folder is made; later the manifest says `failed`.
     """
     begin = time.perf_counter()
     if config.run_dir is not None:
         runs.check_new_run_dir(config.run_dir)
+    check_activation(config.model)
+    if config.text.stop_words is not None:
+        read_stop_words(config.text.stop_words)
     splits = load_splits(config.data)
     run_dir = runs.create_run_dir(config.name, config.run_dir)
     print(f"run folder: {run_dir}\n\ndata ({config.data.source}):\n{format_check(splits.check)}\n", flush=True)
@@ -150,7 +153,12 @@ def evaluate_stored(run_dir) -> str:
     for part, rows in table.groupby("part", sort=False):
         labels = rows["label"].map({name: i for i, name in enumerate(class_names)}).to_numpy()
         probabilities = rows[[f"probability_{name}" for name in class_names]].to_numpy(np.float32)
-        if evaluation.compute_metrics(labels, probabilities, class_names) != stored.get(part):
+        again, before = evaluation.compute_metrics(labels, probabilities, class_names), stored.get(part, {})
+        # Another machine may sum in another order; a changed prediction shows in the first digits.
+        close = all(
+            math.isclose(again[k], before.get(k, -1), rel_tol=1e-5) for k in ("accuracy", "macro_f1", "log_loss")
+        )
+        if not close or again["confusion_matrix"] != before.get("confusion_matrix"):
             raise UserError(
                 f"{run_dir}: the {part} score in metrics.json does not follow from predictions.csv. One of the two "
                 "files was changed after the run; restore it, or train again."
@@ -161,6 +169,7 @@ def evaluate_stored(run_dir) -> str:
 def evaluate_texts(run_dir, texts: list[str]) -> str:
     """Returns the table of a few texts for the terminal."""
     table = export.load(runs.check_run_dir(run_dir)).predict(texts)
+    table["text"] = [text if len(text) <= 60 else text[:59] + "…" for text in texts]
     return table.to_string(index=False, float_format="{:.3f}".format)
 
 
@@ -168,11 +177,12 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
     """Predicts every row of a file and, if it has labels, scores it; into the run's evaluations/<file>-<time>/.
 
     All input columns are kept; `predicted` and `probability_<class>` are added. No row is dropped: one without text is
-    predicted as [UNK], one without label is predicted and not scored. Read in chunks, so the size does not matter.
+    predicted as [UNK], one without label is predicted and not scored. Texts are read in chunks; of a row only its label
+    and probabilities stay in memory.
 
     Args:
         text_column, label_column, label_map: None: as in the run's settings. A label column that the run's settings
-            name, but the file lacks, means that there are no labels.
+            name, but the file lacks, means that there are no labels; so does label_column "".
     Returns: (folder, what to print).
     Raises:
         UserError: for a damaged file, a missing column or an unknown label, before anything is written.
@@ -183,17 +193,18 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
     table = Table(csv_file)
     text_column, label_map = text_column or settings.text_column, label_map or settings.label_map
     table.require_column(text_column, "--data.text_column")
-    if label_column is not None:
+    if label_column:
         table.require_column(label_column, "--data.label_column")
-    elif settings.label_column in table.columns:
+    if label_column == "":
+        label_column = None
+    elif label_column is None and settings.label_column in table.columns:
         label_column = settings.label_column
     # The first pass finds whatever is wrong with the file before the slow second one begins.
     labels = np.array([_read_label(table, row, line, label_column, label_map, class_names) for line, row in table], int)
     if not len(labels):
         raise UserError(f"{csv_file}: has no rows. Is it the right file?")
     model = export.load(run_dir)
-    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
-    folder = runs.create_run_dir("", str(run_dir / "evaluations" / f"{table.path.name.split('.')[0]}-{stamp}"))
+    folder = runs.create_stamped_dir(run_dir / "evaluations", f"{table.path.name}-")
     probabilities = _write_predictions(model, table, text_column, len(labels), folder)
     labelled = labels >= 0
     result = {
@@ -217,16 +228,17 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
 
 def _read_label(table: Table, row: dict, line: int, label_column, label_map, class_names) -> int:
     """Returns the class index of a row, -1 without a label."""
-    raw = (row.get(label_column) or "").strip() if label_column else ""
+    raw = clean_label(row.get(label_column)) if label_column else ""
     if not raw:
         return -1
-    if raw in class_names:
-        return class_names.index(raw)
-    name = map_label(raw, label_map, f"{table.path}, line {line}")
+    # As in training the map comes first; a label that it does not name may be a class name already.
+    known = label_map and raw not in label_map and raw in class_names
+    name = raw if known else map_label(raw, label_map, f"{table.path}, line {line}")
     if name not in class_names:
         raise UserError(
-            f"{table.path}, line {line}: unknown label '{name}', but this model knows {', '.join(class_names)}. "
-            "Translate it: --data.label_map '{\"" + name + '": "' + class_names[0] + "\"}'"
+            f"{table.path}, line {line}: unknown label '{name}', but this model knows {', '.join(class_names)}."
+            f"{suggest(name, class_names)} Translate every label with --data.label_map '{{\"{raw}\": CLASS, ...}}', or "
+            "predict without scoring: --data.label_column ''."
         )
     return class_names.index(name)
 

@@ -27,3 +27,8 @@ def test_baselines_never_see_the_labels_of_the_part_they_predict():
     first, second = (predict_baselines(train, {"test": part}, 2)["test"] for part in (right, wrong))
     for name in ("majority", "tfidf_logistic_regression"):
         np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_texts_without_a_single_word_are_read_in_characters():
+    model = fit_tfidf_logistic_regression(["😀", "😡", "😀 !", "😡 !"] * 5, np.array([1, 0, 1, 0] * 5))
+    assert model.predict(["😀😀", "😡"]).tolist() == [1, 0]

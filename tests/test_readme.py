@@ -1,6 +1,8 @@
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from keras_senti.config import parse_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(?:bash|sh)\n(.*?)```", README, re.DOTALL)
+BLOCKS = [block.replace("\\\n", "") for block in re.findall(r"```(?:bash|sh)\n(.*?)```", README, re.DOTALL)]
 COMMANDS = [line.strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 
 
@@ -34,6 +36,16 @@ def test_every_train_command_parses(command, monkeypatch):
         parse_config(words[words.index("train.py") + 1 :])
     except SystemExit as end:  # --help, --print_config
         assert end.code == 0
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "evaluate.py" in c])
+def test_every_evaluate_command_runs(command, trained_run, tiny_csv, tmp_path):
+    run_dir = shutil.copytree(trained_run, tmp_path / "run")
+    words = shlex.split(
+        command.replace("logs/tweets/<run>", str(run_dir)).replace("more.csv", str(tiny_csv)), comments=True
+    )
+    done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and ("accuracy" in done.stdout or "probability_positive" in done.stdout), done.stderr
 
 
 def test_every_file_that_is_linked_exists():

@@ -98,7 +98,7 @@ def test_another_labelled_file_is_scored_into_a_folder_of_its_own(trained_run, t
         encoding="utf-8",
     )
     folder, summary = workflow.evaluate_file(trained_run, other, "review", "mood", {"1": "positive", "0": "negative"})
-    assert folder.parent == trained_run / "evaluations" and folder.name.startswith("other-")
+    assert folder.parent == trained_run / "evaluations" and folder.name.startswith("other.csv-")
     table = read_table(folder / "predictions.csv")
     assert list(table)[:4] == ["id", "review", "mood", "predicted"] and table["id"].tolist() == ["1", "2", "3", "4"]
     assert table["review"][0] == "the film was, well, great" and table["predicted"].tolist()[:2] == [
@@ -123,6 +123,17 @@ def test_without_labels_there_are_predictions_only_and_every_column_is_kept(trai
     assert table["predicted"][3] == "a column of the user's own" and table["model_predicted"][0] == "positive"
     assert "scores" not in json.loads((folder / "metrics.json").read_text())
     assert not list(folder.glob("writing-*"))
+
+
+def test_a_map_is_applied_before_class_names_as_in_training(trained_run, tmp_path):
+    other = tmp_path / "crossed.csv"
+    other.write_text("text,sentiment\nthe film was great,negative\nan awful hotel,neutral\n")
+    crossed = {"negative": "positive", "neutral": "negative"}
+    folder, _ = workflow.evaluate_file(trained_run, other, label_map=crossed)
+    scores = json.loads((folder / "metrics.json").read_text())["scores"]
+    assert [scores["per_class"][name]["rows"] for name in ("negative", "neutral", "positive")] == [1, 0, 1]
+    again, summary = workflow.evaluate_file(trained_run, other, label_column="")
+    assert again != folder and "predictions only" in summary
 
 
 def test_an_unknown_label_or_column_stops_before_anything_is_written(trained_run, tmp_path):
