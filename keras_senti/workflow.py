@@ -27,7 +27,8 @@ def train_run(config: Config) -> Path:
     """Trains, exports and scores as the settings say; prints what happens and returns the run folder.
 
     Raises:
-        UserError: for settings or data that cannot work, mostly before a folder is made; later the manifest says `failed`.
+        UserError: for settings or data that cannot work, mostly before a folder is made; after that the manifest says
+            `failed`.
     """
     begin = time.perf_counter()
     if config.run_dir is not None:

@@ -24,7 +24,14 @@ def test_the_two_commands_stand_on_the_first_screen():
 
 def test_ci_takes_both_commands_from_the_readme():
     script = (ROOT / ".ci" / "run").read_text()
-    assert "README.md" in script and "python -m pytest" in script
+    greps = [line for line in script.splitlines() if "grep -m1" in line]
+    found = subprocess.run(
+        ["bash", "-ec", "\n".join(greps) + '\necho "$demo"\necho "$test"'], cwd=ROOT, capture_output=True, text=True
+    ).stdout.splitlines()
+    assert found == [
+        'python -m pip install -e ".[demo]" && python train.py --config configs/tweets.yaml',
+        'python -m pip install -e ".[test]" && python -m pytest',
+    ]
     subprocess.run(["bash", "-n", str(ROOT / ".ci" / "run")], check=True)
 
 
