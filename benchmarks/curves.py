@@ -28,7 +28,8 @@ def main(source: str, target: str):
     loss.set(title="loss: validation (line), train (dotted)", xlabel="epoch")
     score.set(title="macro-F1 on the validation part", xlabel="epoch", ylim=(0.64, 0.76))
     for axes in (loss, score):
-        axes.legend(fontsize=8)
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        axes.legend(fontsize=8, loc="lower right" if axes is score else "best")
         axes.grid(alpha=0.3)
     figure.savefig(target, dpi=110)
 
