@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from keras_senti import baselines, devices, evaluation, export, runs
 from keras_senti.config import Config, UserError, read_config, suggest, write_yaml
-from keras_senti.data import Splits, Table, clean_label, format_check, load_splits, map_label
+from keras_senti.data import Splits, clean_label, format_check, load_splits, map_label
 from keras_senti.models import build_model, check_activation
 from keras_senti.pipeline import encode_texts, predict_in_batches
+from keras_senti.tables import Table
 from keras_senti.text import fit_encoder, read_stop_words
 from keras_senti.training import make_predict, train_model
 
