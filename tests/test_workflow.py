@@ -219,7 +219,15 @@ def test_ctrl_c_keeps_scores_and_exports_the_best_epoch(tiny_settings, tmp_path)
     run_dir = tmp_path / "run"
     words = [sys.executable, "train.py", *tiny_settings, "--train.epochs", "100000", "--run_dir", str(run_dir)]
     with open(tmp_path / "out.txt", "w") as out:
-        process = subprocess.Popen(words, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            words,
+            cwd=ROOT,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            # A shell that runs the tests in the background makes its children ignore SIGINT.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
     try:
         history, deadline = run_dir / "history.csv", time.monotonic() + 120
         while not (history.exists() and history.read_text().count("\n") >= 3):
