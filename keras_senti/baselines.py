@@ -41,13 +41,13 @@ def predict_baselines(train, parts: dict, num_classes: int) -> dict[str, dict[st
     """Returns the probabilities of each baseline for each part: {part: {baseline: (rows, classes)}}.
 
     Args:
-        train: a `data.Dataset`; parts: data sets by name.
+        train: a `data.Dataset`, of which all texts come into memory; parts: data sets by name.
     """
-    linear = fit_tfidf_logistic_regression(train.texts, train.labels)
+    linear = fit_tfidf_logistic_regression(list(train.texts), train.labels)
     return {
         name: {
             "majority": predict_majority(train.labels, len(part), num_classes),
-            "tfidf_logistic_regression": linear.predict_proba(part.texts),
+            "tfidf_logistic_regression": linear.predict_proba(list(part.texts)),
         }
         for name, part in parts.items()
     }

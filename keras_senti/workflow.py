@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 import math
 import os
 import time
@@ -14,12 +15,14 @@ from tqdm import tqdm
 
 from keras_senti import baselines, devices, evaluation, export, runs
 from keras_senti.config import Config, UserError, read_config, suggest, write_yaml
-from keras_senti.data import Splits, clean_label, format_check, load_splits, map_label
+from keras_senti.corpus import Corpus, load_corpus
+from keras_senti.data import Dataset, clean_label, format_check, map_label
 from keras_senti.models import build_model, check_activation
-from keras_senti.pipeline import encode_texts, predict_in_batches
+from keras_senti.pipeline import predict_in_batches
 from keras_senti.tables import Table
-from keras_senti.text import fit_encoder, read_stop_words
+from keras_senti.text import make_simplifier, read_stop_words
 from keras_senti.training import make_predict, train_model
+from keras_senti.transfer import Pretrained, copy_weights, read_pretrained
 
 CHUNK_ROWS = 5000
 
@@ -37,13 +40,18 @@ def train_run(config: Config) -> Path:
     check_activation(config.model)
     if config.text.stop_words is not None:
         read_stop_words(config.text.stop_words)
-    splits = load_splits(config.data)
+    if config.text.simplify_chinese:
+        make_simplifier()
+    device = devices.set_up_device(config.device)
+    pretrained = read_pretrained(config.init_from) if config.init_from else None
+    corpus = load_corpus(config, pretrained.vocabulary if pretrained else None)
     run_dir = runs.create_run_dir(config.name, config.run_dir)
-    print(f"run folder: {run_dir}\n\ndata ({config.data.source}):\n{format_check(splits.check)}\n", flush=True)
+    check = format_check(corpus.splits.check)
+    print(f"run folder: {run_dir}\n\ndata ({config.data.source}):\n{check}\n", flush=True)
     runs.write_text(run_dir / "config.yaml", write_yaml(dataclasses.replace(config, run_dir=None)))
     runs.update_manifest(run_dir, status="running", **runs.describe_environment())
     try:
-        _train_in_folder(config, splits, run_dir)
+        _train_in_folder(config, corpus, pretrained, device, run_dir)
     except BaseException as error:
         runs.update_manifest(run_dir, status="failed", error=f"{type(error).__name__}: {error}")
         raise
@@ -51,79 +59,106 @@ def train_run(config: Config) -> Path:
     return run_dir
 
 
-def _train_in_folder(config: Config, splits: Splits, run_dir: Path):
-    device = devices.set_up_device(config.device)
-    keras.utils.set_random_seed(config.train.seed)
+def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | None, device: str, run_dir: Path):
+    splits, encoder, encoded = corpus.splits, corpus.encoder, corpus.encoded
     runs.write_json(run_dir / "data_check.json", splits.check)
     dropped = pd.DataFrame(splits.dropped, columns=["file", "line", "reason", "text", "label"])
     runs.write_text(run_dir / "dropped_rows.csv", _to_csv(dropped))
-
-    encoder = fit_encoder(config.text, splits.train.texts)
     encoder.save(run_dir / "vocabulary.txt")
     runs.write_json(run_dir / "class_names.json", list(splits.class_names))
-    encoded = {name: encode_texts(encoder, part.texts) for name, part in splits.parts().items()}
-
+    runs.update_manifest(
+        run_dir,
+        device=device,
+        seeds={"data": config.data.seed, "train": config.train.seed},
+        data={"sha256": corpus.files, "rows": splits.check["rows"], "split_sha256": splits.check["split_sha256"]},
+        cache=str(corpus.cache),
+        vocabulary_size=len(encoder.vocabulary),
+        unknown_fraction={name: float((e.flat == 1).mean()) for name, e in encoded.items() if len(e.flat)},
+    )
+    keras.utils.set_random_seed(config.train.seed)
     model = build_model(config.model, len(encoder.vocabulary), len(splits.class_names))
+    if pretrained:
+        print(f"init_from: {copy_weights(pretrained, model, splits.class_names)}")
     tokens = len(encoded["train"].flat)
     print(f"{len(encoder.vocabulary):,} tokens in the vocabulary, {tokens:,} in the train part, {device}")
     model.summary(line_length=80)
     trained = train_model(
         model,
-        (encoded["train"], splits.train.labels),
+        (encoded["train"], splits.train.labels, splits.train.weights),
         (encoded["validation"], splits.validation.labels),
         config.train,
         config.text.sequence_length,
         run_dir,
     )
     export.export_model(model, encoder, splits.class_names, config, run_dir)
-    runs.update_manifest(
-        run_dir,
-        device=device,
-        seeds={"data": config.data.seed, "train": config.train.seed},
-        data={"sha256": splits.files, "rows": splits.check["rows"], "split_sha256": splits.check["split_sha256"]},
-        vocabulary_size=len(encoder.vocabulary),
-        unknown_fraction={name: float((e.flat == 1).mean()) for name, e in encoded.items() if len(e.flat)},
-        parameters=model.count_params(),
-        training=dataclasses.asdict(trained),
-    )
+    runs.update_manifest(run_dir, parameters=model.count_params(), training=dataclasses.asdict(trained))
     print(
         f"trained in {trained.seconds:.0f} s; best epoch {trained.best_epoch} of {trained.epochs_run}; "
         f"{trained.padding_fraction:.1%} of the positions in a batch are padding\n",
         flush=True,
     )
-    _score(model, encoded, splits, config, run_dir)
+    _score(model, corpus, config, run_dir)
 
 
-def _score(model, encoded, splits: Splits, config: Config, run_dir: Path):
+def _score(model, corpus: Corpus, config: Config, run_dir: Path):
     """Scores validation and, once, test; writes predictions.csv and metrics.json."""
+    splits, class_names = corpus.splits, corpus.splits.class_names
     parts = {"validation": splits.validation}
     if config.train.evaluate_test and len(splits.test):
         parts["test"] = splits.test
     predict = make_predict(model)
-    tables, scores = [], {}
-    for name, part in parts.items():
-        probabilities = predict_in_batches(predict, encoded[name])
-        scores[name] = evaluation.compute_metrics(part.labels, probabilities, splits.class_names)
-        table = export.make_table(part.texts, probabilities, splits.class_names).rename(columns={"label": "predicted"})
-        table.insert(0, "part", name)
-        table.insert(1, "line", part.lines)
-        table.insert(3, "label", np.array(splits.class_names, dtype=object)[part.labels])
-        tables.append(table)
-    runs.write_text(run_dir / "predictions.csv", _to_csv(pd.concat(tables)))
-    beside = baselines.predict_baselines(splits.train, parts, len(splits.class_names))
-    compared = {
+    predicted = {name: predict_in_batches(predict, corpus.encoded[name]) for name in parts}
+    scores = {n: evaluation.compute_metrics(parts[n].labels, predicted[n], class_names) for n in parts}
+    _write_run_predictions(run_dir / "predictions.csv", parts, predicted, class_names)
+    # The baselines keep their texts in memory, so a sample must do for a large part.
+    rows = {n: part.sample(config.baselines.max_rows, config.data.seed) for n, part in splits.parts().items()}
+    compared = {name: parts[name].take(rows[name]) for name in parts}
+    print("fitting the baselines", flush=True)
+    beside = baselines.predict_baselines(splits.train.take(rows["train"]), compared, len(class_names))
+    beside = {
+        name: {b: evaluation.compute_metrics(compared[name].labels, p, class_names) for b, p in beside[name].items()}
+        for name in parts
+    }
+    sampled = {
         name: {
-            baseline: evaluation.compute_metrics(part.labels, probabilities, splits.class_names)
-            for baseline, probabilities in beside[name].items()
+            "rows": len(rows[name]),
+            "this_model": evaluation.compute_metrics(compared[name].labels, predicted[name][rows[name]], class_names),
         }
-        for name, part in parts.items()
+        for name in parts
+        if len(rows[name]) < len(parts[name])
     }
     last = list(parts)[-1]
     runs.write_json(
         run_dir / "metrics.json",
-        {**scores, "baselines": compared[last], "baselines_part": last, "validation_baselines": compared["validation"]},
+        {
+            **scores,
+            "baselines": beside[last],
+            "baselines_part": last,
+            "validation_baselines": beside["validation"],
+            "baselines_train_rows": len(rows["train"]),
+            "sampled": sampled,
+        },
     )
     print(format_run_scores(run_dir))
+
+
+def _write_run_predictions(path: Path, parts: dict[str, Dataset], predicted: dict[str, np.ndarray], class_names):
+    """Writes a row a text, in chunks; the texts are read from the source again."""
+    names = np.array(class_names, dtype=object)
+    temporary = path.with_name(f"writing-{path.name}")
+    with open(temporary, "w", encoding="utf-8", newline="") as file:
+        for name, part in parts.items():
+            texts = iter(tqdm(part.texts, desc=f"writing the {name} predictions", unit=" rows", delay=2))
+            for begin in range(0, len(part), CHUNK_ROWS):
+                rows = slice(begin, begin + CHUNK_ROWS)
+                chunk = list(itertools.islice(texts, CHUNK_ROWS))
+                table = export.make_table(chunk, predicted[name][rows], class_names)
+                table = table.rename(columns={"label": "predicted"})
+                table.insert(0, "part", name)
+                table.insert(1, "line", part.lines[rows])
+                table.insert(3, "label", names[part.labels[rows]])
+                file.write(_to_csv(table, header=not file.tell()))
+    os.replace(temporary, path)
 
 
 def format_run_scores(run_dir: Path) -> str:
@@ -135,7 +170,10 @@ def format_run_scores(run_dir: Path) -> str:
         if part in metrics:
             beside = metrics["validation_baselines"] if part == "validation" else metrics["baselines"]
             lines.append(evaluation.format_metrics(metrics[part], class_names, part))
-            lines.append(evaluation.format_comparison({"this model": metrics[part], **beside}, f"on the {part} part"))
+            title, ours = f"on the {part} part", metrics[part]
+            if sample := metrics.get("sampled", {}).get(part):
+                title, ours = f"on {sample['rows']:,} sampled rows of the {part} part", sample["this_model"]
+            lines.append(evaluation.format_comparison({"this model": ours, **beside}, title))
     return "\n\n".join(lines) + "\n"
 
 
@@ -149,7 +187,8 @@ def evaluate_stored(run_dir) -> str:
     class_names = runs.read_json(run_dir / "class_names.json")
     stored = runs.read_json(run_dir / "metrics.json")
     try:
-        table = pd.read_csv(run_dir / "predictions.csv", keep_default_na=False, dtype={"label": str, "text": str})
+        columns = ["part", "label", *(f"probability_{name}" for name in class_names)]
+        table = pd.read_csv(run_dir / "predictions.csv", keep_default_na=False, dtype={"label": str}, usecols=columns)
     except (OSError, ValueError) as error:
         raise UserError(f"{run_dir / 'predictions.csv'} cannot be read: {error}") from None
     for part, rows in table.groupby("part", sort=False):

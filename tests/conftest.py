@@ -35,7 +35,8 @@ def tiny_settings(tiny_csv) -> list[str]:
     """Command-line words of a run that takes seconds and learns the tiny file."""
     return (
         f"--name tiny --data.csv {tiny_csv} --text.sequence_length 12 --model.units 8 --model.embedding_dim 6 "
-        "--train.epochs 12 --train.batch_size 8 --train.learning_rate 0.03 --model.embedding_dropout 0.1"
+        "--train.epochs 12 --train.batch_size 8 --train.learning_rate 0.03 --model.embedding_dropout 0.1 "
+        f"--data.cache_dir {tiny_csv.parent / 'cache'}"
     ).split()
 
 

