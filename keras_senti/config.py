@@ -136,7 +136,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network: Embedding, recurrent layers, pooling, Dense softmax; always a keras.Sequential."""
+    """The network: Embedding, [convolution,] recurrent layers, pooling, Dense softmax; always a keras.Sequential."""
 
     cell: Literal["lstm", "gru", "simple_rnn"] = "lstm"
     """Recurrent layer."""
@@ -155,6 +155,14 @@ class ModelConfig:
     """Share of a recurrent layer's inputs that is dropped; one mask for all time steps."""
     recurrent_dropout: float = 0.0
     """Share of the recurrent state that is dropped; one mask for all time steps. Doubles the time of a step."""
+    residual: bool = False
+    """Add a recurrent layer's input to its output, through a learned matrix where the widths differ."""
+    layer_normalization: bool = False
+    """Normalise the input of each recurrent layer over its features, at each time step by itself."""
+    conv_filters: int = 0
+    """Size of the output of a convolution over time (with ReLU) before the recurrent layers; 0: no convolution."""
+    conv_width: int = 3
+    """Neighbouring tokens that the convolution sees at once."""
     embedding_dropout: float = 0.5
     """Share of the entries of the token vectors that is dropped; another mask at every time step."""
     head_dropout: float = 0.0
@@ -163,8 +171,9 @@ class ModelConfig:
     """Activation of the recurrent layers, a Keras name. Anything else than tanh loses cuDNN on a GPU."""
 
     def __post_init__(self):
-        for key in ("num_layers", "units", "embedding_dim"):
+        for key in ("num_layers", "units", "embedding_dim", "conv_width"):
             _require_at_least(1, f"model.{key}", getattr(self, key))
+        _require_at_least(0, "model.conv_filters", self.conv_filters)
         for key in ("dropout", "recurrent_dropout", "embedding_dropout", "head_dropout"):
             _require_fraction(f"model.{key}", getattr(self, key))
 

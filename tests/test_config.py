@@ -215,6 +215,8 @@ def test_a_bad_command_line_is_refused_by_name(argv, message):
         ("model.num_layers", "0", "at least 1"),
         ("model.units", "0", "at least 1"),
         ("model.embedding_dim", "0", "at least 1"),
+        ("model.conv_filters", "-1", "at least 0"),
+        ("model.conv_width", "0", "at least 1"),
         ("model.dropout", "1.7", "a fraction of at least 0 and below 1"),
         ("model.recurrent_dropout", "1", "a fraction of at least 0 and below 1"),
         ("model.embedding_dropout", "-1", "a fraction of at least 0 and below 1"),
