@@ -128,6 +128,9 @@ class TextConfig:
     """Tokens of a text that are read at most; the rest is cut."""
     truncate: Literal["head", "tail", "both"] = "tail"
     """Where a longer text is cut: tail keeps its beginning, head keeps its end, both keeps its middle."""
+    word_vectors: str | None = None
+    """File of word vectors, with which the embedding begins: the text format of GloVe, word2vec or fastText, plain, .gz
+    or .xz, as wide as model.embedding_dim. Read in training only."""
 
     def __post_init__(self):
         _require_at_least(3, "text.max_tokens", self.max_tokens)
@@ -151,6 +154,8 @@ class ModelConfig:
     and maximum joined. Padding never counts."""
     embedding_dim: int = 128
     """Size of a token's vector."""
+    embedding_trainable: bool = True
+    """Train the token vectors too; false keeps those of text.word_vectors as they are."""
     dropout: float = 0.0
     """Share of a recurrent layer's inputs that is dropped; one mask for all time steps."""
     recurrent_dropout: float = 0.0

@@ -27,7 +27,13 @@ def build_model(
     check_activation(settings)
     stack = [
         keras.Input((None,), dtype="int32", name="token_ids"),
-        keras.layers.Embedding(vocabulary_size, settings.embedding_dim, mask_zero=True, name="embedding"),
+        keras.layers.Embedding(
+            vocabulary_size,
+            settings.embedding_dim,
+            mask_zero=True,
+            trainable=settings.embedding_trainable,
+            name="embedding",
+        ),
     ]
     if settings.embedding_dropout:
         stack.append(keras.layers.Dropout(settings.embedding_dropout, name="embedding_dropout"))

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from keras_senti import baselines, devices, evaluation, export, runs
+from keras_senti import baselines, devices, evaluation, export, runs, vectors
 from keras_senti.config import Config, UserError, read_config, suggest, write_yaml
 from keras_senti.data import Splits, clean_label, format_check, load_splits, map_label
 from keras_senti.models import build_model, check_activation
@@ -37,6 +37,7 @@ def train_run(config: Config) -> Path:
     check_activation(config.model)
     if config.text.stop_words is not None:
         read_stop_words(config.text.stop_words)
+    vectors.check_word_vectors(config.text, config.model)
     splits = load_splits(config.data)
     run_dir = runs.create_run_dir(config.name, config.run_dir)
     print(f"run folder: {run_dir}\n\ndata ({config.data.source}):\n{format_check(splits.check)}\n", flush=True)
@@ -64,6 +65,11 @@ def _train_in_folder(config: Config, splits: Splits, run_dir: Path):
     encoded = {name: encode_texts(encoder, part.texts) for name, part in splits.parts().items()}
 
     model = build_model(config.model, len(encoder.vocabulary), len(splits.class_names))
+    if config.text.word_vectors is not None:
+        coverage = vectors.load_word_vectors(
+            model, config.text.word_vectors, encoder.vocabulary, encoded["train"].flat, config.train.seed
+        )
+        runs.update_manifest(run_dir, word_vectors=coverage)
     tokens = len(encoded["train"].flat)
     print(f"{len(encoder.vocabulary):,} tokens in the vocabulary, {tokens:,} in the train part, {device}")
     model.summary(line_length=80)

@@ -53,6 +53,11 @@ def test_the_residual_block_follows_its_equation(normalized, units):
     assert block.compute_mask(INPUTS, MASK) is MASK and block.compute_output_shape(INPUTS.shape) == output.shape
 
 
+def test_the_residual_block_hands_its_mask_to_a_layer_that_reads_backwards():
+    block = layers.ResidualBlock(keras.layers.Bidirectional(keras.layers.GRU(1, return_sequences=True)))
+    np.testing.assert_allclose(block(INPUTS, mask=MASK)[0, :2], block(INPUTS[:1, :2])[0], rtol=1e-5)
+
+
 def test_last_pooling_takes_the_state_after_the_whole_text():
     assert layers.LastPooling()(INPUTS, mask=MASK).numpy().tolist() == [[3.0, -2.0], [-5.0, 4.0]]
     assert layers.LastPooling(bidirectional=True)(INPUTS, mask=MASK).numpy().tolist() == [[3.0, 8.0], [-5.0, 4.0]]
