@@ -143,6 +143,9 @@ class TextConfig:
     """Where a longer text is cut: tail keeps its beginning, head keeps its end, both keeps its middle."""
     extend_vocabulary: int = 0
     """With init_from: so many of the commonest new tokens of the train part, at most, join the model's vocabulary."""
+    word_vectors: str | None = None
+    """File of word vectors, with which the embedding begins: the text format of GloVe, word2vec or fastText, plain, .gz
+    or .xz, as wide as model.embedding_dim. Read in training only."""
 
     def __post_init__(self):
         _require_at_least(3, "text.max_tokens", self.max_tokens)
@@ -152,7 +155,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network: Embedding, recurrent layers, pooling, Dense softmax; always a keras.Sequential."""
+    """The network: Embedding, [convolution,] recurrent layers, pooling, Dense softmax; always a keras.Sequential."""
 
     cell: Literal["lstm", "gru", "simple_rnn"] = "lstm"
     """Recurrent layer."""
@@ -167,10 +170,20 @@ class ModelConfig:
     and maximum joined. Padding never counts."""
     embedding_dim: int = 128
     """Size of a token's vector."""
+    embedding_trainable: bool = True
+    """Train the token vectors too; false keeps those of text.word_vectors as they are."""
     dropout: float = 0.0
     """Share of a recurrent layer's inputs that is dropped; one mask for all time steps."""
     recurrent_dropout: float = 0.0
     """Share of the recurrent state that is dropped; one mask for all time steps. Doubles the time of a step."""
+    residual: bool = False
+    """Add a recurrent layer's input to its output, through a learned matrix where the widths differ."""
+    layer_normalization: bool = False
+    """Normalise the input of each recurrent layer over its features, at each time step by itself."""
+    conv_filters: int = 0
+    """Size of the output of a convolution over time (with ReLU) before the recurrent layers; 0: no convolution."""
+    conv_width: int = 3
+    """Neighbouring tokens that the convolution sees at once."""
     embedding_dropout: float = 0.5
     """Share of the entries of the token vectors that is dropped; another mask at every time step."""
     head_dropout: float = 0.0
@@ -179,8 +192,9 @@ class ModelConfig:
     """Activation of the recurrent layers, a Keras name. Anything else than tanh loses cuDNN on a GPU."""
 
     def __post_init__(self):
-        for key in ("num_layers", "units", "embedding_dim"):
+        for key in ("num_layers", "units", "embedding_dim", "conv_width"):
             _require_at_least(1, f"model.{key}", getattr(self, key))
+        _require_at_least(0, "model.conv_filters", self.conv_filters)
         for key in ("dropout", "recurrent_dropout", "embedding_dropout", "head_dropout"):
             _require_fraction(f"model.{key}", getattr(self, key))
 

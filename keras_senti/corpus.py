@@ -75,7 +75,8 @@ def _compute_key(config: Config, source: Source, digests: list[str], vocabulary)
         settings.pop(name)  # content counts, not the place
     code = [inspect.getsource(module) for module in (tables, data, text, pipeline)]
     parts = [bool(source.validation), bool(source.test)]
-    content = [settings, dataclasses.asdict(config.text), digests, parts, vocabulary]
+    reading = {**dataclasses.asdict(config.text), "word_vectors": None}  # which change no id
+    content = [settings, reading, digests, parts, vocabulary]
     return hashlib.sha256(json.dumps([content, code]).encode()).hexdigest()[:16]
 
 
@@ -103,8 +104,8 @@ def _write(folder: Path, config: Config, source: Source, vocabulary: list[str] |
     except OSError as error:
         if not folder.is_dir():
             raise UserError(
-                f"data.cache_dir: cannot write {temporary}: {error.strerror}. Token ids take about 5 bytes a word: make "
-                "room, or name another folder."
+                f"data.cache_dir: cannot write {temporary}: {error.strerror}. Token ids take about 5 bytes a word: "
+                "make room, or name another folder."
             ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

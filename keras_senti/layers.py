@@ -1,10 +1,69 @@
-"""Layers that Keras lacks: pooling over time that uses the mask, so that every variant stays a keras.Sequential.
+"""Layers that Keras lacks: convolution, residual connection and pooling that use the mask, for a keras.Sequential.
 
 Mask polarity: True = real token. A row without a real token cannot occur (text.TextEncoder makes it one [UNK]).
 """
 
 import keras
 from keras import ops
+
+
+@keras.saving.register_keras_serializable("keras_senti")
+class MaskedConv1D(keras.layers.Conv1D):
+    """Convolution over time that reads padding as zeros and passes the mask on; Keras' Conv1D drops the mask.
+
+    With padding "same", what lies beyond the end of a text is then zero with and without padding behind it.
+
+    Call: inputs (batch, time, features) float, mask (batch, time) bool. Returns (batch, time, filters).
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.supports_masking = True
+
+    def call(self, inputs, mask=None):
+        return super().call(inputs * _weights(inputs, mask))
+
+
+@keras.saving.register_keras_serializable("keras_senti")
+class ResidualBlock(keras.layers.Wrapper):
+    """A recurrent layer with a connection around it, normalised before the layer or not at all.
+
+        y = x + RNN(LayerNorm(x)),   or   y = W x + RNN(LayerNorm(x))   where the widths differ
+
+    Args:
+        layer: a recurrent layer that returns sequences.
+        layer_normalization: without it, y = x + RNN(x).
+    Call: inputs (batch, time, features) float, mask (batch, time) bool. Returns (batch, time, width of the layer).
+    Reference: He et al. 2016, https://arxiv.org/abs/1512.03385 (W: their option B); Ba et al. 2016,
+        https://arxiv.org/abs/1607.06450 (here before the layer, not inside of its gates).
+    """
+
+    def __init__(self, layer, layer_normalization: bool = False, **kwargs):
+        super().__init__(layer, **kwargs)
+        self.supports_masking = True
+        self.normalization = self.projection = None
+        if layer_normalization:
+            self.normalization = keras.layers.LayerNormalization(name="normalization", dtype=self.dtype_policy)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        if self.normalization:
+            self.normalization.build(input_shape)
+        width = self.layer.compute_output_shape(input_shape)[-1]
+        if width != input_shape[-1]:
+            self.projection = keras.layers.Dense(width, use_bias=False, name="projection", dtype=self.dtype_policy)
+            self.projection.build(input_shape)
+
+    def call(self, inputs, mask=None):
+        normalized = self.normalization(inputs) if self.normalization else inputs
+        shortcut = self.projection(inputs) if self.projection else inputs
+        return shortcut + self.layer(normalized, mask=mask)
+
+    def compute_output_shape(self, input_shape):
+        return self.layer.compute_output_shape(input_shape)
+
+    def get_config(self):
+        return {**super().get_config(), "layer_normalization": self.normalization is not None}
 
 
 class _MaskedPooling(keras.layers.Layer):
@@ -52,6 +111,26 @@ def _last_state(inputs, mask, bidirectional: bool):
 
 
 @keras.saving.register_keras_serializable("keras_senti")
+class LastPooling(_MaskedPooling):
+    """The state after the whole text, for layers that return every state because something is added to each.
+
+    Args:
+        bidirectional: the inputs are the joined halves of a Bidirectional layer, whose last state is two positions.
+    Call: inputs (batch, time, features) float, mask (batch, time) bool. Returns (batch, features).
+    """
+
+    def __init__(self, bidirectional: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.bidirectional = bidirectional
+
+    def call(self, inputs, mask=None):
+        return _last_state(inputs, mask, self.bidirectional)
+
+    def get_config(self):
+        return {**super().get_config(), "bidirectional": self.bidirectional}
+
+
+@keras.saving.register_keras_serializable("keras_senti")
 class MaxPooling(_MaskedPooling):
     """Maximum over the states of the real tokens; Keras' GlobalMaxPooling1D lets padding take part.
 
@@ -64,18 +143,14 @@ class MaxPooling(_MaskedPooling):
 
 
 @keras.saving.register_keras_serializable("keras_senti")
-class ConcatPooling(_MaskedPooling):
+class ConcatPooling(LastPooling):
     """Last state, mean and maximum, joined.
 
     Args:
-        bidirectional: the inputs are the joined halves of a Bidirectional layer, whose last state is two positions.
+        bidirectional: as in LastPooling.
     Call: inputs (batch, time, features) float, mask (batch, time) bool. Returns (batch, 3 * features).
     Reference: Howard & Ruder 2018, https://aclanthology.org/P18-1031, section 3.3 (last, max, mean there).
     """
-
-    def __init__(self, bidirectional: bool = False, **kwargs):
-        super().__init__(**kwargs)
-        self.bidirectional = bidirectional
 
     def call(self, inputs, mask=None):
         parts = [_last_state(inputs, mask, self.bidirectional), _masked_mean(inputs, mask), _masked_max(inputs, mask)]
@@ -83,9 +158,6 @@ class ConcatPooling(_MaskedPooling):
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], 3 * input_shape[-1])
-
-    def get_config(self):
-        return {**super().get_config(), "bidirectional": self.bidirectional}
 
 
 @keras.saving.register_keras_serializable("keras_senti")

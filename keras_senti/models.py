@@ -11,7 +11,7 @@ CELLS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "simple_rnn": keras
 def build_model(
     settings: ModelConfig, vocabulary_size: int, num_classes: int, portable: bool = False
 ) -> keras.Sequential:
-    """Builds Embedding → recurrent layers → pooling → Dense softmax, untrained.
+    """Builds Embedding → [convolution] → recurrent layers → pooling → Dense softmax, untrained.
 
     With `cell: lstm`, one layer, one direction and `pooling: last` this is the design document's
     Sequential([Embedding, LSTM(units, dropout, recurrent_dropout), Dense(num_classes, softmax)]).
@@ -27,14 +27,34 @@ def build_model(
     check_activation(settings)
     stack = [
         keras.Input((None,), dtype="int32", name="token_ids"),
-        keras.layers.Embedding(vocabulary_size, settings.embedding_dim, mask_zero=True, name="embedding"),
+        keras.layers.Embedding(
+            vocabulary_size,
+            settings.embedding_dim,
+            mask_zero=True,
+            trainable=settings.embedding_trainable,
+            name="embedding",
+        ),
     ]
     if settings.embedding_dropout:
         stack.append(keras.layers.Dropout(settings.embedding_dropout, name="embedding_dropout"))
+    if settings.conv_filters:
+        stack.append(
+            layers.MaskedConv1D(
+                settings.conv_filters, settings.conv_width, padding="same", activation="relu", name="convolution"
+            )
+        )
+    # A residual connection adds to every state, so the last state can be taken only behind it.
+    needs_pooling = settings.pooling != "last" or settings.residual
     for index in range(settings.num_layers):
         is_last = index == settings.num_layers - 1
-        stack.append(_build_recurrent(settings, index, not is_last or settings.pooling != "last", portable))
-    if settings.pooling != "last":
+        recurrent = _build_recurrent(settings, index, not is_last or needs_pooling, portable)
+        if settings.residual:
+            stack.append(layers.ResidualBlock(recurrent, settings.layer_normalization, name=f"residual_{index}"))
+        elif settings.layer_normalization:
+            stack += [keras.layers.LayerNormalization(name=f"normalization_{index}"), recurrent]
+        else:
+            stack.append(recurrent)
+    if needs_pooling:
         stack.append(_build_pooling(settings))
     if settings.head_dropout:
         stack.append(keras.layers.Dropout(settings.head_dropout, name="head_dropout"))
@@ -70,8 +90,9 @@ def _build_recurrent(settings: ModelConfig, index: int, return_sequences: bool, 
 
 
 def _build_pooling(settings: ModelConfig) -> keras.layers.Layer:
-    if settings.pooling == "concat":
-        return layers.ConcatPooling(bidirectional=settings.bidirectional, name="pooling")
+    with_last_state = {"last": layers.LastPooling, "concat": layers.ConcatPooling}
+    if settings.pooling in with_last_state:
+        return with_last_state[settings.pooling](bidirectional=settings.bidirectional, name="pooling")
     poolings = {
         "mean": keras.layers.GlobalAveragePooling1D,
         "max": layers.MaxPooling,

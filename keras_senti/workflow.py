@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from keras_senti import baselines, devices, evaluation, export, runs
+from keras_senti import baselines, devices, evaluation, export, runs, vectors
 from keras_senti.config import Config, UserError, read_config, suggest, write_yaml
 from keras_senti.corpus import Corpus, load_corpus
 from keras_senti.data import Dataset, clean_label, format_check, map_label
@@ -43,6 +43,7 @@ def train_run(config: Config) -> Path:
     if config.text.simplify_chinese:
         make_simplifier()
     device = devices.set_up_device(config.device)
+    vectors.check_word_vectors(config)
     pretrained = read_pretrained(config.init_from) if config.init_from else None
     corpus = load_corpus(config, pretrained.vocabulary if pretrained else None)
     run_dir = runs.create_run_dir(config.name, config.run_dir)
@@ -79,6 +80,11 @@ def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | No
     model = build_model(config.model, len(encoder.vocabulary), len(splits.class_names))
     if pretrained:
         print(f"init_from: {copy_weights(pretrained, model, splits.class_names)}")
+    if config.text.word_vectors is not None:
+        coverage = vectors.load_word_vectors(
+            model, config.text.word_vectors, encoder.vocabulary, encoded["train"].flat, config.train.seed
+        )
+        runs.update_manifest(run_dir, word_vectors=coverage)
     tokens = len(encoded["train"].flat)
     print(f"{len(encoder.vocabulary):,} tokens in the vocabulary, {tokens:,} in the train part, {device}")
     model.summary(line_length=80)

@@ -12,7 +12,9 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_senti
-from keras_senti.config import UserError, read_config
+from keras_senti.config import Config, DataConfig, ModelConfig, UserError, read_config
+from keras_senti.export import export_model
+from keras_senti.models import build_model
 from keras_senti.pipeline import encode_texts, predict_in_batches
 from keras_senti.text import TextEncoder
 from keras_senti.training import make_predict
@@ -75,6 +77,26 @@ def test_no_endpoint_holds_a_cudnn_operation_or_asks_for_xla(trained_run):
         assert not any(function.attr[a].b for a in asked if a in function.attr)
     for node in nodes:
         assert not any(node.attr[a].b for a in asked if a in node.attr)
+
+
+def test_a_network_with_all_options_is_exported_whole(tmp_path):
+    settings = ModelConfig(units=4, embedding_dim=3, num_layers=2, conv_filters=5, residual=True,
+                           layer_normalization=True, pooling="last")  # fmt: skip
+    config = Config(data=DataConfig(csv="reviews.csv"), model=settings)
+    encoder = TextEncoder(config.text, ["[PAD]", "[UNK]", "film", "great", "awful"])
+    for name in ("vocabulary.txt", "config.yaml"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "class_names.json").write_text('["bad", "good"]')
+    model = build_model(settings, len(encoder.vocabulary), 2)
+    export_model(model, encoder, ["bad", "good"], config, tmp_path)
+    saved = tf.saved_model.load(str(tmp_path / "saved_model"))
+    texts = tf.constant(["great film", "awful", "a film that is great, not awful"])
+    served = saved.signatures["serving_default"](text=texts)["probabilities"]
+    np.testing.assert_allclose(served, model(encoder(texts)), atol=1e-6)
+    assert len(saved.trainable_variables) == len(model.trainable_variables)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.math.log(saved.training(encoder(texts))["probabilities"][:, 0]))
+    assert None not in tape.gradient(loss, saved.trainable_variables)
 
 
 def test_vocabulary_class_names_and_settings_are_assets(trained_run):

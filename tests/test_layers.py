@@ -9,6 +9,60 @@ INPUTS = np.array([[[1.0, 8.0], [3.0, -2.0], [99.0, 99.0]], [[-5.0, 4.0], [99.0,
 MASK = np.array([[True, True, False], [True, False, False]])
 
 
+def test_the_convolution_reads_padding_as_zeros_and_passes_the_mask_on():
+    layer = layers.MaskedConv1D(1, 3, padding="same", activation="relu")
+    layer.build(INPUTS.shape)
+    # 1 times the first feature of the token before, 10 times that of the token, 100 times that of the one after.
+    layer.set_weights([np.array([[[1.0], [0]], [[10], [0]], [[100], [0]]]), np.array([0.5])])
+    output = layer(INPUTS, mask=MASK).numpy()[:, :, 0]
+    assert output[0, :2].tolist() == [10 + 300 + 0.5, 1 + 30 + 0.5]
+    assert output[1, 0] == 0  # ReLU of -50 + 0.5
+    assert layer.compute_mask(INPUTS, MASK) is MASK
+    assert layer(INPUTS).numpy()[0, 1, 0] == 1 + 30 + 9900 + 0.5  # without a mask every step counts
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 5])
+def test_a_text_alone_has_the_same_convolution_as_a_text_with_padding(width):
+    layer = layers.MaskedConv1D(3, width, padding="same")
+    np.testing.assert_allclose(layer(INPUTS, mask=MASK)[0, :2], layer(INPUTS[:1, :2])[0], rtol=1e-5)
+
+
+def normalize(states):
+    centred = states - states.mean(axis=-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-3)  # Keras' epsilon
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("units", [2, 3])
+def test_the_residual_block_follows_its_equation(normalized, units):
+    rng = np.random.default_rng(0)
+    block = layers.ResidualBlock(keras.layers.SimpleRNN(units, return_sequences=True), normalized)
+    block.build(INPUTS.shape)
+    kernel, recurrent = rng.normal(size=(2, units)), rng.normal(size=(units, units))
+    bias, projection = rng.normal(size=units), rng.normal(size=(2, units))
+    block.layer.set_weights([kernel, recurrent, bias])
+    assert (block.projection is None) == (units == 2)  # x itself where the widths agree
+    if units != 2:
+        block.projection.set_weights([projection])
+    output = block(INPUTS, mask=MASK).numpy()
+    for row, length in enumerate((2, 1)):
+        state = np.zeros(units)
+        for x, y in zip(INPUTS[row, :length], output[row]):
+            state = np.tanh((normalize(x) if normalized else x) @ kernel + state @ recurrent + bias)
+            np.testing.assert_allclose(y, (x if units == 2 else x @ projection) + state, rtol=1e-4)
+    assert block.compute_mask(INPUTS, MASK) is MASK and block.compute_output_shape(INPUTS.shape) == output.shape
+
+
+def test_the_residual_block_hands_its_mask_to_a_layer_that_reads_backwards():
+    block = layers.ResidualBlock(keras.layers.Bidirectional(keras.layers.GRU(1, return_sequences=True)))
+    np.testing.assert_allclose(block(INPUTS, mask=MASK)[0, :2], block(INPUTS[:1, :2])[0], rtol=1e-5)
+
+
+def test_last_pooling_takes_the_state_after_the_whole_text():
+    assert layers.LastPooling()(INPUTS, mask=MASK).numpy().tolist() == [[3.0, -2.0], [-5.0, 4.0]]
+    assert layers.LastPooling(bidirectional=True)(INPUTS, mask=MASK).numpy().tolist() == [[3.0, 8.0], [-5.0, 4.0]]
+
+
 def test_max_pooling_ignores_padding_also_where_all_states_are_negative():
     assert layers.MaxPooling()(INPUTS, mask=MASK).numpy().tolist() == [[3.0, 8.0], [-5.0, 4.0]]
 
@@ -49,7 +103,9 @@ def test_attention_pooling_follows_its_equation():
     np.testing.assert_allclose(layer(INPUTS, mask=MASK), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("layer", [layers.MaxPooling(), layers.ConcatPooling(), layers.AttentionPooling()])
+@pytest.mark.parametrize(
+    "layer", [layers.LastPooling(), layers.MaxPooling(), layers.ConcatPooling(), layers.AttentionPooling()]
+)
 def test_a_pooling_without_a_mask_counts_every_step_and_knows_its_output_shape(layer):
     output = layer(INPUTS)
     np.testing.assert_allclose(output, layer(INPUTS, mask=np.ones((2, 3), bool)), rtol=1e-6)

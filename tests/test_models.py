@@ -3,6 +3,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_senti.config import ModelConfig, UserError, read_config
 from keras_senti.models import build_model
@@ -25,6 +26,75 @@ def test_every_combination_is_sequential_and_does_not_change_with_padding(cell, 
     assert abs(probabilities[0] - probabilities[1]).max() > 1e-6  # and it does read the text
 
 
+OPTIONS = {"conv_filters": 5, "residual": True, "layer_normalization": True}
+
+
+@pytest.mark.parametrize(
+    "cell,pooling,options",
+    [(cell, pooling, OPTIONS) for cell, pooling in itertools.product(CELLS, POOLINGS)]
+    + [
+        ("gru", pooling, {option: True})
+        for pooling in ("last", "mean")
+        for option in OPTIONS
+        if option != "conv_filters"
+    ],
+)
+@pytest.mark.parametrize("bidirectional,num_layers", [(False, 1), (True, 2)])
+def test_with_options_a_text_gives_the_same_alone_and_beside_a_longer_one(
+    cell, pooling, bidirectional, num_layers, options
+):
+    arguments = {**SMALL, "dropout": 0.3, "bidirectional": bidirectional, "num_layers": num_layers}
+    keras.utils.set_random_seed(0)
+    model = build_model(ModelConfig(cell=cell, pooling=pooling, **arguments, **options), 9, 3)
+    assert type(model) is keras.Sequential
+    # Were padding read, its vector would show, so it gets a large one.
+    table = model.get_layer("embedding").get_weights()[0]
+    table[0] = 50
+    model.get_layer("embedding").set_weights([table])
+    probabilities = model(IDS).numpy()
+    np.testing.assert_allclose(model(np.pad(IDS, ((0, 0), (0, 7)))), probabilities, atol=1e-6)
+    for row, length in enumerate((4, 1, 6)):
+        np.testing.assert_allclose(model(IDS[row : row + 1, :length])[0], probabilities[row], atol=1e-6)
+    assert abs(probabilities[0] - probabilities[1]).max() > 1e-6
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_with_all_options_every_weight_gets_a_gradient_and_keras_reads_the_model_back(pooling, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = build_model(ModelConfig(pooling=pooling, num_layers=2, **SMALL, **OPTIONS), 9, 3)
+    with tf.GradientTape() as tape:
+        loss = -tf.reduce_sum(tf.math.log(model(IDS, training=True)[:, 0]))
+    names = [w.path.removeprefix("classifier/") for w in model.trainable_weights]
+    assert {"residual_0/normalization/gamma", "residual_0/projection/kernel", "convolution/kernel"} < set(names)
+    assert len(names) == len(set(names))
+    for name, gradient in zip(names, tape.gradient(loss, [w.value for w in model.trainable_weights])):
+        assert np.abs(tf.convert_to_tensor(gradient)).max() > 0, name
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert [layer.name for layer in again.layers] == [layer.name for layer in model.layers]
+    for layer, other in zip(model.layers, again.layers):  # layer by layer in the same order, as set_weights takes them
+        assert all((a == b).all() for a, b in zip(layer.get_weights(), other.get_weights(), strict=True))
+    np.testing.assert_array_equal(again(IDS), model(IDS))
+
+
+def test_the_options_are_layers_with_names_of_their_own():
+    def names(**options):
+        settings = ModelConfig(num_layers=2, pooling="last", **SMALL, **options)
+        return [layer.name for layer in build_model(settings, 9, 3).layers][2:-1]
+
+    assert names() == ["recurrent_0", "recurrent_1"]
+    assert names(conv_filters=5) == ["convolution", "recurrent_0", "recurrent_1"]
+    assert names(layer_normalization=True) == ["normalization_0", "recurrent_0", "normalization_1", "recurrent_1"]
+    assert names(residual=True) == names(residual=True, layer_normalization=True) == [
+        "residual_0", "residual_1", "pooling",
+    ]  # fmt: skip
+
+
+def test_the_convolution_has_the_settings_size():
+    model = build_model(ModelConfig(conv_filters=5, conv_width=2, **SMALL), 9, 3)
+    assert model.get_layer("convolution").kernel.shape == (2, 3, 5)  # width, embedding_dim, filters
+
+
 @pytest.mark.parametrize("name", ["document", "document_review"])
 def test_the_documents_model_is_exactly_the_documents(name):
     model = build_model(read_config(f"configs/{name}.yaml").model, vocabulary_size=5000, num_classes=3)
@@ -39,11 +109,13 @@ def test_the_documents_model_is_exactly_the_documents(name):
 
 
 def test_the_portable_model_takes_the_same_weights_and_gives_the_same_probabilities():
-    settings = ModelConfig(num_layers=2, **SMALL)
-    model, portable = build_model(settings, 9, 3), build_model(settings, 9, 3, portable=True)
-    portable.set_weights(model.get_weights())
-    np.testing.assert_allclose(portable(IDS), model(IDS), atol=1e-6)
-    assert portable.get_layer("recurrent_0").forward_layer.use_cudnn is False
+    for options in ({}, OPTIONS):
+        settings = ModelConfig(num_layers=2, **SMALL, **options)
+        model, portable = build_model(settings, 9, 3), build_model(settings, 9, 3, portable=True)
+        portable.set_weights(model.get_weights())
+        np.testing.assert_allclose(portable(IDS), model(IDS), atol=1e-6)
+        recurrent = portable.get_layer("residual_0").layer if options else portable.get_layer("recurrent_0")
+        assert recurrent.forward_layer.use_cudnn is False and recurrent.backward_layer.use_cudnn is False
 
 
 def test_settings_reach_the_layers():
