@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_senti import vectors, workflow
-from keras_senti.config import Config, ModelConfig, TextConfig, UserError
+from keras_senti.config import Config, ModelConfig, TextConfig, UserError, parse_config
 from keras_senti.models import build_model
 
 VOCABULARY = ["[PAD]", "[UNK]", "film", "great", "[URL]", "好", "."]
