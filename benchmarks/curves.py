@@ -1,34 +1,35 @@
-"""Draws the learning curves of what `benchmarks/seeds.py` measured (needs the extra `plot`).
+"""Draws the learning curves of what `benchmarks/end_to_end.py` measured on one data set.
 
-python benchmarks/curves.py benchmarks/results/tweets.json benchmarks/results/tweets.png
+    python benchmarks/curves.py tweets benchmarks/results/tweets.png
 """
 
 import json
 import sys
 from pathlib import Path
 
-import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+RESULTS = Path(__file__).parent / "results" / "end_to_end.json"
 
 
-def main(source: str, target: str):
-    result = json.loads(Path(source).read_text())
-    figure, (loss, score) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    for color, (config, system) in zip(("tab:blue", "tab:orange", "tab:gray"), result["systems"].items(), strict=False):
+def main(data: str, target: str):
+    systems = {c: s for c, s in json.loads(RESULTS.read_text(encoding="utf-8")).items() if s["data"] == data}
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    loss, score = figure.subplots(1, 2)
+    for color, (config, system) in zip(("tab:blue", "tab:orange", "tab:gray"), systems.items()):
         for seed, history in enumerate(system["history"]):
             epochs = [epoch + 1 for epoch in history["epoch"]]
             label = Path(config).stem if seed == 0 else None
             loss.plot(epochs, history["loss"], color=color, linestyle=":", linewidth=1)
             loss.plot(epochs, history["val_loss"], color=color, label=label)
             score.plot(epochs, history["val_macro_f1"], color=color, label=label)
-    baseline = result["baselines"]["validation"]["tfidf_logistic_regression"]["macro_f1"]
+    baseline = system["baselines"]["validation"]["tfidf_logistic_regression"]["macro_f1"]
     score.axhline(baseline, color="black", linestyle="--", linewidth=1, label="TF-IDF + logistic regression")
     loss.set(title="loss: validation (line), train (dotted)", xlabel="epoch")
-    score.set(title="macro-F1 on the validation part", xlabel="epoch", ylim=(0.64, 0.76))
+    score.set(title="macro-F1 on the validation part", xlabel="epoch", ylim=(baseline - 0.09, baseline + 0.03))
     for axes in (loss, score):
-        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize=8, loc="lower right" if axes is score else "best")
         axes.grid(alpha=0.3)
     figure.savefig(target, dpi=110)

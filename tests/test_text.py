@@ -1,8 +1,10 @@
+import sys
+
 import pytest
 import tensorflow as tf
 
 from keras_senti.config import TextConfig, UserError
-from keras_senti.text import TextEncoder, fit_vocabulary, read_stop_words, split_tokens, standardize
+from keras_senti.text import TextEncoder, fit_vocabulary, make_simplifier, read_stop_words, split_tokens, standardize
 
 ABC = ["[PAD]", "[UNK]", "a", "b", "c", "d", "e", "f"]  # ids 0 to 7
 
@@ -138,6 +140,9 @@ SETTINGS = [
     ({"punctuation": "drop"}, "好。很好！👍🏽", "好 很 好 👍"),  # the skin tone is a modifier symbol, as ^ is
     ({"stop_words": "english"}, "This is not at all THE worst", "not worst"),
     ({"split": "word"}, "very 好看，ok", "very 好看 , ok"),
+    ({"simplify_chinese": False}, "這個電影ＯＫ，無聊", "這 個 電 影 ok , 無 聊"),
+    ({"simplify_chinese": True}, "這個電影ＯＫ，無聊！😀 ABC", "这 个 电 影 ok , 无 聊 ! 😀 abc"),
+    ({"simplify_chinese": True}, "这个电影无聊 かな", "这 个 电 影 无 聊 か な"),
 ]
 # fmt: on
 
@@ -297,3 +302,17 @@ def test_the_rest_of_the_batch_does_not_change_a_text():
     encoder = TextEncoder(TextConfig(sequence_length=5, truncate="both"), ABC)
     [[*together], _] = encode(encoder, "a b", "a b c d e f")
     assert [i for i in together if i] == encode(encoder, "a b")[0] == [2, 3]
+
+
+def test_without_opencc_the_message_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "opencc", None)  # importing it fails
+    make_simplifier.cache_clear()
+    with pytest.raises(UserError, match=r'simplify_chinese: needs the package opencc.* pip install -e "\.\[chinese\]"'):
+        make_simplifier()
+
+
+def test_traditional_and_simplified_text_get_the_same_ids():
+    config = TextConfig(simplify_chinese=True)
+    encoder = fit_encoder(config, ["这个电影无聊", "房间很干净"])
+    simplified, traditional = encoder(["房间无聊"]).numpy(), encoder(["房間無聊"]).numpy()
+    assert simplified.tolist() == traditional.tolist() and (simplified > 1).all()

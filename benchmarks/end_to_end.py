@@ -1,0 +1,123 @@
+"""Trains the recipes with several seeds, one process a run, and writes the README's table.
+
+    python benchmarks/end_to_end.py configs/tweets.yaml:3 configs/reviews_zh.yaml configs/imdb.yaml --imdb FOLDER
+
+The number behind a config is how many seeds (0, 1, ...) it is trained with; 1 without one. Rows of the same data stand
+together, under the majority class and TF-IDF + logistic regression on the same rows. A run that has finished is not
+repeated, and configs that are not named keep the results they have in the file: so the table can be filled bit by bit.
+Runs lie in logs/end_to_end/<name>/.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from keras_senti.config import read_config  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results" / "end_to_end.json"
+README = ROOT / "README.md"
+BASELINES = {"majority": "majority class", "tfidf_logistic_regression": "TF-IDF + logistic regression"}
+SCORES = [(part, score) for part in ("validation", "test") for score in ("accuracy", "macro_f1")]
+HEAD = ("data", "model", "validation accuracy", "macro-F1", "test accuracy", "macro-F1", "seconds")
+
+
+def find_or_run(config_file: str, name: str, seed: int, options: list[str]) -> Path:
+    """Returns the folder of the finished run of this config and seed."""
+    folder = ROOT / "logs" / "end_to_end" / name
+    for manifest in folder.glob(f"seed-{seed}_*/manifest.json"):
+        if json.loads(manifest.read_text())["status"] == "finished":
+            return manifest.parent
+    run_dir = folder / f"seed-{seed}_{int(time.time())}"
+    command = [sys.executable, "train.py", "--config", config_file, "--train.seed", str(seed), *options]
+    subprocess.run([*command, "--run_dir", str(run_dir)], check=True, cwd=ROOT)
+    return run_dir
+
+
+def summarize(values: list[float]) -> dict:
+    return {"mean": statistics.mean(values), "sd": statistics.stdev(values) if len(values) > 1 else 0.0, "all": values}
+
+
+def measure(config_file: str, seeds: int, options: list[str]) -> dict:
+    """Returns what the finished runs of a config scored, with the baselines on the same rows."""
+    config = read_config(ROOT / config_file)
+    folders = [find_or_run(config_file, config.name, seed, options) for seed in range(seeds)]
+    metrics = [json.loads((f / "metrics.json").read_text()) for f in folders]
+    manifests = [json.loads((f / "manifest.json").read_text()) for f in folders]
+    parts = [part for part in ("validation", "test") if part in metrics[0]]
+    beside = {"validation": metrics[0]["validation_baselines"], "test": metrics[0]["baselines"]}
+    return {
+        "data": config.data.source,
+        "scores": {
+            part: {s: summarize([m[part][s] for m in metrics]) for s in ("accuracy", "macro_f1", "log_loss")}
+            for part in parts
+        },
+        "baselines": {part: beside[part] for part in parts},
+        "seconds": summarize([m["seconds"] for m in manifests]),
+        "rows": manifests[0]["data"]["rows"],
+        "split_sha256": manifests[0]["data"]["split_sha256"],
+        "history": [pd.read_csv(f / "history.csv").to_dict("list") for f in folders],
+        "machine": describe_machine(),
+    }
+
+
+def describe_machine() -> dict:
+    path = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", path.read_text()) if path.exists() else None
+    return {"cpu": found.group(1) if found else platform.machine(), "cores": os.cpu_count()}
+
+
+def make_table(systems: dict[str, dict]) -> str:
+    """Returns the Markdown table: for each data set the baselines, then the configs."""
+    rows = []
+    for data in dict.fromkeys(system["data"] for system in systems.values()):
+        same = {config: system for config, system in systems.items() if system["data"] == data}
+        first, shown = next(iter(same.values())), data
+        for key, title in BASELINES.items():
+            cells = [f"{first['baselines'][p][key][s]:.3f}" if p in first["baselines"] else "" for p, s in SCORES]
+            rows.append((shown, title, *cells, ""))
+            shown = ""
+        for config, system in same.items():
+            seeds = len(system["seconds"]["all"])
+            cells = [show(system["scores"][p][s]) if p in system["scores"] else "" for p, s in SCORES]
+            title = f"`{config}` ({seeds} seed{'s' if seeds > 1 else ''})"
+            rows.append(("", title, *cells, f"{system['seconds']['mean']:,.0f}"))
+    return "\n".join("| " + " | ".join(row) + " |" for row in (HEAD, ("---",) * len(HEAD), *rows))
+
+
+def show(score: dict) -> str:
+    return f"{score['mean']:.3f} ± {score['sd']:.3f}" if len(score["all"]) > 1 else f"{score['mean']:.3f}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("configs", nargs="*", help="CONFIG or CONFIG:SEEDS; none: write the table again")
+    parser.add_argument("--imdb", metavar="PATH", help="archive, folder or table of IMDB, instead of fetching it")
+    options = parser.parse_args()
+    systems = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    for word in options.configs:
+        config_file, _, count = word.partition(":")
+        is_imdb = read_config(ROOT / config_file).data.source == "imdb"
+        more = ["--data.csv", str(Path(options.imdb).resolve())] if is_imdb and options.imdb else []
+        systems[config_file] = measure(config_file, int(count or 1), more)
+        RESULTS.write_text(json.dumps(systems, indent=1) + "\n", encoding="utf-8")
+    table = make_table(systems)
+    print(table)
+    before, _, rest = README.read_text(encoding="utf-8").partition("<!-- results -->")
+    after = rest.partition("<!-- /results -->")[2]
+    README.write_text(f"{before}<!-- results -->\n{table}\n<!-- /results -->{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
