@@ -314,7 +314,7 @@ def load_splits(source: Source) -> Splits:
                 f"{main}: no row of the class '{name}' is left for the train part, because its texts also stand there "
                 "under other labels. Mend these labels, or join the classes with data.label_map."
             )
-    check = check_data(parts, class_names, dropped.counts)
+    check = {**check_data(parts, class_names, dropped.counts), "group_column": settings.group_column}
     return Splits(**parts, class_names=class_names, check=check, dropped=dropped.rows)
 
 
@@ -397,6 +397,8 @@ def format_check(check: dict) -> str:
         f"dropped rows: {dropped}; repeated texts: {check['duplicate_rows']:,}; "
         f"texts with conflicting labels: {check['texts_with_conflicting_labels']:,}"
     )
+    if check.get("group_column"):
+        lines.append(f"split by {check['group_column']}: rows that share it are in the same part")
     shared = {pair: n for pair, n in check["texts_in_two_parts"].items() if n}
     if shared:
         found = ", ".join(f"{n:,} in {pair.replace('_', ' and ')}" for pair, n in shared.items())
