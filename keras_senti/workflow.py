@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from keras_senti import baselines, devices, evaluation, export, runs
+from keras_senti import baselines, devices, evaluation, export, runs, tensorboard
 from keras_senti.config import Config, UserError, read_config, suggest, write_yaml
 from keras_senti.data import Splits, clean_label, format_check, load_splits, map_label
 from keras_senti.models import build_model, check_activation
@@ -67,6 +67,7 @@ def _train_in_folder(config: Config, splits: Splits, run_dir: Path):
     tokens = len(encoded["train"].flat)
     print(f"{len(encoder.vocabulary):,} tokens in the vocabulary, {tokens:,} in the train part, {device}")
     model.summary(line_length=80)
+    shown = tensorboard.sample_rows(len(splits.validation))
     trained = train_model(
         model,
         (encoded["train"], splits.train.labels),
@@ -74,7 +75,10 @@ def _train_in_folder(config: Config, splits: Splits, run_dir: Path):
         config.train,
         config.text.sequence_length,
         run_dir,
+        tensorboard.Examples(shown, splits.validation.take(shown).texts, splits.class_names),
     )
+    board = run_dir / "tensorboard"
+    tensorboard.write_projector(board, model, make_predict(model), encoder.vocabulary, splits.class_names)
     export.export_model(model, encoder, splits.class_names, config, run_dir)
     runs.update_manifest(
         run_dir,
@@ -110,6 +114,7 @@ def _score(model, encoded, splits: Splits, config: Config, run_dir: Path):
         table.insert(3, "label", np.array(splits.class_names, dtype=object)[part.labels])
         tables.append(table)
     runs.write_text(run_dir / "predictions.csv", _to_csv(pd.concat(tables)))
+    tensorboard.write_hparams(run_dir / "tensorboard", config, f"{config.name}/{run_dir.name}", scores["validation"])
     beside = baselines.predict_baselines(splits.train, parts, len(splits.class_names))
     compared = {
         name: {
