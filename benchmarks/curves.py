@@ -1,6 +1,6 @@
 """Draws the learning curves of what `benchmarks/end_to_end.py` measured on one data set.
 
-    python benchmarks/curves.py tweets benchmarks/results/tweets.png
+python benchmarks/curves.py tweets benchmarks/results/tweets.png
 """
 
 import json

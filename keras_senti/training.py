@@ -15,6 +15,7 @@ from keras import ops
 
 from keras_senti.config import TrainConfig, UserError
 from keras_senti.pipeline import EncodedTexts, compute_padding_fraction, make_dataset, plan_by_length, plan_epoch
+from keras_senti.tensorboard import Board, Examples
 
 OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
@@ -158,6 +159,7 @@ def train_model(
     settings: TrainConfig,
     sequence_length: int,
     run_dir: Path,
+    examples: Examples | None = None,
 ) -> TrainedRun:
     """Trains the model in place and leaves it with the weights of its best epoch.
 
@@ -166,6 +168,7 @@ def train_model(
     Args:
         train: (encoded texts, labels (rows,) int, weights (rows,) float32). validation: the same without weights.
         run_dir: receives checkpoints/best.weights.h5, tensorboard/ and history.csv.
+        examples: validation rows that TensorBoard shows after each epoch.
     Raises:
         UserError: if the loss is not finite.
         KeyboardInterrupt: if interrupted before the first epoch was over.
@@ -195,11 +198,19 @@ def train_model(
         mode="min" if settings.monitor == "val_loss" else "max",
         patience=settings.early_stopping_patience_epochs or settings.epochs,
     )
+    board = Board(
+        run_dir / "tensorboard",
+        (encoded, labels, weights),
+        validation,
+        settings.batch_size,
+        make_predict(model),
+        examples,
+    )
     callbacks = [
         StopOnNonFinite(),
         Throughput(len(encoded), len(encoded.flat)),
         keep_best,
-        keras.callbacks.TensorBoard(str(run_dir / "tensorboard"), write_graph=False),
+        board,
         keras.callbacks.CSVLogger(str(run_dir / "history.csv")),
     ]
     begin, interrupted = time.perf_counter(), False

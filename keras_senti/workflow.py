@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from keras_senti import baselines, devices, evaluation, export, runs, vectors
+from keras_senti import baselines, devices, evaluation, export, runs, tensorboard, vectors
 from keras_senti.config import Config, UserError, read_config, suggest, write_yaml
 from keras_senti.corpus import Corpus, load_corpus
 from keras_senti.data import Dataset, clean_label, format_check, map_label
@@ -88,6 +88,7 @@ def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | No
     tokens = len(encoded["train"].flat)
     print(f"{len(encoder.vocabulary):,} tokens in the vocabulary, {tokens:,} in the train part, {device}")
     model.summary(line_length=80)
+    shown = tensorboard.sample_rows(len(splits.validation))
     trained = train_model(
         model,
         (encoded["train"], splits.train.labels, splits.train.weights),
@@ -95,7 +96,10 @@ def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | No
         config.train,
         config.text.sequence_length,
         run_dir,
+        tensorboard.Examples(shown, list(splits.validation.take(shown).texts), splits.class_names),
     )
+    board = run_dir / "tensorboard"
+    tensorboard.write_projector(board, model, make_predict(model), encoder.vocabulary, splits.class_names)
     export.export_model(model, encoder, splits.class_names, config, run_dir)
     runs.update_manifest(run_dir, parameters=model.count_params(), training=dataclasses.asdict(trained))
     print(
@@ -116,6 +120,8 @@ def _score(model, corpus: Corpus, config: Config, run_dir: Path):
     predicted = {name: predict_in_batches(predict, corpus.encoded[name]) for name in parts}
     scores = {n: evaluation.compute_metrics(parts[n].labels, predicted[n], class_names) for n in parts}
     _write_run_predictions(run_dir / "predictions.csv", parts, predicted, class_names)
+    run_name = f"{config.name}/{run_dir.name}"
+    tensorboard.write_hparams(run_dir / "tensorboard", config, run_name, scores["validation"])
     # The baselines keep their texts in memory, so a sample must do for a large part.
     rows = {n: part.sample(config.baselines.max_rows, config.data.seed) for n, part in splits.parts().items()}
     compared = {name: parts[name].take(rows[name]) for name in parts}

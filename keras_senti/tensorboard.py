@@ -1,0 +1,290 @@
+"""What TensorBoard shows of a run, beyond the curves: gradients, errors, examples, words and settings.
+
+In the run's folder tensorboard/: train/ (curves, weights, gradients, graph, projector), validation/ (curves, confusion
+matrix, examples) and hparams/ (settings and final scores). The step is the epoch; Keras counts from 0, and so do we.
+"""
+
+import dataclasses
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from google.protobuf import text_format
+from matplotlib import font_manager
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from tensorboard.plugins import projector
+from tensorboard.plugins.hparams import api as hparams_api
+
+from keras_senti.config import Config
+from keras_senti.pipeline import EncodedTexts, padded_length, predict_in_batches
+from keras_senti.runs import write_text
+
+MOST_EXAMPLE_ROWS = 5000  # predicted after each epoch; the error of an accuracy from so many rows is 0.6 points
+MOST_WORDS = 10000  # above this the projector in a browser samples or stalls
+LISTED = 12  # texts in a table of examples
+MOST_CHARACTERS = 300  # of a text in such a table
+LINE_CHARACTERS = 60  # a longer line makes TensorBoard break the words of the other columns
+MOST_COUNTED_CLASSES = 20  # above this, numbers in the cells of a confusion matrix cannot be read
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Validation rows that are looked at after each epoch, always the same ones: see `sample_rows`.
+
+    rows: (shown,) int, row numbers in the validation part. texts: of these rows. class_names: by label.
+    """
+
+    rows: np.ndarray
+    texts: list[str]
+    class_names: tuple[str, ...]
+
+
+def sample_rows(rows: int, at_most: int = MOST_EXAMPLE_ROWS) -> np.ndarray:
+    """Returns at most so many of the row numbers 0 to rows - 1, in order; equal arguments give equal rows."""
+    return np.sort(np.random.default_rng(0).choice(rows, min(rows, at_most), replace=False))
+
+
+class Board(keras.callbacks.TensorBoard):
+    """Keras' curves and conceptual graph, and what they lack, after each epoch.
+
+    Gradients (histograms, and their norm: all together and a layer, where vanishing gradients show) are those of the
+    training loss, before clipping, on one fixed probe batch of train texts, without dropout. Of an
+    embedding's gradient the histogram has the rows of the probe's tokens only; the others are 0.
+
+    Nothing that training depends on changes: Keras' recurrent layers advance their seed generators even without
+    dropout being active (3.15: `_maybe_config_dropout_masks` in every call), so these are put back.
+
+    Keras' own writers are used, because two event files that grow in one folder hide each other from a reader.
+
+    Args:
+        path: the folder tensorboard/; a second call (resumed training) adds to what is there.
+        train: (encoded texts, labels (rows,) int, weight in the loss (rows,) float32).
+        validation: (encoded texts, labels (rows,) int).
+        probe_rows: size of the probe batch: no more than a training step has, so that it fits into memory.
+        predict: a tf.function with input signature, from (batch, time) int32 token ids to (batch, classes)
+            probabilities, without dropout.
+        examples: what to show of the validation part; None: neither confusion matrix nor texts.
+    """
+
+    def __init__(self, path: Path, train, validation, probe_rows: int, predict, examples: Examples | None = None):
+        super().__init__(str(path), write_graph=True)
+        encoded, labels, weights = train
+        rows = sample_rows(len(encoded), probe_rows)
+        lengths = encoded.lengths[rows]
+        ids = encoded.pad(rows, padded_length(lengths, int(lengths.max()), True))
+        self.probe = tuple(map(tf.constant, (ids, labels[rows], weights[rows])))
+        self.compute_gradients = tf.function(self._compute_gradients)
+        self.predict, self.examples = predict, examples
+        if examples is not None:
+            encoded, labels = validation
+            texts = [encoded.flat[encoded.offsets[row] : encoded.offsets[row + 1]] for row in examples.rows]
+            self.encoded = EncodedTexts(np.concatenate(texts), np.append(0, np.cumsum([len(t) for t in texts])))
+            self.labels = labels[examples.rows]
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        # The graphs tab opens with the graph of operations, and with an error where there is only a conceptual one.
+        with self._train_writer.as_default():
+            tf.summary.graph(self.predict.get_concrete_function().graph)
+
+    def on_test_end(self, logs=None):
+        pass  # Keras would write the validation curves a second time, over steps
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        weights = {weight.path for weight in self.model.weights}
+        seeds = [(v, v.numpy()) for v in self.model.non_trainable_variables if v.path not in weights]
+        with self._train_writer.as_default(epoch):
+            self._write_weights_and_gradients()
+        with self._val_writer.as_default(epoch):
+            if self.examples is not None:
+                probabilities = predict_in_batches(self.predict, self.encoded)
+                write_confusion_matrix(self.labels, probabilities, self.examples.class_names)
+                table = format_examples(self.examples.texts, self.labels, probabilities, self.examples.class_names)
+                tf.summary.text("examples", table)
+        for variable, value in seeds:
+            variable.assign(value)
+        self._train_writer.flush()
+        self._val_writer.flush()
+
+    def _compute_gradients(self) -> list:
+        ids, labels, weights = self.probe
+        with tf.GradientTape() as tape:
+            probabilities = self.model(ids, training=False)
+            one_hot = tf.one_hot(labels, probabilities.shape[-1])
+            loss = self.model.compute_loss(ids, one_hot, probabilities, weights, training=False)
+        return [_drop_untouched_rows(g) for g in tape.gradient(loss, self.model.trainable_variables)]
+
+    def _write_weights_and_gradients(self):
+        gradients = {
+            variable.path: gradient
+            for variable, gradient in zip(self.model.trainable_variables, self.compute_gradients())
+            if gradient is not None
+        }
+        tf.summary.scalar("gradient_norm/all", tf.linalg.global_norm(list(gradients.values())))
+        for layer in self.model.layers:
+            of_layer = [gradients[weight.path] for weight in layer.weights if weight.path in gradients]
+            if of_layer:
+                tf.summary.scalar(f"gradient_norm/{layer.name}", tf.linalg.global_norm(of_layer))
+            for weight in layer.weights:
+                name = weight.path.removeprefix(self.model.name + "/")
+                tf.summary.histogram(f"weights/{name}", weight)
+                if weight.path in gradients:
+                    tf.summary.histogram(f"gradients/{name}", gradients[weight.path])
+
+
+def _drop_untouched_rows(gradient):
+    """Sums up a sparse gradient, which an embedding has, into (tokens that occur, embedding_dim)."""
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    tokens, position = tf.unique(tf.reshape(gradient.indices, [-1]))
+    return tf.math.unsorted_segment_sum(gradient.values, position, tf.size(tokens))
+
+
+def write_confusion_matrix(labels: np.ndarray, probabilities: np.ndarray, class_names):
+    """Writes the image `confusion_matrix` to the default writer; arguments as of `evaluation.compute_metrics`."""
+    matrix = np.zeros((len(class_names),) * 2, np.int64)
+    np.add.at(matrix, (labels, probabilities.argmax(axis=1)), 1)
+    image, is_named = draw_confusion_matrix(matrix, class_names)
+    legend = "" if is_named else ": " + ", ".join(f"{i} = {escape_markdown(n)}" for i, n in enumerate(class_names))
+    tf.summary.image("confusion_matrix", image[None], description=f"{len(labels):,} fixed validation rows{legend}")
+
+
+def draw_confusion_matrix(matrix: np.ndarray, class_names) -> tuple[np.ndarray, bool]:
+    """Draws counts and shares of the true class; the share is the colour.
+
+    Args:
+        matrix: (classes, classes) int; row: true class, column: predicted class.
+    Returns: ((height, width, 4) uint8, whether the classes are named; numbered if no installed font has their names).
+    """
+    classes = len(class_names)
+    font = find_font("".join(class_names))
+    names = [str(i) for i in range(classes)] if font is None else [name[:30] for name in class_names]
+    total = matrix.sum(axis=1, keepdims=True)
+    share = np.divide(matrix, total, out=np.zeros(matrix.shape), where=total > 0)
+    figure = Figure(figsize=(1.8 + 0.7 * min(classes, 25),) * 2, dpi=120, layout="constrained")
+    canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(classes), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(classes), names)
+    for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
+        label.set_fontproperties(font)
+        label.set_parse_math(False)  # a $ is a $
+    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.set_title(f"accuracy {np.trace(matrix) / max(1, matrix.sum()):.3f} on {matrix.sum():,} rows")
+    if classes <= MOST_COUNTED_CLASSES:
+        for (row, column), count in np.ndenumerate(matrix):
+            color = "white" if share[row, column] > 0.5 else "black"
+            axes.text(column, row, f"{count:,}\n{share[row, column]:.0%}", ha="center", va="center", color=color)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba()), font is not None
+
+
+def find_font(text: str) -> font_manager.FontProperties | None:
+    """Returns the usual font if it has every character, else the first installed one that has, else None.
+
+    Left out: slanted fonts, bitmaps, and matplotlib's Last Resort, which has a box for every character.
+    """
+    usual = font_manager.findfont(font_manager.FontProperties())
+    fonts = font_manager.fontManager.ttflist
+    installed = sorted({f.fname for f in fonts if f.style == "normal" and not f.name.startswith("Last Resort")})
+    for path in [usual, *installed]:
+        try:
+            font = font_manager.get_font(path)
+            if font.scalable and all(font.get_char_index(ord(character)) for character in text):
+                return font_manager.FontProperties(fname=path)
+        except (OSError, RuntimeError):  # gone since matplotlib listed it, or damaged
+            continue
+    return None
+
+
+def format_examples(texts, labels: np.ndarray, probabilities: np.ndarray, class_names) -> str:
+    """Returns two Markdown tables: the same texts of every class in each epoch, and the most certain errors."""
+    per_class = max(1, LISTED // len(class_names))
+    fixed = [row for label in range(len(class_names)) for row in np.flatnonzero(labels == label)[:per_class]]
+    predicted, certainty = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    worst = wrong[np.argsort(-certainty[wrong], kind="stable")[:LISTED]]
+    lines = []
+    for title, rows in (
+        ("The same texts after each epoch", fixed[:LISTED]),
+        (f"The most certain errors ({len(wrong):,} of {len(labels):,} rows are wrong)", worst),
+    ):
+        lines += [f"### {title}", "", "| text | true class | predicted | probability |", "| --- | --- | --- | --- |"]
+        for row in rows:
+            text = texts[row] if len(texts[row]) <= MOST_CHARACTERS else texts[row][:MOST_CHARACTERS] + "…"
+            text = "<br>".join(map(escape_markdown, textwrap.wrap(text, LINE_CHARACTERS)))
+            true, found = (escape_markdown(class_names[label]) for label in (labels[row], predicted[row]))
+            found = found if predicted[row] == labels[row] else f"**{found}**"
+            lines.append(f"| {text} | {true} | {found} | {certainty[row]:.3f} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def escape_markdown(text: str) -> str:
+    """Returns text that Markdown and HTML show as it is, in one line; what cannot be seen becomes a space."""
+    plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return "".join(c if c.isalnum() or c == " " or c > "~" else f"&#{ord(c)};" for c in plain)
+
+
+def write_projector(path: Path, model: keras.Model, predict, vocabulary: list[str], class_names):
+    """Writes the words' vectors with what the model says of each word alone, for the projector tab.
+
+    Keras' `embeddings_freq` names a tensor that its weights file does not hold, so the tab stays empty
+    (https://github.com/keras-team/keras/issues/20210). The folder is train/: it has events, so the projector looks
+    there whatever `--logdir` is, and none below it, which would show the same words again.
+
+    Args:
+        path: the folder tensorboard/. model: with its best weights. predict: as for `Board`.
+        vocabulary: tokens by id, padding first, then [UNK], then the most frequent; at most MOST_WORDS are written.
+    """
+    ids = np.arange(1, min(len(vocabulary), MOST_WORDS + 1), dtype=np.int32)
+    probabilities = predict_in_batches(predict, EncodedTexts(ids, np.arange(len(ids) + 1)))
+    header = ["word", "predicted", *(f"probability_{name}" for name in class_names), "rank"]
+    lines = ["\t".join(map(_escape_cell, header))]
+    for token_id, row in zip(ids, probabilities):
+        # The rank of [UNK], which stands for all rare words, is 0.
+        cells = [vocabulary[token_id], class_names[row.argmax()], *(f"{p:.3f}" for p in row), str(token_id - 1)]
+        lines.append("\t".join(map(_escape_cell, cells)))
+    folder = path / "train"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "metadata.tsv", "\n".join(lines) + "\n")
+    config = projector.ProjectorConfig()
+    config.embeddings.add(tensor_name="embedding/.ATTRIBUTES/VARIABLE_VALUE", metadata_path="metadata.tsv")
+    write_text(folder / "projector_config.pbtxt", text_format.MessageToString(config))
+    vectors = model.get_layer("embedding").get_weights()[0][ids]
+    # `save`, not `write`: the projector finds it by the file `checkpoint`, with a relative path, so the run can move.
+    tf.train.Checkpoint(embedding=tf.Variable(vectors)).save(str(folder / "words"))
+
+
+def _escape_cell(text: str) -> str:
+    """One cell of a TSV file: no tab, no line end, and something to be seen."""
+    plain = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+    return plain if plain.strip() else repr(plain)
+
+
+def write_hparams(path: Path, config: Config, run_name: str, scores: dict):
+    """Writes the settings of text, model and training with the final validation scores: a row of the HParams tab.
+
+    Test scores are left out: who compares runs, chooses, and the test part is no part to choose on. The folder is one
+    of its own, because TensorBoard takes every curve below a run with settings for a column of the table.
+
+    Args:
+        path: the folder tensorboard/. run_name: the name of the row. scores: of `evaluation.compute_metrics`.
+    """
+    settings = {
+        f"{section}.{key}": value
+        for section in ("text", "model", "train")
+        for key, value in dataclasses.asdict(getattr(config, section)).items()
+        if isinstance(value, bool | int | float | str)
+    }
+    writer = tf.summary.create_file_writer(str(path / "hparams"))
+    with writer.as_default(step=0):
+        hparams_api.hparams(settings, trial_id=run_name)
+        for name in ("accuracy", "macro_f1", "log_loss"):
+            tf.summary.scalar(f"validation/{name}", scores[name])
+    writer.close()
