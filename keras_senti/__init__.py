@@ -5,7 +5,8 @@
 
 Importing this package imports nothing heavy: TensorFlow starts when something that needs it is first used.
 The modules are stages, in the order in which text flows through them; each imports only from those above it:
-config, runs, devices, tables, data, text, pipeline, layers, models, evaluation, baselines, training, export, workflow.
+config, runs, devices, tables, data, text, pipeline, layers, models, evaluation, baselines, checkpoints,
+training, export, workflow.
 """
 
 import os

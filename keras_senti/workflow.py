@@ -1,15 +1,22 @@
 """The whole way, in one screen each: `train_run` from settings to a model, `evaluate_*` from a run to scores."""
 
+import contextlib
 import csv
 import dataclasses
+import errno
+import hashlib
+import json
 import math
 import os
+import re
 import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
+import tensorflow as tf
+import yaml
 from tqdm import tqdm
 
 from keras_senti import baselines, devices, evaluation, export, runs
@@ -27,6 +34,8 @@ CHUNK_ROWS = 5000
 def train_run(config: Config) -> Path:
     """Trains, exports and scores as the settings say; prints what happens and returns the run folder.
 
+    With `config.resume` (see `parse_config`), it does what is left of the run in that folder.
+
     Raises:
         UserError: for settings or data that cannot work, mostly before a folder is made; after that the manifest says
             `failed`.
@@ -37,18 +46,77 @@ def train_run(config: Config) -> Path:
     check_activation(config.model)
     if config.text.stop_words is not None:
         read_stop_words(config.text.stop_words)
-    splits = load_splits(config.data)
-    run_dir = runs.create_run_dir(config.name, config.run_dir)
-    print(f"run folder: {run_dir}\n\ndata ({config.data.source}):\n{format_check(splits.check)}\n", flush=True)
-    runs.write_text(run_dir / "config.yaml", write_yaml(dataclasses.replace(config, run_dir=None)))
-    runs.update_manifest(run_dir, status="running", **runs.describe_environment())
-    try:
-        _train_in_folder(config, splits, run_dir)
-    except BaseException as error:
-        runs.update_manifest(run_dir, status="failed", error=f"{type(error).__name__}: {error}")
-        raise
-    runs.update_manifest(run_dir, status="finished", seconds=round(time.perf_counter() - begin, 1))
+    if config.resume is None:
+        splits = load_splits(config.data)
+        run_dir = runs.create_run_dir(config.name, config.run_dir)
+    else:
+        run_dir = runs.check_unfinished_run_dir(config.resume)
+    with runs.lock_run_dir(run_dir):
+        if config.resume is not None:
+            splits = load_splits(config.data)
+        print(f"run folder: {run_dir}\n\ndata ({config.data.source}):\n{format_check(splits.check)}\n", flush=True)
+        _open_folder(config, splits, run_dir)
+        try:
+            with _explain_failed_writes(run_dir):
+                _train_in_folder(config, splits, run_dir)
+        except BaseException as error:
+            with contextlib.suppress(UserError):  # the disk may be full: the first error is the one to be shown
+                runs.update_manifest(run_dir, status="failed", error=f"{type(error).__name__}: {error}")
+            raise
+        runs.update_manifest(run_dir, status="finished", seconds=round(time.perf_counter() - begin, 1))
     return run_dir
+
+
+def _open_folder(config: Config, splits: Splits, run_dir: Path):
+    """Writes manifest and settings of a new run; checks that a resumed one is the same run as before."""
+    data = {"sha256": splits.files, "rows": splits.check["rows"], "split_sha256": splits.check["split_sha256"]}
+    settings = write_yaml(dataclasses.replace(config, run_dir=None, resume=None))
+    if config.resume is None:
+        entries = {"data": data, "settings_sha256": _fingerprint(settings), **runs.describe_environment()}
+    else:
+        runs.check_unfinished_run_dir(run_dir)  # another process may have finished it before this one had the lock
+        manifest = runs.read_manifest(run_dir)
+        if data != manifest.get("data"):
+            raise UserError(
+                f"--resume: the data ({', '.join(splits.files)}) is not what it was when the run in {run_dir} began. "
+                "Bring the old content back, or start a new run."
+            )
+        if _fingerprint((run_dir / "config.yaml").read_text(encoding="utf-8")) != manifest.get("settings_sha256"):
+            raise UserError(
+                f"--resume: {run_dir / 'config.yaml'} was changed after the run began. Undo the change, or start a new "
+                f"run with it: --config {run_dir / 'config.yaml'}"
+            )
+        runs.remove_leftovers(run_dir)
+        if not any((run_dir / "checkpoints").glob("step-*.npz")):
+            print("the run was stopped before its first checkpoint: it begins at the start", flush=True)
+        entries = {"error": None, "resumes": manifest.get("resumes", 0) + 1}
+    runs.update_manifest(run_dir, status="running", **entries)
+    runs.write_text(run_dir / "config.yaml", settings)
+
+
+def _fingerprint(settings: str) -> str:
+    """Returns the SHA-256 of those settings (YAML) that a resumed run keeps."""
+    content = yaml.safe_load(settings)
+    del content["device"], content["train"]["epochs"]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _explain_failed_writes(run_dir: Path):
+    """Makes one message of what Python, Keras and TensorFlow raise when a file of the run cannot be written."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError, runs.WriteError) as error:
+        # Keras' own files fail without a file name; a closed pipe or a data file that is gone must pass.
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+        if not full and str(run_dir) not in str(error):
+            raise
+        where = "" if isinstance(error, runs.WriteError) else f"cannot write into {run_dir}: "
+        reason = re.sub(r"^\{\{.*?\}\} ", "", str(error).splitlines()[0])
+        raise UserError(
+            f"{where}{reason} Mend this (a full disk, a missing folder?); then `python train.py --resume {run_dir}` "
+            "continues from the last good state."
+        ) from error
 
 
 def _train_in_folder(config: Config, splits: Splits, run_dir: Path):
@@ -69,7 +137,7 @@ def _train_in_folder(config: Config, splits: Splits, run_dir: Path):
     model.summary(line_length=80)
     trained = train_model(
         model,
-        (encoded["train"], splits.train.labels),
+        (encoded["train"], splits.train.labels, np.ones(len(splits.train), np.float32)),
         (encoded["validation"], splits.validation.labels),
         config.train,
         config.text.sequence_length,
@@ -80,7 +148,6 @@ def _train_in_folder(config: Config, splits: Splits, run_dir: Path):
         run_dir,
         device=device,
         seeds={"data": config.data.seed, "train": config.train.seed},
-        data={"sha256": splits.files, "rows": splits.check["rows"], "split_sha256": splits.check["split_sha256"]},
         vocabulary_size=len(encoder.vocabulary),
         unknown_fraction={name: float((e.flat == 1).mean()) for name, e in encoded.items() if len(e.flat)},
         parameters=model.count_params(),

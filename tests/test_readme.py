@@ -36,9 +36,9 @@ def test_ci_takes_both_commands_from_the_readme():
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "train.py" in c])
-def test_every_train_command_parses(command, monkeypatch):
+def test_every_train_command_parses(command, trained_run, monkeypatch):
     monkeypatch.chdir(ROOT)
-    words = shlex.split(command.split("&&")[-1], comments=True)
+    words = shlex.split(command.split("&&")[-1].replace("logs/tweets/<run>", str(trained_run)), comments=True)
     try:
         parse_config(words[words.index("train.py") + 1 :])
     except SystemExit as end:  # --help, --print_config
