@@ -229,6 +229,8 @@ class TrainConfig:
     """Stop after so many epochs without improvement; null: run all epochs."""
     bucket_by_length: bool = True
     """Batch texts of similar length together and pad to the longest; false: pad all to text.sequence_length."""
+    checkpoint_minutes: float = 10
+    """Minutes of training between two checkpoints inside an epoch; each epoch's end has one too (see --resume)."""
     seed: int = 0
     """Fixes initial weights, order and dropout."""
     evaluate_test: bool = True
@@ -248,6 +250,8 @@ class TrainConfig:
             "a number above 0, or null for no clipping",
         )
         _require_at_least(1, "train.early_stopping_patience_epochs", self.early_stopping_patience_epochs)
+        minutes = self.checkpoint_minutes
+        _require(0 < minutes < math.inf, "train.checkpoint_minutes", minutes, "a number above 0")
         _require(0 <= self.seed <= _LARGEST_SEED, "train.seed", self.seed, f"0 to {_LARGEST_SEED}")
 
 
@@ -284,6 +288,9 @@ class Config:
     init_from: str | None = None
     """Run folder or SavedModel to train further. Its vocabulary, text and model settings are used unless you give
     others; dropouts may differ, text settings may not. Other classes get a new last layer."""
+    resume: str | None = None
+    """On the command line only: folder of an unfinished run, which goes on with its own settings. Beside it, only
+    train.epochs and device.* can be given."""
     data: DataConfig = field(default_factory=DataConfig)
     text: TextConfig = field(default_factory=TextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -331,8 +338,14 @@ def parse_config(argv: list[str], is_stored: bool = False) -> Config:
     Raises:
         UserError: for an unknown key (with the nearest name), a wrong type, value or file.
     """
-    argv = _file_first(argv)
     _check_option_names(argv)
+    resume, argv = _take_option(argv, "--resume", "folder", "logs/tweets/2026-01-31T12-00-00Z")
+    if resume is not None:
+        argv = [*_words_of_run(resume, argv), *argv]
+    file, argv = _take_option(argv, "--config", "file", "configs/tweets.yaml")
+    if file is not None:
+        _check_file(file)
+        argv = ["--config", file, *argv]  # in front, so that everything on the command line overrides it
     show = "--print_config" in argv
     argv = [word for word in argv if word != "--print_config"]
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -344,7 +357,7 @@ def parse_config(argv: list[str], is_stored: bool = False) -> Config:
     )
     parser.add_argument("--config", action="config", help="YAML file with what differs from the defaults.")
     parser.add_class_arguments(Config, as_group=True)
-    model_dir = None if is_stored else _find_init_from(argv)
+    model_dir = None if is_stored or resume else _find_init_from(argv)
     if model_dir:
         model_settings = _read_model_settings(model_dir)
         parser.set_defaults(model_settings)
@@ -354,6 +367,8 @@ def parse_config(argv: list[str], is_stored: bool = False) -> Config:
         config = Config(**vars(parser.instantiate(values)))
         if model_dir:
             _check_text_settings(config.text, model_settings)
+        _require(config.resume is None, "resume", config.resume, "it on the command line: --resume RUN_DIR")
+        config = dataclasses.replace(config, resume=resume)
         if not show:
             check_source(config.data)
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
@@ -446,23 +461,38 @@ def _plain(message: str) -> str:
     return " ".join(message.split())
 
 
-def _file_first(argv: list[str]) -> list[str]:
-    """Moves `--config FILE` to the front, so that everything on the command line overrides it."""
-    front, rest, words = [], [], iter(argv)
+def _take_option(argv: list[str], name: str, what: str, example: str) -> tuple[str | None, list[str]]:
+    """Returns the value of an option, None where it is not given, and the other words."""
+    values, rest, words = [], [], iter(argv)
     for word in words:
-        if word == "--config":
-            front += [word, *[next(words, None)]]
-        elif word.startswith("--config="):
-            front.append(word)
+        if word == name:
+            values.append(next(words, ""))
+        elif word.startswith(f"{name}="):
+            values.append(word.partition("=")[2])
         else:
             rest.append(word)
-    if front and front[-1] is None:
-        raise UserError("--config: received no file name. Give one: --config configs/tweets.yaml")
-    if sum(word.startswith("--config") for word in front) > 1:
-        raise UserError("--config: received twice, expected one file. Put the settings into one file, or on the line.")
-    if front:
-        _check_file(front[-1].removeprefix("--config="))
-    return front + rest
+    if "" in values:
+        raise UserError(f"{name}: received no {what} name. Give one: {name} {example}")
+    if len(values) > 1:
+        raise UserError(f"{name}: received twice, expected one {what}.")
+    return (values[0] if values else None), rest
+
+
+def _words_of_run(run_dir: str, argv: list[str]) -> list[str]:
+    """Returns the words that read the settings of a run which is resumed; checks what else was given."""
+    for name in (word[2:].partition("=")[0] for word in argv if word.startswith("--")):
+        if name not in ("train.epochs", "help") and not name.startswith("device."):
+            raise UserError(
+                f"--{name}: a resumed run keeps its settings. Beside --resume only --train.epochs and --device.* "
+                "can be given; leave this one out, or start a new run."
+            )
+    file = Path(run_dir) / "config.yaml"
+    if not file.is_file():
+        raise UserError(
+            f"--resume: {run_dir} is not a run folder (no config.yaml). Expected one such as "
+            "logs/tweets/2026-01-31T12-00-00Z."
+        )
+    return ["--config", str(file)]
 
 
 def _check_file(name: str):

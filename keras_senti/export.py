@@ -1,5 +1,6 @@
 """The SavedModel, out and back in: strings in, probabilities out, anywhere TensorFlow runs; and it can be trained."""
 
+import os
 from pathlib import Path
 
 import keras
@@ -65,12 +66,13 @@ def export_model(model: keras.Model, encoder: TextEncoder, class_names, config: 
     """
     portable = build_model(config.model, len(encoder.vocabulary), len(class_names), portable=True)
     portable.set_weights(model.get_weights())
-    portable.save(run_dir / "model.keras")
+    # Written beside and renamed, so that model.keras and the folder saved_model are always whole.
+    portable.save(run_dir / "writing-model.keras")
+    os.replace(run_dir / "writing-model.keras", run_dir / "model.keras")
     served = _Served(
         portable, encoder, class_names, [run_dir / n for n in ("vocabulary.txt", "class_names.json", "config.yaml")]
     )
     signatures = {name: getattr(served, name) for name in ("tokens", "training", "tokenize")}
-    # Written beside and renamed, so that a folder called saved_model is always whole.
     temporary = run_dir / "writing-saved_model"
     tf.saved_model.save(served, str(temporary), signatures={"serving_default": served.serve, **signatures})
     temporary.rename(run_dir / "saved_model")

@@ -3,21 +3,32 @@
 config.yaml · manifest.json · data_check.json · dropped_rows.csv · vocabulary.txt · class_names.json · checkpoints/ ·
 history.csv · tensorboard/ · model.keras · saved_model/ · metrics.json · predictions.csv · evaluations/
 
-JSON, CSV, weights and the SavedModel are written under a temporary name and then renamed: whoever reads finds the old
-content or the new, never half.
+Everything but tensorboard/ is written under a temporary name (writing-...) and then renamed: whoever reads finds the
+old content or the new, never half.
 """
 
+import contextlib
 import datetime
 import hashlib
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
 from keras_senti.config import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing there keeps two runs out of one folder
+    fcntl = None
+
+
+class WriteError(UserError):
+    """A file cannot be written: the disk is full, the folder is gone or not ours."""
 
 
 def check_new_run_dir(run_dir) -> Path:
@@ -65,18 +76,65 @@ def create_stamped_dir(parent: Path, prefix: str = "") -> Path:
             continue
 
 
-def write_text(path: Path, text: str):
-    """Writes UTF-8 text so that a crash leaves the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+@contextlib.contextmanager
+def lock_run_dir(run_dir: Path):
+    """Keeps other processes out of a run folder. The lock ends with the process, also by kill -9.
+
+    Raises:
+        UserError: if another process has it, before anything is changed.
+    """
     try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        (run_dir / "checkpoints").mkdir(exist_ok=True)
+        file = open(run_dir / "checkpoints" / "lock", "a")
+    except OSError as error:
+        raise WriteError(f"cannot write into {run_dir}: {error.strerror}.") from None
+    with file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{run_dir}: another process is running in this folder. Wait until it has ended.") from None
+        except OSError:
+            pass  # a file system without locks
+        yield run_dir
+
+
+def remove_leftovers(run_dir: Path):
+    """Removes what was half-written when a run was killed, and what it will write again."""
+    again = ("model.keras", "saved_model", "metrics.json", "predictions.csv")
+    for path in [*run_dir.glob("writing-*"), *run_dir.glob("checkpoints/writing-*"), *map(run_dir.joinpath, again)]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replace_file(path: Path):
+    """Opens a binary file that takes the place of `path` when it is whole and on the disk; a crash leaves the old one.
+
+    Raises:
+        WriteError: if it cannot be written.
+    """
+    temporary = path.with_name(f"writing-{path.name}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}.") from None
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise WriteError(f"cannot write {path}: {error.strerror or error}.") from None
+        raise
+
+
+def write_text(path: Path, text: str):
+    """Writes UTF-8 text so that a crash leaves the old file or the new one."""
+    with replace_file(path) as file:
+        file.write(text.encode("utf-8"))
 
 
 def write_json(path: Path, content):
@@ -131,6 +189,32 @@ def check_run_dir(path) -> Path:
     Raises:
         UserError: if it is no run folder, or its run has not finished.
     """
+    status = read_manifest(path).get("status")
+    if status != "finished":
+        raise UserError(
+            f"{path}: this run is '{status}', not 'finished'; there is nothing to evaluate. If it was "
+            f"stopped, `python train.py --resume {path}` continues it."
+        )
+    return Path(path)
+
+
+def check_unfinished_run_dir(path) -> Path:
+    """Returns the path of a run that can be resumed.
+
+    Raises:
+        UserError: if it is no run folder, or its run has finished.
+    """
+    if read_manifest(path).get("status") == "finished":
+        raise UserError(f"{path}: this run has finished; there is nothing to resume.")
+    return Path(path)
+
+
+def read_manifest(path) -> dict:
+    """Returns the manifest of a run folder.
+
+    Raises:
+        UserError: if it is no run folder, or the manifest is damaged.
+    """
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z.")
@@ -141,7 +225,4 @@ def check_run_dir(path) -> Path:
     manifest = read_json(path / "manifest.json")
     if not isinstance(manifest, dict):
         raise UserError(f"{path / 'manifest.json'} is damaged: expected an object, received {type(manifest).__name__}.")
-    status = manifest.get("status")
-    if status != "finished":
-        raise UserError(f"{path}: this run is '{status}', not 'finished'; there is nothing to evaluate.")
-    return path
+    return manifest

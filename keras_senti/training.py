@@ -1,8 +1,9 @@
-"""Compile, callbacks, fit: from batches to the best weights, with curves in TensorBoard."""
+"""Compile, callbacks, fit: from batches to the best weights, with curves in TensorBoard; also after a kill -9."""
 
+import csv
+import io
 import itertools
 import math
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_senti import runs
+from keras_senti.checkpoints import Progress, restore_metrics, restore_newest, write_checkpoint
 from keras_senti.config import TrainConfig, UserError
 from keras_senti.pipeline import EncodedTexts, compute_padding_fraction, make_dataset, plan_by_length, plan_epoch
 from keras_senti.tensorboard import Board, Examples
@@ -27,7 +30,10 @@ OPTIMIZERS = {
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What training found out. best_epoch counts from 1; padding_fraction is the share of positions without a token."""
+    """What training found out, resumed parts together.
+
+    best_epoch counts from 1; padding_fraction is the share of positions without a token.
+    """
 
     best_epoch: int
     epochs_run: int
@@ -70,29 +76,74 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         return {name: getattr(self, name) for name in names}
 
 
-class KeepBest(keras.callbacks.EarlyStopping):
-    """Early stopping that also writes the best weights to a file at once, so that a crash leaves them."""
+class KeepBest(keras.callbacks.Callback):
+    """Keeps the weights of the best epoch; stops after `patience_epochs` without a better one.
 
-    def __init__(self, path: Path, **kwargs):
-        super().__init__(restore_best_weights=True, **kwargs)
-        self.path = path
+    Keras' EarlyStopping forgets in `on_train_begin` what it knew; this one has all its state in `progress`.
+    """
+
+    def __init__(self, progress: Progress, monitor: str, patience_epochs: int):
+        super().__init__()
+        self.progress, self.monitor, self.patience_epochs = progress, monitor, patience_epochs
+        self.sign = -1 if monitor == "val_loss" else 1
 
     def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, logs)
-        if self.best_epoch == epoch:
-            temporary = self.path.with_name(f"writing-{self.path.name}")
-            self.model.save_weights(temporary)
-            os.replace(temporary, self.path)
+        value, best = float(logs[self.monitor]), self.progress
+        if not best.best_epoch or self.sign * value > self.sign * best.best_value:
+            best.best_epoch, best.best_value, best.best_weights = epoch + 1, value, self.model.get_weights()
+        if epoch + 1 - best.best_epoch >= self.patience_epochs:
+            self.model.stop_training = True
+
+
+class SaveProgress(keras.callbacks.Callback):
+    """Writes history.csv and the checkpoints. The last of the callbacks: what it saves, all the others have seen."""
+
+    def __init__(self, progress: Progress, run_dir: Path, every_seconds: float):
+        super().__init__()
+        self.progress, self.run_dir, self.every_seconds = progress, run_dir, every_seconds
+        self.written = time.perf_counter()
+        self.begin = self.written - progress.seconds
+
+    def on_epoch_begin(self, epoch, logs=None):
+        restore_metrics(self.model, self.progress)
+        self.steps = self.progress.step + self.params["steps"]
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.progress.step += 1
+        # After the last step it is the epoch's end that writes: fit cannot begin an epoch without a step.
+        if self.progress.step < self.steps and time.perf_counter() - self.written >= self.every_seconds:
+            self._write()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.progress.epoch, self.progress.step = epoch + 1, 0
+        self.progress.history.append({"epoch": epoch, **{name: float(logs[name]) for name in sorted(logs)}})
+        self._write()
+        write_history(self.run_dir, self.progress)
+
+    def _write(self):
+        self.progress.seconds = time.perf_counter() - self.begin
+        write_checkpoint(self.run_dir / "checkpoints", self.model, self.progress)
+        self.written = time.perf_counter()
+
+
+def write_history(run_dir: Path, progress: Progress):
+    """Writes history.csv: a row an epoch, counted from 0 as in TensorBoard."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, progress.history[0] if progress.history else ["epoch"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(progress.history)
+    runs.write_text(run_dir / "history.csv", file.getvalue())
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
     """Ends the run with a clear message as soon as the loss is no longer a number."""
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
+    def __init__(self, progress: Progress):
+        super().__init__()
+        self.progress = progress
 
     def on_train_batch_end(self, batch, logs=None):
-        self._check(logs["loss"], f"epoch {self.epoch + 1}, step {batch + 1}", "loss")
+        self._check(logs["loss"], f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}", "loss")
 
     def on_epoch_end(self, epoch, logs=None):
         self._check(logs.get("val_loss", 0.0), f"epoch {epoch + 1}", "validation loss")
@@ -107,7 +158,11 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
 
 class Throughput(keras.callbacks.Callback):
-    """Adds examples and real (unpadded) tokens a second to the logs, validation time left out."""
+    """Adds examples and real (unpadded) tokens a second to the logs, validation time left out.
+
+    Args:
+        examples, tokens: of the part of an epoch that `fit` runs.
+    """
 
     def __init__(self, examples: int, tokens: int):
         super().__init__()
@@ -142,6 +197,11 @@ def compile_model(model: keras.Model, settings: TrainConfig, total_steps: int):
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=settings.label_smoothing),
         metrics=["accuracy", keras.metrics.F1Score(average="macro", name="macro_f1")],
     )
+    # Keras would make these variables in the first step; a checkpoint must find them before.
+    model.optimizer.build(model.trainable_variables)
+    one_row = np.zeros((1, model.output_shape[-1]), np.float32)
+    model.compute_metrics(None, one_row, one_row)
+    model.reset_metrics()
 
 
 def compute_class_weights(labels: np.ndarray, num_classes: int, kind: str) -> np.ndarray:
@@ -163,78 +223,95 @@ def train_model(
 ) -> TrainedRun:
     """Trains the model in place and leaves it with the weights of its best epoch.
 
+    If the run folder has checkpoints, training goes on from the newest one and ends with the weights, to the last
+    digit, of a run that was not disturbed: what is random is in the checkpoint (weights, optimizer, dropout's seed
+    generators) or follows from the seed and the epoch (the batches). A model's initial weights then do not matter.
     Ctrl-C ends training after at least one whole epoch as early stopping would.
 
     Args:
-        train: (encoded texts, labels (rows,) int, weights (rows,) float32). validation: the same without weights.
-        run_dir: receives checkpoints/best.weights.h5, tensorboard/ and history.csv.
+        train: (encoded texts, labels (rows,) int, weights (rows,) float32), weights of the rows in the loss.
+        validation: (encoded texts, labels (rows,) int).
+        run_dir: receives checkpoints/, tensorboard/ and history.csv.
         examples: validation rows that TensorBoard shows after each epoch.
     Raises:
-        UserError: if the loss is not finite.
+        UserError: if the loss is not finite, or no checkpoint of those that are there can be used.
+        runs.WriteError: if a file cannot be written.
         KeyboardInterrupt: if interrupted before the first epoch was over.
     """
-    encoded, labels, row_weights = train
+    encoded, labels, weights = train
     num_classes = model.output_shape[-1]
     bucket = settings.bucket_by_length
     one_hot = np.eye(num_classes, dtype=np.float32)
-    weights = compute_class_weights(labels, num_classes, settings.class_weights)[labels] * row_weights
+    weights = weights * compute_class_weights(labels, num_classes, settings.class_weights)[labels]
 
-    def batches_of_all_epochs():
-        for epoch in itertools.count():  # without an end: Keras warns if the last step is the last batch
-            yield from plan_epoch(encoded.lengths, settings.batch_size, bucket, settings.seed, epoch)
+    def plan(epoch):
+        return plan_epoch(encoded.lengths, settings.batch_size, bucket, settings.seed, epoch)
 
-    first = plan_epoch(encoded.lengths, settings.batch_size, bucket, settings.seed, 0)
+    def batches_from(epoch, step):
+        yield from plan(epoch)[step:]
+        for later in itertools.count(epoch + 1):  # without an end: Keras warns if the last step is the last batch
+            yield from plan(later)
+
+    first = plan(0)
     compile_model(model, settings, total_steps=len(first) * settings.epochs)
-    train_data = make_dataset(batches_of_all_epochs, encoded, sequence_length, bucket, one_hot[labels], weights)
     encoded_validation, validation_labels = validation
-    plan = plan_by_length(encoded_validation.lengths, 256)
+    validation_plan = plan_by_length(encoded_validation.lengths, 256)
     validation_data = make_dataset(
-        lambda: plan, encoded_validation, sequence_length, bucket, one_hot[validation_labels]
-    ).apply(tf.data.experimental.assert_cardinality(len(plan)))  # else Keras warns that the data ran out
+        lambda: validation_plan, encoded_validation, sequence_length, bucket, one_hot[validation_labels]
+    ).apply(tf.data.experimental.assert_cardinality(len(validation_plan)))  # else Keras warns that the data ran out
     (run_dir / "checkpoints").mkdir(exist_ok=True)
-    keep_best = KeepBest(
-        run_dir / "checkpoints" / "best.weights.h5",
-        monitor=settings.monitor,
-        mode="min" if settings.monitor == "val_loss" else "max",
-        patience=settings.early_stopping_patience_epochs or settings.epochs,
-    )
-    board = Board(
-        run_dir / "tensorboard",
-        (encoded, labels, weights),
-        validation,
-        settings.batch_size,
-        make_predict(model),
-        examples,
-    )
+    progress = restore_newest(run_dir / "checkpoints", model)
+    write_history(run_dir, progress)
+    patience = settings.early_stopping_patience_epochs or settings.epochs
     callbacks = [
-        StopOnNonFinite(),
-        Throughput(len(encoded), len(encoded.flat)),
-        keep_best,
-        board,
-        keras.callbacks.CSVLogger(str(run_dir / "history.csv")),
+        KeepBest(progress, settings.monitor, patience),
+        Board(
+            run_dir / "tensorboard",
+            (encoded, labels, weights),
+            validation,
+            settings.batch_size,
+            make_predict(model),
+            examples,
+        ),
+        SaveProgress(progress, run_dir, settings.checkpoint_minutes * 60),
     ]
-    begin, interrupted = time.perf_counter(), False
-    try:
+
+    def fit_until(last_epoch):
+        epoch, step = progress.epoch, progress.step
+        rows = np.concatenate(plan(epoch)[step:])
         model.fit(
-            train_data,
-            steps_per_epoch=len(first),
-            epochs=settings.epochs,
+            make_dataset(lambda: batches_from(epoch, step), encoded, sequence_length, bucket, one_hot[labels], weights),
+            initial_epoch=epoch,
+            epochs=last_epoch,
+            steps_per_epoch=len(first) - step,
             validation_data=validation_data,
-            callbacks=callbacks,
+            callbacks=[
+                StopOnNonFinite(progress),
+                Throughput(len(rows), int(encoded.lengths[rows].sum())),
+                *callbacks,
+            ],
             shuffle=False,  # plan_epoch did
             verbose=1 if sys.stdout.isatty() else 2,  # a bar in a log file would be thousands of lines
         )
+
+    def is_unfinished():
+        return progress.epoch < settings.epochs and progress.epoch - progress.best_epoch < patience
+
+    begin, interrupted = time.perf_counter() - progress.seconds, False
+    try:
+        if progress.step and is_unfinished():
+            fit_until(progress.epoch + 1)  # the rest of the epoch that was left in the middle
+        if is_unfinished():
+            fit_until(settings.epochs)
     except KeyboardInterrupt:
-        if keep_best.best_weights is None:
+        if not progress.best_weights:
             raise
         interrupted = True
-        model.set_weights(keep_best.best_weights)
-        print(f"\ninterrupted: keeping the weights of epoch {keep_best.best_epoch + 1}", flush=True)
-    with open(run_dir / "history.csv", encoding="utf-8") as file:
-        epochs_run = sum(1 for _ in file) - 1
+        print(f"\ninterrupted: keeping the weights of epoch {progress.best_epoch}", flush=True)
+    model.set_weights(progress.best_weights)
     return TrainedRun(
-        best_epoch=keep_best.best_epoch + 1,
-        epochs_run=epochs_run,
+        best_epoch=progress.best_epoch,
+        epochs_run=len(progress.history),
         interrupted=interrupted,
         seconds=time.perf_counter() - begin,
         padding_fraction=compute_padding_fraction(encoded.lengths, first, sequence_length, bucket),

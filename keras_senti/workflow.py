@@ -1,16 +1,23 @@
 """The whole way, in one screen each: `train_run` from settings to a model, `evaluate_*` from a run to scores."""
 
+import contextlib
 import csv
 import dataclasses
+import errno
+import hashlib
 import itertools
+import json
 import math
 import os
+import re
 import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
+import tensorflow as tf
+import yaml
 from tqdm import tqdm
 
 from keras_senti import baselines, devices, evaluation, export, runs, tensorboard, vectors
@@ -20,7 +27,7 @@ from keras_senti.data import Dataset, clean_label, format_check, map_label
 from keras_senti.models import build_model, check_activation
 from keras_senti.pipeline import predict_in_batches
 from keras_senti.tables import Table
-from keras_senti.text import make_simplifier, read_stop_words
+from keras_senti.text import TextEncoder, make_simplifier, read_stop_words
 from keras_senti.training import make_predict, train_model
 from keras_senti.transfer import Pretrained, copy_weights, read_pretrained
 
@@ -29,6 +36,8 @@ CHUNK_ROWS = 5000
 
 def train_run(config: Config) -> Path:
     """Trains, exports and scores as the settings say; prints what happens and returns the run folder.
+
+    With `config.resume` (see `parse_config`), it does what is left of the run in that folder.
 
     Raises:
         UserError: for settings or data that cannot work, mostly before a folder is made; after that the manifest says
@@ -43,36 +52,108 @@ def train_run(config: Config) -> Path:
     if config.text.simplify_chinese:
         make_simplifier()
     device = devices.set_up_device(config.device)
-    vectors.check_word_vectors(config)
-    pretrained = read_pretrained(config.init_from) if config.init_from else None
-    corpus = load_corpus(config, pretrained.vocabulary if pretrained else None)
-    run_dir = runs.create_run_dir(config.name, config.run_dir)
-    check = format_check(corpus.splits.check)
-    print(f"run folder: {run_dir}\n\ndata ({config.data.source}):\n{check}\n", flush=True)
-    runs.write_text(run_dir / "config.yaml", write_yaml(dataclasses.replace(config, run_dir=None)))
-    runs.update_manifest(run_dir, status="running", **runs.describe_environment())
-    try:
-        _train_in_folder(config, corpus, pretrained, device, run_dir)
-    except BaseException as error:
-        runs.update_manifest(run_dir, status="failed", error=f"{type(error).__name__}: {error}")
-        raise
-    runs.update_manifest(run_dir, status="finished", seconds=round(time.perf_counter() - begin, 1))
+    if config.resume is None:
+        vectors.check_word_vectors(config)
+        pretrained = read_pretrained(config.init_from) if config.init_from else None
+        corpus = load_corpus(config, pretrained.vocabulary if pretrained else None)
+        run_dir = runs.create_run_dir(config.name, config.run_dir)
+    else:
+        run_dir = runs.check_unfinished_run_dir(config.resume)
+    with runs.lock_run_dir(run_dir):
+        if config.resume is not None:
+            pretrained, corpus = _load_again(config, run_dir)
+        check = format_check(corpus.splits.check)
+        print(f"run folder: {run_dir}\n\ndata ({config.data.source}):\n{check}\n", flush=True)
+        _open_folder(config, corpus, run_dir)
+        try:
+            with _explain_failed_writes(run_dir):
+                _train_in_folder(config, corpus, pretrained, device, run_dir)
+        except BaseException as error:
+            with contextlib.suppress(UserError):  # the disk may be full: the first error is the one to be shown
+                runs.update_manifest(run_dir, status="failed", error=f"{type(error).__name__}: {error}")
+            raise
+        runs.update_manifest(run_dir, status="finished", seconds=round(time.perf_counter() - begin, 1))
     return run_dir
+
+
+def _load_again(config: Config, run_dir: Path) -> tuple[Pretrained | None, Corpus]:
+    """Returns what a resumed run trains on. Once there is a checkpoint, the model of init_from may be gone."""
+    if config.init_from and _has_checkpoint(run_dir):
+        vocabulary = TextEncoder.load(config.text, run_dir / "vocabulary.txt").vocabulary
+        settings = dataclasses.replace(config, text=dataclasses.replace(config.text, extend_vocabulary=0))
+        return None, load_corpus(settings, vocabulary)
+    pretrained = read_pretrained(config.init_from) if config.init_from else None
+    return pretrained, load_corpus(config, pretrained.vocabulary if pretrained else None)
+
+
+def _has_checkpoint(run_dir: Path) -> bool:
+    return any((run_dir / "checkpoints").glob("step-*.npz"))
+
+
+def _open_folder(config: Config, corpus: Corpus, run_dir: Path):
+    """Writes manifest and settings of a new run; checks that a resumed one is the same run as before."""
+    check = corpus.splits.check
+    data = {"sha256": corpus.files, "rows": check["rows"], "split_sha256": check["split_sha256"]}
+    settings = write_yaml(dataclasses.replace(config, run_dir=None, resume=None))
+    if config.resume is None:
+        entries = {"data": data, "settings_sha256": _fingerprint(settings), **runs.describe_environment()}
+    else:
+        runs.check_unfinished_run_dir(run_dir)  # another process may have finished it before this one had the lock
+        manifest = runs.read_manifest(run_dir)
+        if data != manifest.get("data"):
+            raise UserError(
+                f"--resume: the data ({', '.join(corpus.files)}) is not what it was when the run in {run_dir} began. "
+                "Bring the old content back, or start a new run."
+            )
+        if _fingerprint((run_dir / "config.yaml").read_text(encoding="utf-8")) != manifest.get("settings_sha256"):
+            raise UserError(
+                f"--resume: {run_dir / 'config.yaml'} was changed after the run began. Undo the change, or start a new "
+                f"run with it: --config {run_dir / 'config.yaml'}"
+            )
+        runs.remove_leftovers(run_dir)
+        if not _has_checkpoint(run_dir):
+            print("the run was stopped before its first checkpoint: it begins at the start", flush=True)
+        entries = {"error": None, "resumes": manifest.get("resumes", 0) + 1}
+    runs.update_manifest(run_dir, status="running", cache=str(corpus.cache), **entries)
+    runs.write_text(run_dir / "config.yaml", settings)
+    runs.write_json(run_dir / "data_check.json", check)
+    dropped = pd.DataFrame(corpus.splits.dropped, columns=["file", "line", "reason", "text", "label"])
+    runs.write_text(run_dir / "dropped_rows.csv", _to_csv(dropped))
+    corpus.encoder.save(run_dir / "vocabulary.txt")
+    runs.write_json(run_dir / "class_names.json", list(corpus.splits.class_names))
+
+
+def _fingerprint(settings: str) -> str:
+    """Returns the SHA-256 of those settings (YAML) that a resumed run keeps."""
+    content = yaml.safe_load(settings)
+    del content["device"], content["train"]["epochs"]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _explain_failed_writes(run_dir: Path):
+    """Makes one message of what Python, Keras and TensorFlow raise when a file of the run cannot be written."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError, runs.WriteError) as error:
+        # Keras' own files fail without a file name; a closed pipe or a data file that is gone must pass.
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+        if not full and str(run_dir) not in str(error):
+            raise
+        where = "" if isinstance(error, runs.WriteError) else f"cannot write into {run_dir}: "
+        reason = re.sub(r"^\{\{.*?\}\} ", "", str(error).splitlines()[0])
+        raise UserError(
+            f"{where}{reason} Mend this (a full disk, a missing folder?); then `python train.py --resume {run_dir}` "
+            "continues from the last good state."
+        ) from error
 
 
 def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | None, device: str, run_dir: Path):
     splits, encoder, encoded = corpus.splits, corpus.encoder, corpus.encoded
-    runs.write_json(run_dir / "data_check.json", splits.check)
-    dropped = pd.DataFrame(splits.dropped, columns=["file", "line", "reason", "text", "label"])
-    runs.write_text(run_dir / "dropped_rows.csv", _to_csv(dropped))
-    encoder.save(run_dir / "vocabulary.txt")
-    runs.write_json(run_dir / "class_names.json", list(splits.class_names))
     runs.update_manifest(
         run_dir,
         device=device,
         seeds={"data": config.data.seed, "train": config.train.seed},
-        data={"sha256": corpus.files, "rows": splits.check["rows"], "split_sha256": splits.check["split_sha256"]},
-        cache=str(corpus.cache),
         vocabulary_size=len(encoder.vocabulary),
         unknown_fraction={name: float((e.flat == 1).mean()) for name, e in encoded.items() if len(e.flat)},
     )
@@ -80,7 +161,7 @@ def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | No
     model = build_model(config.model, len(encoder.vocabulary), len(splits.class_names))
     if pretrained:
         print(f"init_from: {copy_weights(pretrained, model, splits.class_names)}")
-    if config.text.word_vectors is not None:
+    if config.text.word_vectors is not None and not _has_checkpoint(run_dir):
         coverage = vectors.load_word_vectors(
             model, config.text.word_vectors, encoder.vocabulary, encoded["train"].flat, config.train.seed
         )

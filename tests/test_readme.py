@@ -38,6 +38,7 @@ def test_ci_takes_both_commands_from_the_readme():
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "train.py" in c])
 def test_every_train_command_parses(command, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
+    (tmp_path / "config.yaml").write_text(write_yaml(read_config("configs/tweets.yaml")))  # what --resume reads
     assets = tmp_path / "saved_model" / "assets"  # what --init_from reads of a run, before its weights
     assets.mkdir(parents=True)
     (assets / "config.yaml").write_text(write_yaml(read_config("configs/tweets.yaml")))

@@ -5,10 +5,13 @@ import keras
 import numpy as np
 import pytest
 
+from keras_senti import training
+from keras_senti.checkpoints import Progress
 from keras_senti.config import ModelConfig, TrainConfig, UserError
 from keras_senti.models import build_model
 from keras_senti.pipeline import EncodedTexts, plan_epoch
 from keras_senti.training import (
+    SaveProgress,
     StopOnNonFinite,
     Throughput,
     WarmupDecay,
@@ -36,7 +39,8 @@ def train(run_dir, model_settings=SMALL, validation_labels=None, **settings):
     defaults = {"epochs": 2, "batch_size": 5, "learning_rate": 0.05, "schedule": "constant", "warmup_fraction": 0.0}
     rows = make_twelve_rows()
     validation = rows if validation_labels is None else (rows[0], validation_labels)
-    trained = train_model(model, rows, validation, TrainConfig(**{**defaults, **settings}), 20, run_dir)
+    every = (*rows, np.ones(12, np.float32))
+    trained = train_model(model, every, validation, TrainConfig(**{**defaults, **settings}), 20, run_dir)
     return model, before, trained
 
 
@@ -65,11 +69,14 @@ def test_the_best_weights_are_restored_and_stand_in_the_checkpoint(tmp_path):
     wrong = (make_twelve_rows()[1] + 1) % 3
     model, _, trained = train(tmp_path, validation_labels=wrong, epochs=8)
     assert trained.best_epoch < trained.epochs_run == 8
-    restored = build_model(SMALL, 12, 3)
-    restored.load_weights(tmp_path / "checkpoints" / "best.weights.h5")
-    for ours, stored in zip(model.get_weights(), restored.get_weights()):
-        np.testing.assert_array_equal(ours, stored)
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["best.weights.h5"]
+    # 3 steps an epoch; the last two checkpoints are kept.
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-00000021.npz", "step-00000024.npz"]
+    with np.load(tmp_path / "checkpoints" / "step-00000024.npz") as stored:
+        for index, ours in enumerate(model.get_weights()):
+            np.testing.assert_array_equal(ours, stored[f"best/{index}"])
+        assert any(
+            (stored[name] != stored["best/0"]).any() for name in stored if name == "model/0/embedding/embeddings"
+        )
 
 
 def test_early_stopping_ends_after_the_patience(tmp_path):
@@ -98,9 +105,8 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_step_and_learning_rate(tmp_p
 def test_a_validation_loss_that_is_not_finite_stops_too():
     model = build_model(SMALL, 12, 3)
     compile_model(model, TrainConfig(), total_steps=10)
-    callback = StopOnNonFinite()
+    callback = StopOnNonFinite(Progress())
     callback.set_model(model)
-    callback.on_epoch_begin(0)
     with pytest.raises(UserError, match="validation loss became nan in epoch 3"):
         callback.on_epoch_end(2, {"val_loss": math.nan})
 
@@ -170,9 +176,26 @@ def test_class_weights_change_what_is_learned(tmp_path):
         model = build_model(SMALL, 12, 3)
         (tmp_path / kind).mkdir()
         settings = TrainConfig(epochs=1, batch_size=5, class_weights=kind)
-        train_model(model, (encoded, rows[1][kept]), rows, settings, 20, tmp_path / kind)
+        train_model(model, (encoded, rows[1][kept], np.ones(9, np.float32)), rows, settings, 20, tmp_path / kind)
         results.append(model.get_weights()[0])
     assert (results[0] != results[1]).any()
+
+
+def test_weights_of_rows_and_of_classes_are_multiplied(tmp_path):
+    encoded, labels = make_twelve_rows()  # 4 + 4 + 3 rows without the last: balanced is not 1 each
+    encoded, labels = EncodedTexts(encoded.flat[: encoded.offsets[11]], encoded.offsets[:12]), labels[:11]
+    balanced = compute_class_weights(labels, 3, "balanced")[labels]
+    results = []
+    for kind, weights in (("none", np.ones(11)), ("balanced", 1 / balanced), ("balanced", np.ones(11))):
+        keras.utils.set_random_seed(0)
+        model = build_model(SMALL, 12, 3)
+        run_dir = tmp_path / str(len(results))
+        run_dir.mkdir()
+        rows = (encoded, labels, weights.astype(np.float32))
+        train_model(model, rows, rows[:2], TrainConfig(epochs=1, batch_size=5, class_weights=kind), 20, run_dir)
+        results.append(np.concatenate([w.ravel() for w in model.get_weights()]))
+    np.testing.assert_allclose(results[1], results[0], atol=1e-6)
+    assert np.abs(results[2] - results[0]).max() > 1e-5
 
 
 def test_tensorboard_gets_the_curves(tmp_path):
@@ -206,3 +229,95 @@ def test_the_reported_padding_is_that_of_the_first_epoch(tmp_path):
     encoded, _ = make_twelve_rows()
     assert trained.padding_fraction == pytest.approx(1 - encoded.lengths.sum() / (12 * 20))
     assert len(plan_epoch(encoded.lengths, 5, False, 0, 0)) == 3
+
+
+# Going on after a stop
+
+RANDOM = ModelConfig(units=5, embedding_dim=4, dropout=0.3, recurrent_dropout=0.3, embedding_dropout=0.3, num_layers=2)
+TIMES = {"examples_per_second", "tokens_per_second"}
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def kill_before_step(monkeypatch):
+    """Lets training raise at the beginning of a step, counted over all epochs from 0; None: never."""
+
+    def arrange(number):
+        def on_train_batch_begin(self, batch, logs=None):
+            if self.model.optimizer.iterations.numpy() == number:
+                raise Killed
+
+        monkeypatch.setattr(SaveProgress, "on_train_batch_begin", on_train_batch_begin, raising=False)
+
+    return arrange
+
+
+def read_history(run_dir):
+    with open(run_dir / "history.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+
+
+def test_a_run_that_was_stopped_in_mid_epoch_ends_as_if_it_had_not_been(tmp_path, kill_before_step):
+    # 3 steps an epoch. Stopped in the first epoch, after the last step of the third, and in the one after.
+    settings = {"epochs": 50, "early_stopping_patience_epochs": 2, "checkpoint_minutes": 1e-9}
+    wrong = (make_twelve_rows()[1] + 1) % 3
+    expected, _, whole = train(tmp_path / "whole", RANDOM, wrong, **settings)
+    assert whole.epochs_run > 3
+    for step in (2, 9, 10):
+        kill_before_step(step)
+        with pytest.raises(Killed):
+            train(tmp_path / "stopped", RANDOM, wrong, **settings)
+    kill_before_step(None)
+    received, _, stopped = train(tmp_path / "stopped", RANDOM, wrong, **settings)
+    for ours, theirs in zip(received.get_weights(), expected.get_weights()):
+        np.testing.assert_array_equal(ours, theirs)
+    assert (stopped.best_epoch, stopped.epochs_run) == (whole.best_epoch, whole.epochs_run)
+    assert read_history(tmp_path / "stopped") == read_history(tmp_path / "whole")
+    newest = [sorted((tmp_path / name / "checkpoints").glob("step-*"))[-1] for name in ("stopped", "whole")]
+    with np.load(newest[0]) as ours, np.load(newest[1]) as theirs:
+        assert set(ours) == set(theirs)
+        for name in set(ours) - {"progress"}:
+            np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+def test_a_run_whose_training_is_over_is_not_trained_again(tmp_path, monkeypatch):
+    expected, _, first = train(tmp_path)
+    (tmp_path / "history.csv").unlink()
+    monkeypatch.setattr(keras.Model, "fit", lambda *_args, **_kwargs: pytest.fail("trained again"))
+    received, _, again = train(tmp_path)
+    for ours, theirs in zip(received.get_weights(), expected.get_weights()):
+        np.testing.assert_array_equal(ours, theirs)
+    assert (again.best_epoch, again.epochs_run) == (first.best_epoch, 2) and len(read_history(tmp_path)) == 2
+    assert again.seconds > 0.9 * first.seconds
+
+
+@pytest.mark.parametrize("minutes,expected", [(1e-9, [1, 2, 3, 4, 5, 6]), (60, [3, 6])])
+def test_checkpoints_are_written_as_often_as_asked_and_at_each_epochs_end(tmp_path, monkeypatch, minutes, expected):
+    written, write = [], training.write_checkpoint
+
+    def record(folder, model, progress):
+        written.append(3 * progress.epoch + progress.step)
+        write(folder, model, progress)
+
+    monkeypatch.setattr(training, "write_checkpoint", record)
+    train(tmp_path, checkpoint_minutes=minutes)
+    assert written == expected
+
+
+def test_the_rest_of_an_epoch_counts_as_such_in_speed_and_in_messages(tmp_path, kill_before_step, monkeypatch):
+    kill_before_step(2)
+    with pytest.raises(Killed):
+        train(tmp_path, checkpoint_minutes=1e-9)
+    kill_before_step(None)
+    seen = []
+    monkeypatch.setattr(
+        training, "Throughput", lambda examples, tokens: seen.append(examples) or keras.callbacks.Callback()
+    )
+    monkeypatch.setattr(StopOnNonFinite, "_check", lambda self, loss, where, what: seen.append(where))
+    train(tmp_path, checkpoint_minutes=1e-9)
+    encoded, _ = make_twelve_rows()
+    rest = len(plan_epoch(encoded.lengths, 5, True, 0, 0)[2])
+    assert seen == [rest, "epoch 1, step 3", "epoch 1", 12, *(f"epoch 2, step {s}" for s in (1, 2, 3)), "epoch 2"]

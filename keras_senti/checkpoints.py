@@ -1,0 +1,135 @@
+"""The whole state of training in one file, from which a killed run goes on as if nothing had happened.
+
+checkpoints/step-00001234.npz (1234 steps were made) holds, without pickles: every variable that training changes, the
+weights of the best epoch, and `progress`, a JSON text. The newest two are kept; a damaged one is noticed.
+"""
+
+import json
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_senti import runs
+from keras_senti.config import UserError
+
+
+@dataclass
+class Progress:
+    """Where training stands, beside the variables.
+
+    epoch: finished epochs. step: finished steps of the epoch after them. best_epoch counts from 1; 0: none yet.
+    best_value: what is monitored, in that epoch. history: a row of logs a finished epoch. seconds: of training so far.
+    best_weights: as `model.get_weights()` gives them. metrics: values by name, only between reading a checkpoint from
+    mid-epoch and going on with that epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best_epoch: int = 0
+    best_value: float = 0.0
+    history: list[dict] = field(default_factory=list)
+    seconds: float = 0.0
+    best_weights: list[np.ndarray] = field(default_factory=list)
+    metrics: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+ARRAYS = ("best_weights", "metrics")  # the fields of Progress that are entries of their own in the file
+
+
+def list_variables(model: keras.Model) -> dict[str, keras.Variable]:
+    """Returns everything that training changes, by a name that is the same in every process.
+
+    `variables`, unlike `weights`, has the state of the seed generators behind every dropout. The first part of a path
+    may be one of Keras' running numbers (adam_1, seed_generator_7), which depend on what else the process has built, so
+    the position stands in its place.
+    """
+    groups = {"model": model.variables, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables}
+    return {
+        f"{group}/{index}/{variable.path.partition('/')[2]}": variable
+        for group, variables in groups.items()
+        for index, variable in enumerate(variables)
+    }
+
+
+def write_checkpoint(folder: Path, model: keras.Model, progress: Progress):
+    """Writes a checkpoint and removes all but the newest two.
+
+    Raises:
+        runs.WriteError: if it cannot be written; the earlier ones are then left as they are.
+    """
+    arrays = {name: variable.numpy() for name, variable in list_variables(model).items()}
+    arrays |= {f"best/{index}": weight for index, weight in enumerate(progress.best_weights)}
+    text = json.dumps({name: value for name, value in vars(progress).items() if name not in ARRAYS})
+    with runs.replace_file(folder / f"step-{int(model.optimizer.iterations.numpy()):08}.npz") as file:
+        np.savez(file, progress=text, **arrays)
+    for old in sorted(folder.glob("step-*.npz"))[:-2]:
+        old.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path, model: keras.Model) -> tuple[Progress, dict[str, np.ndarray]]:
+    """Reads and checks a checkpoint of this model; changes nothing.
+
+    Returns: (progress, values of the variables by name).
+    Raises:
+        ValueError, zipfile.BadZipFile and others: if the file is damaged or belongs to another model.
+    """
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()  # before NumPy believes a damaged header and asks for terabytes
+    if damaged is not None:
+        raise ValueError(f"wrong checksum of {damaged}")
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    progress = Progress(**json.loads(str(arrays.pop("progress"))))
+    expected = {name: variable.shape for name, variable in list_variables(model).items()}
+    if progress.best_epoch:
+        expected |= {f"best/{index}": weight.shape for index, weight in enumerate(model.weights)}
+    received = {name: array.shape for name, array in arrays.items()}
+    for name in {**expected, **received}:
+        if expected.get(name) != received.get(name):
+            raise ValueError(f"{name}: received shape {received.get(name)}, this model has {expected.get(name)}")
+    progress.best_weights = [arrays.pop(name) for name in expected if name.startswith("best/")]
+    if progress.step:
+        progress.metrics = {name: array for name, array in arrays.items() if name.startswith("metrics/")}
+    return progress, arrays
+
+
+def restore_newest(folder: Path, model: keras.Model) -> Progress:
+    """Loads the newest good checkpoint into a model from `compile_model`; says which one it is.
+
+    Returns: where training stands; at the beginning, if there is no checkpoint.
+    Raises:
+        UserError: if there are checkpoints, but no good one.
+    """
+    damaged = {}
+    for path in sorted(folder.glob("step-*.npz"), reverse=True):
+        try:
+            progress, values = read_checkpoint(path, model)
+        except Exception as error:  # a damaged zip file fails in many ways
+            damaged[path] = error
+            continue
+        for bad, error in damaged.items():
+            print(f"{bad} is damaged ({error}) and was removed; the one before it is used")
+            bad.unlink()  # else it would be kept as one of the newest two
+        for name, variable in list_variables(model).items():
+            variable.assign(values[name])
+        where = f"epoch {progress.epoch + 1}, after {progress.step} steps" if progress.step else "an epoch's end"
+        print(f"going on from {path}: {progress.epoch} epochs are done ({where})", flush=True)
+        return progress
+    if damaged:
+        reasons = "; ".join(f"{path.name}: {error}" for path, error in damaged.items())
+        raise UserError(
+            f"{folder}: no checkpoint can be used ({reasons}). Bring the files back, or remove them "
+            "to let the run begin at the start."
+        )
+    return Progress()
+
+
+def restore_metrics(model: keras.Model, progress: Progress):
+    """Gives the metrics of an epoch that was left in the middle their values back; `fit` has just reset them."""
+    for name, variable in list_variables(model).items():
+        if name in progress.metrics:
+            variable.assign(progress.metrics[name])
+    progress.metrics = {}
