@@ -1,7 +1,7 @@
 """The whole state of training in one file, from which a killed run goes on as if nothing had happened.
 
 checkpoints/step-00001234.npz (1234 steps were made) holds, without pickles: every variable that training changes, the
-weights of the best epoch, and `progress`, a JSON text. The newest two are kept; a damaged one is noticed.
+weights of the best epoch, and `progress`, JSON in UTF-8. The newest two are kept; a damaged one is noticed.
 """
 
 import json
@@ -64,7 +64,7 @@ def write_checkpoint(folder: Path, model: keras.Model, progress: Progress):
     arrays |= {f"best/{index}": weight for index, weight in enumerate(progress.best_weights)}
     text = json.dumps({name: value for name, value in vars(progress).items() if name not in ARRAYS})
     with runs.replace_file(folder / f"step-{int(model.optimizer.iterations.numpy()):08}.npz") as file:
-        np.savez(file, progress=text, **arrays)
+        np.savez(file, progress=np.frombuffer(text.encode(), np.uint8), **arrays)
     for old in sorted(folder.glob("step-*.npz"))[:-2]:
         old.unlink(missing_ok=True)
 
@@ -82,7 +82,7 @@ def read_checkpoint(path: Path, model: keras.Model) -> tuple[Progress, dict[str,
         raise ValueError(f"wrong checksum of {damaged}")
     with np.load(path, allow_pickle=False) as file:
         arrays = dict(file)
-    progress = Progress(**json.loads(str(arrays.pop("progress"))))
+    progress = Progress(**json.loads(arrays.pop("progress").tobytes()))
     expected = {name: variable.shape for name, variable in list_variables(model).items()}
     if progress.best_epoch:
         expected |= {f"best/{index}": weight.shape for index, weight in enumerate(model.weights)}

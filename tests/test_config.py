@@ -95,7 +95,7 @@ def test_settings_are_frozen():
 
 def test_list_keys_gives_dotted_names():
     keys = list_keys()
-    assert keys[:3] == ["name", "run_dir", "init_from"]
+    assert keys[:5] == ["name", "run_dir", "init_from", "resume", "data.source"]
     assert {"text.split", "model.units", "train.seed", "device.cpu_threads"} <= set(keys)
     assert len(keys) == len(set(keys))
 
@@ -374,3 +374,50 @@ def test_other_ends_of_a_command_have_their_own_exit_codes(capsys, monkeypatch):
     assert run_command(lambda argv: None) == 0
     assert run_command(stop) == 130
     assert capsys.readouterr().err == "\nstopped.\n"
+
+
+# --resume
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    (tmp_path / "run").mkdir()
+    settings = Config(data=DataConfig(source="tweets"), train=TrainConfig(epochs=3, learning_rate=0.5))
+    (tmp_path / "run" / "config.yaml").write_text(write_yaml(settings))
+    return str(tmp_path / "run")
+
+
+@pytest.mark.parametrize("words", [("--resume", "{}"), ("--resume={}",)])
+def test_resume_takes_the_settings_of_the_run(run_folder, words):
+    config = parse_config([word.format(run_folder) for word in words])
+    assert config.resume == run_folder and (config.train.epochs, config.train.learning_rate) == (3, 0.5)
+
+
+def test_epochs_and_device_can_be_given_beside_resume(run_folder):
+    config = parse_config(["--train.epochs", "7", "--resume", run_folder, "--device.cpu_threads=2"])
+    assert (config.train.epochs, config.train.learning_rate, config.device.cpu_threads) == (7, 0.5, 2)
+
+
+@pytest.mark.parametrize("word", ["--config=x.yaml", "--train.seed=1", "--run_dir=x", "--data.csv=x", "--print_config"])
+def test_nothing_else_can_be_given_beside_resume(run_folder, word):
+    name = word.split("=")[0]
+    with pytest.raises(UserError, match=f"{name}: a resumed run keeps its settings. Beside --resume only"):
+        parse_config(["--resume", run_folder, word])
+
+
+def test_resume_of_no_run_folder_or_of_nothing_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"--resume: .*nowhere is not a run folder \(no config\.yaml\)"):
+        parse_config(["--resume", str(tmp_path / "nowhere")])
+    with pytest.raises(UserError, match="--resume: received no folder name"):
+        parse_config(["--resume"])
+
+
+def test_resume_in_a_file_is_refused(write_config):
+    with pytest.raises(UserError, match="resume: received 'logs/x', expected it on the command line"):
+        parse_config(["--config", write_config("resume: logs/x\n"), *TWEETS])
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", ".inf", ".nan"])
+def test_checkpoint_minutes_are_above_zero(minutes):
+    with pytest.raises(UserError, match="train.checkpoint_minutes: received .*, expected a number above 0"):
+        parse_config([*TWEETS, "--train.checkpoint_minutes", minutes])

@@ -65,10 +65,10 @@ def test_a_run_that_stopped_after_training_does_just_the_rest(stopped_run, monke
 
 
 def test_more_epochs_can_be_asked_for_and_stand_in_the_settings(stopped_run):
-    resume(stopped_run, "--train.epochs", "3", "--device.cpu_threads", "1")
+    resume(stopped_run, "--train.epochs", "3")
     assert len(pd.read_csv(stopped_run / "history.csv")) == 3
     settings = parse_config(["--config", str(stopped_run / "config.yaml")])
-    assert (settings.train.epochs, settings.device.cpu_threads, settings.resume) == (3, 1, None)
+    assert (settings.train.epochs, settings.resume) == (3, None)
 
 
 def test_a_run_that_stopped_before_its_first_checkpoint_begins_at_the_start_and_says_so(stopped_run, capsys):
@@ -152,8 +152,8 @@ def test_a_full_disk_ends_clearly_and_the_run_goes_on_from_its_last_good_state(t
 # kill -9
 
 SETTINGS = (
-    "--text.sequence_length 12 --model.units 8 --model.embedding_dim 6 --model.num_layers 2 --model.dropout 0.2 "
-    "--model.recurrent_dropout 0.2 --model.embedding_dropout 0.2 --model.head_dropout 0.2 --train.epochs 60 "
+    "--text.sequence_length 12 --model.units 8 --model.embedding_dim 6 --model.dropout 0.2 "
+    "--model.recurrent_dropout 0.2 --model.embedding_dropout 0.2 --model.head_dropout 0.2 --train.epochs 40 "
     "--train.batch_size 4 --train.learning_rate 0.01 --train.checkpoint_minutes 0.002 --device.cpu_threads 1"
 ).split()
 
@@ -192,7 +192,7 @@ def kill_in(phase: str, process, run_dir: Path, rng: random.Random, resumes: int
         return newest(run_dir) > before
 
     if phase == "any":  # also while TensorFlow is being imported
-        time.sleep(rng.uniform(0, 15))
+        time.sleep(rng.uniform(0, 10))
     elif wait_for(process, is_open):
         before = newest(run_dir)
         happened, seconds = {

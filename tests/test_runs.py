@@ -167,3 +167,31 @@ def test_a_manifest_that_holds_no_object_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(UserError, match=r"manifest\.json"):
         runs.check_run_dir(tmp_path)
+
+
+# One process a folder
+
+
+def test_the_lock_keeps_others_out_and_ends_with_its_holder(tmp_path):
+    with runs.lock_run_dir(tmp_path):
+        with pytest.raises(UserError, match="another process is running in this folder. Wait until it has ended"):
+            with runs.lock_run_dir(tmp_path):
+                pass
+    with runs.lock_run_dir(tmp_path):
+        pass
+
+
+def test_a_folder_that_is_gone_cannot_be_locked(tmp_path):
+    with pytest.raises(runs.WriteError, match="cannot write into .*gone: No such file or directory"):
+        with runs.lock_run_dir(tmp_path / "gone"):
+            pass
+
+
+def test_what_a_killed_run_left_is_removed_and_the_rest_stays(tmp_path):
+    for name in ("writing-saved_model", "saved_model", "checkpoints"):
+        (tmp_path / name).mkdir()
+    for name in ("writing-a.txt", "metrics.json", "history.csv", "checkpoints/writing-b", "checkpoints/step-1.npz"):
+        (tmp_path / name).write_text("")
+    runs.remove_leftovers(tmp_path)
+    left = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*"))
+    assert left == ["checkpoints", "checkpoints/step-1.npz", "history.csv"]
