@@ -67,10 +67,10 @@ class Board(keras.callbacks.TensorBoard):
         probe_rows: size of the probe batch: no more than a training step has, so that it fits into memory.
         predict: a tf.function with input signature, from (batch, time) int32 token ids to (batch, classes)
             probabilities, without dropout.
-        examples: what to show of the validation part; None: neither confusion matrix nor texts.
+        examples: what to show of the validation part.
     """
 
-    def __init__(self, path: Path, train, validation, probe_rows: int, predict, examples: Examples | None = None):
+    def __init__(self, path: Path, train, validation, probe_rows: int, predict, examples: Examples):
         super().__init__(str(path), write_graph=True)
         encoded, labels, weights = train
         rows = sample_rows(len(encoded), probe_rows)
@@ -79,11 +79,10 @@ class Board(keras.callbacks.TensorBoard):
         self.probe = tuple(map(tf.constant, (ids, labels[rows], weights[rows])))
         self.compute_gradients = tf.function(self._compute_gradients)
         self.predict, self.examples = predict, examples
-        if examples is not None:
-            encoded, labels = validation
-            texts = [encoded.flat[encoded.offsets[row] : encoded.offsets[row + 1]] for row in examples.rows]
-            self.encoded = EncodedTexts(np.concatenate(texts), np.append(0, np.cumsum([len(t) for t in texts])))
-            self.labels = labels[examples.rows]
+        encoded, labels = validation
+        texts = [encoded.flat[encoded.offsets[row] : encoded.offsets[row + 1]] for row in examples.rows]
+        self.encoded = EncodedTexts(np.concatenate(texts), np.append(0, np.cumsum([len(t) for t in texts])))
+        self.labels = labels[examples.rows]
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
@@ -101,11 +100,10 @@ class Board(keras.callbacks.TensorBoard):
         with self._train_writer.as_default(epoch):
             self._write_weights_and_gradients()
         with self._val_writer.as_default(epoch):
-            if self.examples is not None:
-                probabilities = predict_in_batches(self.predict, self.encoded)
-                write_confusion_matrix(self.labels, probabilities, self.examples.class_names)
-                table = format_examples(self.examples.texts, self.labels, probabilities, self.examples.class_names)
-                tf.summary.text("examples", table)
+            probabilities = predict_in_batches(self.predict, self.encoded)
+            write_confusion_matrix(self.labels, probabilities, self.examples.class_names)
+            table = format_examples(self.examples.texts, self.labels, probabilities, self.examples.class_names)
+            tf.summary.text("examples", table)
         for variable, value in seeds:
             variable.assign(value)
         self._train_writer.flush()

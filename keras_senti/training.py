@@ -232,7 +232,7 @@ def train_model(
         train: (encoded texts, labels (rows,) int, weights (rows,) float32), weights of the rows in the loss.
         validation: (encoded texts, labels (rows,) int).
         run_dir: receives checkpoints/, tensorboard/ and history.csv.
-        examples: validation rows that TensorBoard shows after each epoch.
+        examples: validation rows that TensorBoard shows after each epoch; None: it shows the curves only.
     Raises:
         UserError: if the loss is not finite, or no checkpoint of those that are there can be used.
         runs.WriteError: if a file cannot be written.
@@ -263,16 +263,16 @@ def train_model(
     progress = restore_newest(run_dir / "checkpoints", model)
     write_history(run_dir, progress)
     patience = settings.early_stopping_patience_epochs or settings.epochs
+    curves = run_dir / "tensorboard"
+    if examples is None:
+        board = keras.callbacks.TensorBoard(str(curves), write_graph=False)
+    else:
+        board = Board(
+            curves, (encoded, labels, weights), validation, settings.batch_size, make_predict(model), examples
+        )
     callbacks = [
         KeepBest(progress, settings.monitor, patience),
-        Board(
-            run_dir / "tensorboard",
-            (encoded, labels, weights),
-            validation,
-            settings.batch_size,
-            make_predict(model),
-            examples,
-        ),
+        board,
         SaveProgress(progress, run_dir, settings.checkpoint_minutes * 60),
     ]
 

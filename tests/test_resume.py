@@ -99,7 +99,7 @@ def test_changed_data_or_settings_are_refused_and_nothing_is_changed(stopped_run
 def test_a_folder_in_which_a_process_runs_is_refused_at_once_and_left_alone(stopped_run, monkeypatch):
     before = describe(stopped_run)
     with runs.lock_run_dir(stopped_run), pytest.raises(UserError, match="another process is running in this folder"):
-        monkeypatch.setattr(workflow, "load_splits", lambda *_: pytest.fail("not at once"))
+        monkeypatch.setattr(workflow, "load_corpus", lambda *_: pytest.fail("not at once"))
         resume(stopped_run)
     assert describe(stopped_run) == before
 

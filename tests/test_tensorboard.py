@@ -119,13 +119,6 @@ def test_a_second_start_adds_to_the_folder(tmp_path):
     assert [event.step for event in read_events(tmp_path / "validation").Tensors("examples")] == [0, 1]
 
 
-def test_without_examples_there_is_neither_matrix_nor_text(tmp_path):
-    board, _ = make_board(tmp_path)
-    board.examples = None
-    run_epoch(board)
-    assert read_events(tmp_path / "validation").Tags()["tensors"] == ["epoch_loss"]
-
-
 def test_sampled_rows_are_fixed_ordered_and_at_most_so_many():
     rows = tensorboard.sample_rows(1000, 7)
     assert len(set(rows)) == 7 and (np.diff(rows) > 0).all() and rows.max() < 1000
