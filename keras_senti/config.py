@@ -170,6 +170,9 @@ class ModelConfig:
     and maximum joined. Padding never counts."""
     embedding_dim: int = 128
     """Size of a token's vector."""
+    bigram_buckets: int = 0
+    """Vectors for pairs of neighbouring tokens, which are hashed into so many buckets and added to the vector of the
+    second token. They give the network what linear models know from pairs of words; 0: none."""
     embedding_trainable: bool = True
     """Train the token vectors too; false keeps those of text.word_vectors as they are."""
     dropout: float = 0.0
@@ -192,6 +195,7 @@ class ModelConfig:
     """Activation of the recurrent layers, a Keras name. Anything else than tanh loses cuDNN on a GPU."""
 
     def __post_init__(self):
+        _require_at_least(0, "model.bigram_buckets", self.bigram_buckets)
         for key in ("num_layers", "units", "embedding_dim", "conv_width"):
             _require_at_least(1, f"model.{key}", getattr(self, key))
         _require_at_least(0, "model.conv_filters", self.conv_filters)

@@ -27,13 +27,7 @@ def build_model(
     check_activation(settings)
     stack = [
         keras.Input((None,), dtype="int32", name="token_ids"),
-        keras.layers.Embedding(
-            vocabulary_size,
-            settings.embedding_dim,
-            mask_zero=True,
-            trainable=settings.embedding_trainable,
-            name="embedding",
-        ),
+        _build_embedding(settings, vocabulary_size),
     ]
     if settings.embedding_dropout:
         stack.append(keras.layers.Dropout(settings.embedding_dropout, name="embedding_dropout"))
@@ -72,6 +66,14 @@ def check_activation(settings: ModelConfig):
             f"model.activation: received '{settings.activation}', expected the name of a Keras activation such as "
             "tanh, relu or selu."
         ) from None
+
+
+def _build_embedding(settings: ModelConfig, vocabulary_size: int) -> keras.layers.Embedding:
+    arguments = {"mask_zero": True, "trainable": settings.embedding_trainable, "name": "embedding"}
+    if settings.bigram_buckets:
+        arguments["buckets"] = settings.bigram_buckets
+        return layers.BigramEmbedding(vocabulary_size, settings.embedding_dim, **arguments)
+    return keras.layers.Embedding(vocabulary_size, settings.embedding_dim, **arguments)
 
 
 def _build_recurrent(settings: ModelConfig, index: int, return_sequences: bool, portable: bool) -> keras.layers.Layer:

@@ -48,7 +48,7 @@ def load_word_vectors(model: keras.Model, path, vocabulary: list[str], token_ids
     """
     embedding = model.get_layer("embedding")
     matrix, found = read_word_vectors(path, vocabulary, embedding.output_dim, seed)
-    embedding.set_weights([matrix])
+    embedding.embeddings.assign(matrix)
     chunks = range(0, len(token_ids), 1_000_000)
     covered = sum(int(found[token_ids[begin : begin + 1_000_000]].sum()) for begin in chunks)
     coverage = {

@@ -80,7 +80,7 @@ def test_no_endpoint_holds_a_cudnn_operation_or_asks_for_xla(trained_run):
 
 
 def test_a_network_with_all_options_is_exported_whole(tmp_path):
-    settings = ModelConfig(units=4, embedding_dim=3, num_layers=2, conv_filters=5, residual=True,
+    settings = ModelConfig(units=4, embedding_dim=3, num_layers=2, bigram_buckets=7, conv_filters=5, residual=True,
                            layer_normalization=True, pooling="last")  # fmt: skip
     config = Config(data=DataConfig(csv="reviews.csv"), model=settings)
     encoder = TextEncoder(config.text, ["[PAD]", "[UNK]", "film", "great", "awful"])

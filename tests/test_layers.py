@@ -111,3 +111,29 @@ def test_a_pooling_without_a_mask_counts_every_step_and_knows_its_output_shape(l
     np.testing.assert_allclose(output, layer(INPUTS, mask=np.ones((2, 3), bool)), rtol=1e-6)
     assert layer.compute_output_shape((2, 3, 2)) == output.shape
     assert layer.compute_mask(INPUTS, MASK) is None
+
+
+def test_a_pair_of_tokens_adds_its_vector_to_the_second_and_padding_and_the_first_token_have_none():
+    layer = layers.BigramEmbedding(10, 3, buckets=7, mask_zero=True)
+    ids = np.array([[4, 5, 9, 0], [5, 4, 0, 0]], np.int32)
+    layer.build()
+    tokens, bigrams = np.arange(30.0).reshape(10, 3), 100 + np.arange(21.0).reshape(7, 3)
+    layer.set_weights([tokens, bigrams])
+    expected = np.stack([tokens[row] for row in ids])
+    for row, step in ((0, 1), (0, 2), (1, 1)):
+        first, second = int(ids[row, step - 1]), int(ids[row, step])
+        expected[row, step] += bigrams[(65521 * (first % 32719) + second) % 7]
+    np.testing.assert_allclose(np.asarray(layer(ids)), expected)
+    assert np.asarray(layer.compute_mask(ids)).tolist() == [[True, True, True, False], [True, True, False, False]]
+
+
+def test_pairs_are_hashed_without_overflow_and_spread_over_all_buckets():
+    layer = layers.BigramEmbedding(3_600_000, 1, buckets=1009, embeddings_initializer="zeros")
+    layer.build()
+    layer.bigrams.assign(np.arange(1009.0)[:, None])
+    rng = np.random.default_rng(0)
+    ids = rng.integers(1, 3_600_000, (1, 20_000)).astype(np.int32)
+    found = np.asarray(layer(ids))[0, 1:, 0].astype(int)
+    first, second = ids[0, :-1].astype(np.int64), ids[0, 1:].astype(np.int64)
+    np.testing.assert_array_equal(found, (65521 * (first % 32719) + second) % 1009)
+    assert np.bincount(found, minlength=1009).max() < 50  # 20 on average
