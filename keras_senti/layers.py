@@ -163,6 +163,12 @@ class BigramEmbedding(keras.layers.Embedding):
         bigrams = ops.cast(ops.take(self.bigrams, pair, axis=0), self.compute_dtype)
         return super().call(inputs) + bigrams * ops.expand_dims(is_pair, -1)
 
+    def save_own_variables(self, store):
+        keras.layers.Layer.save_own_variables(self, store)  # that of Embedding knows one table only
+
+    def load_own_variables(self, store):
+        keras.layers.Layer.load_own_variables(self, store)
+
     def get_config(self):
         return {**super().get_config(), "buckets": self.buckets}
 
