@@ -43,11 +43,20 @@ def predict_baselines(train, parts: dict, num_classes: int) -> dict[str, dict[st
     Args:
         train: a `data.Dataset`, of which all texts come into memory; parts: data sets by name.
     """
-    linear = fit_tfidf_logistic_regression(list(train.texts), train.labels)
+    present = np.unique(train.labels)  # a sample of a large train part may lack a rare class
+    linear = fit_tfidf_logistic_regression(list(train.texts), train.labels) if len(present) > 1 else None
     return {
         name: {
             "majority": predict_majority(train.labels, len(part), num_classes),
-            "tfidf_logistic_regression": linear.predict_proba(list(part.texts)),
+            "tfidf_logistic_regression": _predict_linear(linear, part.texts, present, num_classes),
         }
         for name, part in parts.items()
     }
+
+
+def _predict_linear(linear, texts, present: np.ndarray, num_classes: int) -> np.ndarray:
+    """Returns (rows, classes); a class without a train row gets 0, and a single class 1."""
+    texts = list(texts)
+    probabilities = np.zeros((len(texts), num_classes))
+    probabilities[:, present] = linear.predict_proba(texts) if linear else 1.0
+    return probabilities

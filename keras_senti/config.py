@@ -87,7 +87,7 @@ class DataConfig:
     seed: int = 0
     """Fixes the split: same file content and seed, same parts, in whatever order the rows stand."""
     cache_dir: str = "logs/cache"
-    """Folder for fetched files and for texts that were turned into ids once. It can be deleted at any time."""
+    """Folder for fetched files and for texts that were turned into ids once. It can be deleted when no run uses it."""
 
     def __post_init__(self):
         _require_fraction("data.validation_fraction", self.validation_fraction)
@@ -373,6 +373,11 @@ def parse_config(argv: list[str], is_stored: bool = False) -> Config:
             _check_text_settings(config.text, model_settings)
         _require(config.resume is None, "resume", config.resume, "it on the command line: --resume RUN_DIR")
         config = dataclasses.replace(config, resume=resume)
+        if config.text.extend_vocabulary and not config.init_from:
+            raise ValueError(
+                f"text.extend_vocabulary: received {config.text.extend_vocabulary} without init_from, whose "
+                "vocabulary it would extend. Name a model with --init_from, or leave it out (text.max_tokens sets the size)."
+            )
         if not show:
             check_source(config.data)
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:

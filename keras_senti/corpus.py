@@ -12,13 +12,14 @@ import inspect
 import json
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from keras_senti import data, pipeline, tables, text
+from keras_senti import data, pipeline, runs, tables, text
 from keras_senti.config import Config, TextConfig, UserError
 from keras_senti.data import Dataset, Splits, StoredTexts, load_splits
 from keras_senti.pipeline import ENCODE_ROWS, EncodedTexts, encode_texts
@@ -73,11 +74,14 @@ def _compute_key(config: Config, source: Source, digests: list[str], vocabulary)
     settings = dataclasses.asdict(source.settings)
     for name in ("csv", "validation_csv", "test_csv", "cache_dir", "source"):
         settings.pop(name)  # content counts, not the place
-    code = [inspect.getsource(module) for module in (tables, data, text, pipeline)]
+    code = [inspect.getsource(module) for module in (tables, data, text, pipeline, sys.modules[__name__])]
+    versions = runs.describe_environment()["versions"]
+    words = text.read_stop_words(config.text.stop_words) if config.text.stop_words else None
+    reader = [source.damaged, [path and path.suffixes for path in (source.main, source.validation, source.test)]]
     parts = [bool(source.validation), bool(source.test)]
     reading = {**dataclasses.asdict(config.text), "word_vectors": None}  # which change no id
     content = [settings, reading, digests, parts, vocabulary]
-    return hashlib.sha256(json.dumps([content, code]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([content, code, versions, words, reader]).encode()).hexdigest()[:16]
 
 
 def _write(folder: Path, config: Config, source: Source, vocabulary: list[str] | None):

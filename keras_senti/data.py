@@ -255,7 +255,8 @@ def read_labelled(path, settings: DataConfig, class_names=None, damaged="strict"
     arrays = {name: np.frombuffer(column, column.typecode) for name, column in columns.items()}
     if class_names is None:
         class_names = order_class_names(index)
-        position = np.array([class_names.index(name) for name in index], np.int64)
+        order = {name: i for i, name in enumerate(class_names)}
+        position = np.array([order[name] for name in index], np.int64)
         arrays["labels"] = position[arrays["labels"]] if index else arrays["labels"]
     elif not len(arrays["labels"]):
         raise UserError(f"{path}: none of its {rows} rows has both a text and a label. Is it the right file?")
@@ -300,7 +301,9 @@ def load_splits(source: Source) -> Splits:
     parts = {name: everything.take(np.flatnonzero(part == p)) for p, name in enumerate(("train", "validation", "test"))}
     for name, path in (("validation", source.validation), ("test", source.test)):
         if path:
-            parts[name], _, more = read_labelled(path, settings, class_names)
+            # Weights count in training only, and groups in splitting: such a file need not have these columns.
+            plain = dataclasses.replace(settings, weight_column=None, group_column=None)
+            parts[name], _, more = read_labelled(path, plain, class_names)
             dropped.join(more)
     for name in ("train", "validation"):
         if not len(parts[name]):

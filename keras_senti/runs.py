@@ -163,7 +163,7 @@ def update_manifest(run_dir: Path, **entries):
 
 def describe_environment() -> dict:
     """Returns the command, the versions and the git commit, for the manifest."""
-    packages = ("tensorflow", "tensorflow-tpu", "keras", "numpy", "pandas", "scikit-learn", "tensorboard")
+    packages = ("tensorflow", "tensorflow-tpu", "keras", "numpy", "pandas", "scikit-learn", "tensorboard", "opencc")
     versions = {"python": sys.version.split()[0]}
     for package in packages:
         try:

@@ -1,5 +1,6 @@
 """The known data sets: where their files are, fetched or unpacked once, so that everything after sees tables only."""
 
+import contextlib
 import csv
 import dataclasses
 import gzip
@@ -96,7 +97,8 @@ def _write_table(path: Path, header: tuple[str, ...], rows):
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}. data.cache_dir names another folder.") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _prepare_reviews_zh(cache_dir: Path) -> Path:
@@ -198,7 +200,8 @@ def _fetch(url: str, sha256: str, cache_dir: Path) -> Path:
         reason = getattr(error, "reason", None) or error.strerror or error
         raise UserError(f"data.source: imdb could not be fetched from {url} ({reason}). {_BY_HAND}.") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return path
 
 

@@ -110,6 +110,12 @@ def _open_folder(config: Config, corpus: Corpus, run_dir: Path):
                 f"--resume: {run_dir / 'config.yaml'} was changed after the run began. Undo the change, or start a new "
                 f"run with it: --config {run_dir / 'config.yaml'}"
             )
+        vocabulary = run_dir / "vocabulary.txt"
+        if vocabulary.exists() and TextEncoder.load(config.text, vocabulary).vocabulary != corpus.encoder.vocabulary:
+            raise UserError(
+                f"--resume: the data gives another vocabulary than {vocabulary}: stop words, packages or this code "
+                "have changed since the run began. Bring back what changed, or start a new run."
+            )
         runs.remove_leftovers(run_dir)
         if not _has_checkpoint(run_dir):
             print("the run was stopped before its first checkpoint: it begins at the start", flush=True)
@@ -155,7 +161,7 @@ def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | No
         device=device,
         seeds={"data": config.data.seed, "train": config.train.seed},
         vocabulary_size=len(encoder.vocabulary),
-        unknown_fraction={name: float((e.flat == 1).mean()) for name, e in encoded.items() if len(e.flat)},
+        unknown_fraction={name: _compute_unknown_fraction(e.flat) for name, e in encoded.items() if len(e.flat)},
     )
     keras.utils.set_random_seed(config.train.seed)
     model = build_model(config.model, len(encoder.vocabulary), len(splits.class_names))
@@ -189,6 +195,11 @@ def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | No
         flush=True,
     )
     _score(model, corpus, config, run_dir)
+
+
+def _compute_unknown_fraction(flat: np.ndarray) -> float:
+    chunks = range(0, len(flat), 1_000_000)  # the comparison needs a byte a token
+    return sum(int((flat[begin : begin + 1_000_000] == 1).sum()) for begin in chunks) / len(flat)
 
 
 def _score(model, corpus: Corpus, config: Config, run_dir: Path):

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from keras_senti.baselines import fit_tfidf_logistic_regression, predict_baselines, predict_majority
 
@@ -38,3 +39,11 @@ def test_baselines_never_see_the_labels_of_the_part_they_predict():
 def test_texts_without_a_single_word_are_read_in_characters():
     model = fit_tfidf_logistic_regression(["😀", "😡", "😀 !", "😡 !"] * 5, np.array([1, 0, 1, 0] * 5))
     assert model.predict(["😀😀", "😡"]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("labels,columns", [([0, 2, 0, 2], [0, 2]), ([1, 1, 1, 1], [1])])
+def test_a_class_that_the_train_sample_lacks_gets_no_probability(labels, columns):
+    train = Part(["good", "bad", "good day", "bad day"], labels)
+    found = predict_baselines(train, {"test": Part(["good", "bad"], [0, 1])}, 3)["test"]["tfidf_logistic_regression"]
+    assert found.shape == (2, 3) and found.sum(axis=1) == pytest.approx([1, 1])
+    assert np.flatnonzero(found.sum(axis=0)).tolist() == columns

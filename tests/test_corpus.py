@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -15,11 +16,13 @@ ROWS = [(f"{text} {i}", label) for i, (text, label) in enumerate(ROWS)]
 def load(tmp_path):
     """Writes rows into a file and returns what makes a corpus of it, with options."""
 
-    def load_it(*options, rows=ROWS, vocabulary=None):
+    def load_it(*options, rows=ROWS, vocabulary=None, extend=0):
         path = tmp_path / "a.csv"
         path.write_text("text,sentiment\n" + "".join(f"{t},{label}\n" for t, label in rows), encoding="utf-8")
         words = ["--data.csv", str(path), "--data.cache_dir", str(tmp_path / "cache"), *options]
-        return load_corpus(parse_config(words), vocabulary)
+        config = parse_config(words)
+        text = dataclasses.replace(config.text, extend_vocabulary=extend)
+        return load_corpus(dataclasses.replace(config, text=text), vocabulary)
 
     return load_it
 
@@ -71,6 +74,15 @@ def test_other_data_or_settings_get_a_cache_of_their_own(load, change):
     assert load().cache == first.cache
 
 
+def test_other_stop_words_in_the_same_file_get_a_cache_of_their_own(load, tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("film\n")
+    first = load("--text.stop_words", str(path))
+    path.write_text("number\n")
+    other = load("--text.stop_words", str(path))
+    assert other.cache != first.cache and "film" in other.encoder.vocabulary
+
+
 def test_other_code_gets_a_cache_of_its_own(load, monkeypatch):
     first = load()
     source = corpus.inspect.getsource
@@ -111,9 +123,9 @@ def test_nothing_half_written_is_left_where_encoding_fails(load, monkeypatch, tm
 def test_a_vocabulary_that_is_given_is_used_and_extended_by_the_commonest_new_tokens(load):
     old = ["[PAD]", "[UNK]", "good", "unseen"]
     assert load(vocabulary=old).encoder.vocabulary == old
-    extended = load("--text.extend_vocabulary", "2", vocabulary=old).encoder.vocabulary
+    extended = load(vocabulary=old, extend=2).encoder.vocabulary
     assert extended == [*old, "and", "number"]  # twice a text, and once; "film" is as frequent as "number"
-    assert len(load("--text.extend_vocabulary", "9999", vocabulary=old).encoder.vocabulary) > 20
+    assert len(load(vocabulary=old, extend=9999).encoder.vocabulary) > 20
 
 
 def test_the_length_of_a_batch_costs_nothing_in_the_number_of_rows():

@@ -96,6 +96,15 @@ def test_changed_data_or_settings_are_refused_and_nothing_is_changed(stopped_run
     assert describe(stopped_run) == before
 
 
+def test_data_that_gives_another_vocabulary_is_refused_and_nothing_is_changed(stopped_run):
+    path = stopped_run / "vocabulary.txt"
+    path.write_text("\n".join(path.read_text().split("\n")[:-2]) + "\n")  # as other stop words would leave it
+    before = describe(stopped_run)
+    with pytest.raises(UserError, match="another vocabulary than .*vocabulary.txt: stop words, packages or this code"):
+        resume(stopped_run)
+    assert describe(stopped_run) == before
+
+
 def test_a_folder_in_which_a_process_runs_is_refused_at_once_and_left_alone(stopped_run, monkeypatch):
     before = describe(stopped_run)
     with runs.lock_run_dir(stopped_run), pytest.raises(UserError, match="another process is running in this folder"):

@@ -130,6 +130,21 @@ def test_a_table_of_the_train_part_takes_its_films_from_the_file_beside_it(imdb,
         assert source.settings.group_column == "movie"
 
 
+def test_tables_of_train_with_films_and_of_test_without_go_together(imdb, tmp_path):
+    rows = [(f"review {i}", "negative" if i < 4 else "positive") for i in range(8)]
+    write_csv(tmp_path / "train.csv", ("text", "sentiment"), rows)
+    write_csv(tmp_path / "train_meta.csv", ("id", "rating", "movie"), [(i, 1, f"tt{i}") for i in range(8)])
+    write_csv(tmp_path / "test.csv", ("text", "sentiment"), [(f"test {text}", label) for text, label in rows[2:6]])
+    splits = load_splits(prepare_source(settings(tmp_path, csv=str(tmp_path), weight_column=None)))
+    assert splits.check["rows"]["test"] == 4 and splits.check["group_column"] == "movie"
+
+
+def test_a_cache_folder_that_is_a_file_is_an_error_that_says_so(imdb, tmp_path):
+    (tmp_path / "cache").write_text("in the way")
+    with pytest.raises(UserError, match=r"cannot write .*cache.*data\.cache_dir names another folder"):
+        prepare_source(settings(tmp_path, csv=str(imdb)))
+
+
 def test_a_table_with_another_number_of_rows_is_not_imdb(imdb, tmp_path):
     train = write_csv(tmp_path / "train.csv", ("text", "sentiment"), [("a", "negative")])
     with pytest.raises(UserError, match=r"train\.csv: received 1 rows, expected the 8 of the train part of IMDB"):
