@@ -375,8 +375,8 @@ def parse_config(argv: list[str], is_stored: bool = False) -> Config:
         config = dataclasses.replace(config, resume=resume)
         if config.text.extend_vocabulary and not config.init_from:
             raise ValueError(
-                f"text.extend_vocabulary: received {config.text.extend_vocabulary} without init_from, whose "
-                "vocabulary it would extend. Name a model with --init_from, or leave it out (text.max_tokens sets the size)."
+                f"text.extend_vocabulary: received {config.text.extend_vocabulary} without init_from, whose vocabulary "
+                "it would extend. Name a model with --init_from, or leave it out (text.max_tokens sets the size)."
             )
         if not show:
             check_source(config.data)
