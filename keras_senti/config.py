@@ -178,7 +178,10 @@ class ModelConfig:
     dropout: float = 0.0
     """Share of a recurrent layer's inputs that is dropped; one mask for all time steps."""
     recurrent_dropout: float = 0.0
-    """Share of the recurrent state that is dropped; one mask for all time steps. Doubles the time of a step."""
+    """Share of the recurrent state that is dropped; one mask for all time steps. Loses cuDNN on a GPU."""
+    weight_drop: float = 0.0
+    """Share of the weights between one state and the next that is dropped in training (DropConnect): regularises as
+    recurrent_dropout does, and keeps every fast path."""
     residual: bool = False
     """Add a recurrent layer's input to its output, through a learned matrix where the widths differ."""
     layer_normalization: bool = False
@@ -199,8 +202,10 @@ class ModelConfig:
         for key in ("num_layers", "units", "embedding_dim", "conv_width"):
             _require_at_least(1, f"model.{key}", getattr(self, key))
         _require_at_least(0, "model.conv_filters", self.conv_filters)
-        for key in ("dropout", "recurrent_dropout", "embedding_dropout", "head_dropout"):
+        for key in ("dropout", "recurrent_dropout", "weight_drop", "embedding_dropout", "head_dropout"):
             _require_fraction(f"model.{key}", getattr(self, key))
+        has_drop = self.cell != "simple_rnn" or not self.weight_drop
+        _require(has_drop, "model.weight_drop", self.weight_drop, "0 with cell simple_rnn: only lstm and gru have it")
 
 
 @dataclass(frozen=True)
@@ -211,6 +216,8 @@ class TrainConfig:
     """Passes over the train part, at most."""
     batch_size: int = 64
     """Texts a step."""
+    batch_tokens: int | None = None
+    """Tokens a step, padding included, instead of batch_size: more short texts, fewer long ones; null: batch_size."""
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
     """Optimiser."""
     learning_rate: float = 0.001
@@ -243,6 +250,11 @@ class TrainConfig:
     def __post_init__(self):
         _require_at_least(1, "train.epochs", self.epochs)
         _require_at_least(1, "train.batch_size", self.batch_size)
+        _require_at_least(1, "train.batch_tokens", self.batch_tokens)
+        _require(
+            self.batch_tokens is None or self.bucket_by_length,
+            "train.batch_tokens", self.batch_tokens, "null where train.bucket_by_length is false: all texts are as long",
+        )  # fmt: skip
         _require(0 < self.learning_rate < math.inf, "train.learning_rate", self.learning_rate, "a number above 0")
         _require_at_least(0, "train.weight_decay", self.weight_decay)
         _require_fraction("train.warmup_fraction", self.warmup_fraction)
@@ -276,6 +288,12 @@ class DeviceConfig:
 
     cpu_threads: int | None = None
     """Processor threads that TensorFlow uses; null: all."""
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    """mixed_bfloat16: products in bfloat16, weights and states in float32. For TPUs, newer GPUs, and CPUs with AMX; on
+    other CPUs it is slower than float32."""
+    kernel: Literal["auto", "loop", "xla", "keras"] = "auto"
+    """What computes LSTM and GRU: the fast loop, the same compiled by XLA in training (once for each shape of a batch),
+    or Keras' own layer (on a GPU: cuDNN); auto: what is fastest there."""
 
     def __post_init__(self):
         _require_at_least(1, "device.cpu_threads", self.cpu_threads)

@@ -64,7 +64,7 @@ def export_model(model: keras.Model, encoder: TextEncoder, class_names, config: 
         tokenize: text → token_ids
     vocabulary.txt, class_names.json and config.yaml of the run folder become assets of the SavedModel.
     """
-    portable = build_model(config.model, len(encoder.vocabulary), len(class_names), portable=True)
+    portable = build_model(config.model, len(encoder.vocabulary), len(class_names))  # with the loop, in float32
     portable.set_weights(model.get_weights())
     # Written beside and renamed, so that model.keras and the folder saved_model are always whole.
     portable.save(run_dir / "writing-model.keras")

@@ -2,14 +2,18 @@
 
 import keras
 
-from keras_senti import layers
+from keras_senti import devices, layers
 from keras_senti.config import ModelConfig, UserError
 
-CELLS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "simple_rnn": keras.layers.SimpleRNN}
+CELLS = {"lstm": layers.LSTM, "gru": layers.GRU, "simple_rnn": keras.layers.SimpleRNN}
 
 
 def build_model(
-    settings: ModelConfig, vocabulary_size: int, num_classes: int, portable: bool = False
+    settings: ModelConfig,
+    vocabulary_size: int,
+    num_classes: int,
+    kernel: str = "loop",
+    precision: str = "float32",
 ) -> keras.Sequential:
     """Builds Embedding → [convolution] → recurrent layers → pooling → Dense softmax, untrained.
 
@@ -19,12 +23,23 @@ def build_model(
     Args:
         vocabulary_size: tokens, padding and [UNK] included.
         num_classes: size of the output, at least 2.
-        portable: never use cuDNN, whose operations an exported model could run on a GPU only; the weights are the same.
+        kernel: loop | xla | keras, what computes the recurrent layers: see `devices.choose_kernel`. The weights are the
+            same; a model with `loop` holds nothing that needs a GPU or XLA, so it can be exported.
+        precision: float32 | mixed_bfloat16, Keras' dtype policy of all layers but the last.
     Returns: a model from token_ids (batch, time) int32, 0 = padding, to probabilities (batch, num_classes) float32.
     Raises:
         UserError: for an activation that Keras does not know.
     """
     check_activation(settings)
+    usual = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)  # so that layers inside of layers have it too
+    try:
+        return keras.Sequential(_build_layers(settings, vocabulary_size, num_classes, kernel), name="classifier")
+    finally:
+        keras.config.set_dtype_policy(usual)
+
+
+def _build_layers(settings: ModelConfig, vocabulary_size: int, num_classes: int, kernel: str) -> list:
     stack = [
         keras.Input((None,), dtype="int32", name="token_ids"),
         _build_embedding(settings, vocabulary_size),
@@ -41,7 +56,7 @@ def build_model(
     needs_pooling = settings.pooling != "last" or settings.residual
     for index in range(settings.num_layers):
         is_last = index == settings.num_layers - 1
-        recurrent = _build_recurrent(settings, index, not is_last or needs_pooling, portable)
+        recurrent = _build_recurrent(settings, index, not is_last or needs_pooling, kernel)
         if settings.residual:
             stack.append(layers.ResidualBlock(recurrent, settings.layer_normalization, name=f"residual_{index}"))
         elif settings.layer_normalization:
@@ -54,7 +69,7 @@ def build_model(
         stack.append(keras.layers.Dropout(settings.head_dropout, name="head_dropout"))
     # float32 also where the other layers compute in less: a softmax loses digits first.
     stack.append(keras.layers.Dense(num_classes, activation="softmax", dtype="float32", name="head"))
-    return keras.Sequential(stack, name="classifier")
+    return stack
 
 
 def check_activation(settings: ModelConfig):
@@ -76,7 +91,7 @@ def _build_embedding(settings: ModelConfig, vocabulary_size: int) -> keras.layer
     return keras.layers.Embedding(vocabulary_size, settings.embedding_dim, **arguments)
 
 
-def _build_recurrent(settings: ModelConfig, index: int, return_sequences: bool, portable: bool) -> keras.layers.Layer:
+def _build_recurrent(settings: ModelConfig, index: int, return_sequences: bool, kernel: str) -> keras.layers.Layer:
     arguments = {
         "units": settings.units,
         "activation": settings.activation,
@@ -85,8 +100,9 @@ def _build_recurrent(settings: ModelConfig, index: int, return_sequences: bool, 
         "return_sequences": return_sequences,
         "name": f"recurrent_{index}",
     }
-    if portable and settings.cell != "simple_rnn":
-        arguments["use_cudnn"] = False
+    if settings.cell != "simple_rnn":
+        arguments["weight_drop"] = settings.weight_drop
+        arguments["kernel"] = "keras" if devices.find_obstacle(vars(settings)) else kernel
     layer = CELLS[settings.cell](**arguments)
     return keras.layers.Bidirectional(layer, name=layer.name) if settings.bidirectional else layer
 

@@ -17,6 +17,7 @@ LENGTH_STEP = 4
 # Texts are sorted by length within so many batches of a shuffled epoch: enough for little padding (tweets: see
 # `padding_fraction` in the manifest), while which texts meet in a batch still changes in every epoch.
 WINDOW_BATCHES = 50
+LENGTH_CLASS = 1.1  # see plan_epoch
 ENCODE_ROWS = 4096  # texts that are turned into ids at once
 
 
@@ -59,15 +60,32 @@ def encode_texts(encoder, texts: list[str]) -> EncodedTexts:
     return EncodedTexts(np.concatenate(pieces), np.concatenate([[0], np.cumsum(np.concatenate(lengths))]))
 
 
-def plan_epoch(lengths: np.ndarray, batch_size: int, bucket_by_length: bool, seed: int, epoch: int) -> list[np.ndarray]:
-    """Returns the row numbers of each batch; each row once, all batches full but one.
+def plan_epoch(
+    lengths: np.ndarray,
+    batch_size: int,
+    bucket_by_length: bool,
+    seed: int,
+    epoch: int,
+    batch_tokens: int | None = None,
+) -> list[np.ndarray]:
+    """Returns the row numbers of each batch; each row once, equally many batches in each epoch, in another order.
 
     Args:
         lengths: (rows,) tokens a text.
+        batch_size: rows of every batch but the last.
         bucket_by_length: sort by length within windows of the shuffled rows, then shuffle the batches.
+        batch_tokens: at most so many positions a batch (but at least one row) instead of batch_size. Rows are then cut
+            into batches within classes of length, each up to 10% longer than the one before.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
+    if batch_tokens is not None:
+        longest = np.ceil(LENGTH_CLASS ** np.ceil(np.log(np.maximum(lengths, 1)) / np.log(LENGTH_CLASS))).astype(int)
+        batches = []
+        for length in np.unique(longest):
+            rows, size = order[longest[order] == length], max(1, batch_tokens // (length + LENGTH_STEP))
+            batches += np.split(rows, range(size, len(rows), size))
+        return [batches[i] for i in rng.permutation(len(batches))]
     if bucket_by_length:
         window = batch_size * WINDOW_BATCHES
         order = np.concatenate(

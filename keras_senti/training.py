@@ -245,7 +245,7 @@ def train_model(
     weights = weights * compute_class_weights(labels, num_classes, settings.class_weights)[labels]
 
     def plan(epoch):
-        return plan_epoch(encoded.lengths, settings.batch_size, bucket, settings.seed, epoch)
+        return plan_epoch(encoded.lengths, settings.batch_size, bucket, settings.seed, epoch, settings.batch_tokens)
 
     def batches_from(epoch, step):
         yield from plan(epoch)[step:]

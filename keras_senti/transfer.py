@@ -42,7 +42,7 @@ def read_pretrained(path) -> Pretrained:
         config = read_config(assets / "config.yaml")
         class_names = tuple(read_json(assets / "class_names.json"))
         vocabulary = TextEncoder.load(config.text, assets / "vocabulary.txt").vocabulary
-        model = build_model(config.model, len(vocabulary), len(class_names), portable=True)
+        model = build_model(config.model, len(vocabulary), len(class_names))
         stored = list(classifier.saved_model.variables)
         if len(stored) != len(model.variables):
             raise ValueError(f"{len(stored)} variables instead of {len(model.variables)}")

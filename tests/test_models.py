@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_senti import layers
 from keras_senti.config import ModelConfig, UserError, read_config
 from keras_senti.models import build_model
 
@@ -99,7 +100,7 @@ def test_the_convolution_has_the_settings_size():
 def test_the_documents_model_is_exactly_the_documents(name):
     model = build_model(read_config(f"configs/{name}.yaml").model, vocabulary_size=5000, num_classes=3)
     embedding, lstm, head = model.layers
-    assert [type(layer) for layer in model.layers] == [keras.layers.Embedding, keras.layers.LSTM, keras.layers.Dense]
+    assert [type(layer) for layer in model.layers] == [keras.layers.Embedding, layers.LSTM, keras.layers.Dense]
     assert (lstm.units, lstm.return_sequences, head.units) == (100, False, 3)
     assert (lstm.dropout, lstm.recurrent_dropout) == ((0.2, 0.2) if name == "document" else (0.0, 0.0))
     assert head.activation is keras.activations.softmax and embedding.mask_zero
@@ -108,14 +109,37 @@ def test_the_documents_model_is_exactly_the_documents(name):
     assert model.output_shape == (None, 3)
 
 
-def test_the_portable_model_takes_the_same_weights_and_gives_the_same_probabilities():
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_model_takes_the_same_weights_and_gives_the_same_probabilities_whatever_computes_it(cell):
     for options in ({}, OPTIONS):
-        settings = ModelConfig(num_layers=2, **SMALL, **options)
-        model, portable = build_model(settings, 9, 3), build_model(settings, 9, 3, portable=True)
-        portable.set_weights(model.get_weights())
-        np.testing.assert_allclose(portable(IDS), model(IDS), atol=1e-6)
-        recurrent = portable.get_layer("residual_0").layer if options else portable.get_layer("recurrent_0")
-        assert recurrent.forward_layer.use_cudnn is False and recurrent.backward_layer.use_cudnn is False
+        settings = ModelConfig(cell=cell, num_layers=2, **SMALL, **options)
+        model = build_model(settings, 9, 3, kernel="keras")
+        for kernel in ("loop", "xla"):
+            other = build_model(settings, 9, 3, kernel=kernel)
+            other.set_weights(model.get_weights())
+            assert [w.path for w in other.weights] == [w.path for w in model.weights]
+            np.testing.assert_allclose(other(IDS), model(IDS), atol=1e-6)
+            recurrent = other.get_layer("residual_0").layer if options else other.get_layer("recurrent_0")
+            for layer in (recurrent.forward_layer, recurrent.backward_layer):
+                assert layer.used_kernel == kernel and layer.use_cudnn is False
+
+
+def test_an_activation_that_the_fast_loop_lacks_is_computed_by_keras_without_a_warning(recwarn):
+    model = build_model(ModelConfig(activation="relu", **SMALL), 9, 3, kernel="loop")
+    assert model.get_layer("recurrent_0").forward_layer.used_kernel == "keras"
+    assert not [w for w in recwarn if "recurrent_0" in str(w.message)]
+
+
+def test_in_bfloat16_the_weights_stay_float32_and_the_probabilities_are_near():
+    settings = ModelConfig(**{**SMALL, "units": 8}, **OPTIONS)
+    keras.utils.set_random_seed(0)
+    model, other = build_model(settings, 9, 3), build_model(settings, 9, 3, precision="mixed_bfloat16")
+    other.set_weights(model.get_weights())
+    assert {w.dtype for w in other.trainable_weights} == {"float32"}
+    assert other.get_layer("pooling").compute_dtype == "bfloat16" and other(IDS).dtype == tf.float32
+    difference = np.abs(other(IDS) - model(IDS)).max()
+    assert 0 < difference < 0.02  # eight bits of mantissa
+    assert keras.config.dtype_policy().name == "float32"
 
 
 def test_settings_reach_the_layers():
