@@ -53,8 +53,7 @@ def load_corpus(config: Config, vocabulary: list[str] | None = None) -> Corpus:
     """
     with runs.share_cache(Path(config.data.cache_dir)):
         source = prepare_source(config.data)
-        paths = [path for path in (source.main, source.validation, source.test) if path]
-        files = {str(path): compute_sha256(path) for path in paths if path.is_file()}
+        files = {str(path): compute_sha256(path) for path in source.stamps if path.is_file()}
         folder = Path(config.data.cache_dir) / f"ids-{_compute_key(config, source, list(files.values()), vocabulary)}"
         if folder.is_dir():
             try:
@@ -99,6 +98,7 @@ def _write(folder: Path, config: Config, source: Source, vocabulary: list[str] |
         facts = {"class_names": splits.class_names, "check": splits.check, "dropped": splits.dropped}
         sums = {str(p.relative_to(temporary)): compute_sha256(p) for p in sorted(temporary.glob("**/*")) if p.is_file()}
         write_json(temporary / "facts.json", {**facts, "sha256": sums})
+        source.check_unchanged()  # the cache's name says of which content it is
 
 
 def _batch(texts: StoredTexts, title: str, rows: int):
@@ -136,7 +136,7 @@ def _write_ids(folder: Path, splits: Splits, encoder: TextEncoder):
             order = np.argsort(lines)
             owner = np.concatenate([index for _, index in parts])[order]
             first = parts[0][0].texts
-            texts, begin = StoredTexts(first.path, first.column, lines[order], first.damaged), 0
+            texts, begin = dataclasses.replace(first, lines=lines[order]), 0
             for batch in _batch(texts, "encoding", len(texts)):
                 encoded = encode_texts(encoder, batch)
                 owners = owner[begin : begin + len(batch)]
@@ -162,7 +162,8 @@ def _read(folder: Path, config: Config, source: Source, files: dict[str, str]) -
             if item.name != "texts"
         }
         damaged = source.damaged if paths[name] == main else "strict"
-        parts[name] = Dataset(StoredTexts(paths[name], settings.text_column, arrays["lines"], damaged), **arrays)
+        stamp = source.stamps[paths[name]]
+        parts[name] = Dataset(StoredTexts(paths[name], settings.text_column, arrays["lines"], damaged, stamp), **arrays)
         offsets, flat = np.load(folder / name / "offsets.npy"), folder / name / "flat.bin"
         empty = not flat.stat().st_size  # which cannot be mapped
         encoded[name] = EncodedTexts(np.zeros(0, np.int32) if empty else np.memmap(flat, np.int32, "r"), offsets)

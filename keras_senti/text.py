@@ -220,13 +220,22 @@ def fit_vocabulary(settings: TextConfig, batches) -> list[str]:
     Args:
         batches: an iterable of lists of texts, read once and never kept.
     """
-    vectorizer = _build_vectorizer(settings)
+    vectorizer, failed = _build_vectorizer(settings), []
+
+    def generate():
+        try:
+            yield from map(encode_utf8, batches)
+        except UserError as error:  # TensorFlow would bury it in one of its own
+            failed.append(error)
+
     try:
         spec = tf.TensorSpec((None,), tf.string)
-        vectorizer.adapt(tf.data.Dataset.from_generator(lambda: map(encode_utf8, batches), output_signature=spec))
+        vectorizer.adapt(tf.data.Dataset.from_generator(generate, output_signature=spec))
         tokens = [str(token) for token in vectorizer.get_vocabulary(include_special_tokens=False)]
     except ValueError:  # Keras' "Cannot set an empty vocabulary"; TextEncoder says it better
         tokens = []
+    if failed:
+        raise failed[0]
     return [PADDING, UNKNOWN, *tokens]
 
 

@@ -130,9 +130,12 @@ def _open_folder(config: Config, corpus: Corpus, run_dir: Path):
 
 
 def _fingerprint(settings: str) -> str:
-    """Returns the SHA-256 of those settings (YAML) that a resumed run keeps."""
+    """Returns the SHA-256 of those settings (YAML) that a resumed run keeps; "" if one of the others is missing."""
     content = yaml.safe_load(settings)
-    del content["device"], content["train"]["epochs"]
+    try:
+        del content["device"], content["train"]["epochs"]
+    except (KeyError, TypeError):
+        return ""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -85,6 +85,9 @@ def test_changed_data_or_settings_are_refused_and_nothing_is_changed(stopped_run
     config.write_text(settings.replace("learning_rate: 0.03", "learning_rate: 0.3"))
     with pytest.raises(UserError, match=r"config\.yaml was changed after the run began"):
         resume(stopped_run)
+    config.write_text(settings.replace("  epochs: 2\n", ""))
+    with pytest.raises(UserError, match=r"config\.yaml was changed after the run began"):
+        resume(stopped_run)
     config.write_text(settings)
     content = tiny_csv.read_bytes()
     try:

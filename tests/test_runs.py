@@ -163,6 +163,11 @@ def test_a_cache_is_cleared_of_half_written_files_only_while_nobody_else_uses_it
         assert not (tmp_path / "writing-2").exists()
 
 
+def test_a_file_that_cannot_be_read_has_no_sha256(tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path}: cannot be read: Is a directory"):
+        runs.compute_sha256(tmp_path)
+
+
 # A finished run
 
 

@@ -114,8 +114,9 @@ def test_missing_reviews_are_counted_and_named(imdb, tmp_path):
         prepare_source(settings(tmp_path, csv=str(imdb)))
 
 
-def test_a_cut_archive_is_an_error(archive, tmp_path):
-    archive.write_bytes(archive.read_bytes()[:-200])
+@pytest.mark.parametrize("length", [5, 40, 300, -200])
+def test_a_cut_archive_is_an_error(archive, tmp_path, length):
+    archive.write_bytes(archive.read_bytes()[:length])
     with pytest.raises(UserError, match=r"aclImdb_v1\.tar\.gz: is damaged or cannot be read"):
         prepare_source(settings(tmp_path, csv=str(archive)))
 
@@ -157,6 +158,17 @@ def test_a_table_with_another_number_of_rows_is_not_imdb(imdb, tmp_path):
     train = write_csv(tmp_path / "train.csv", ("text", "sentiment"), [("a", "negative")])
     with pytest.raises(UserError, match=r"train\.csv: received 1 rows, expected the 8 of the train part of IMDB"):
         prepare_source(settings(tmp_path, csv=str(train)))
+
+
+def test_named_test_and_unlabelled_tables_are_counted_too(imdb, tmp_path):
+    rows = [(f"review {i}", "negative" if i < 4 else "positive") for i in range(8)]
+    train = write_csv(tmp_path / "train.csv", ("text", "sentiment"), rows)
+    other = write_csv(tmp_path / "other.csv", ("text", "sentiment"), rows[:3])
+    with pytest.raises(UserError, match=r"other\.csv: received 3 rows, expected the 4 of the test part of IMDB"):
+        prepare_source(settings(tmp_path, csv=str(train), test_csv=str(other)))
+    write_csv(tmp_path / "unlabeled.csv", ("text",), [("a",)])
+    with pytest.raises(UserError, match=r"unlabeled\.csv: received 1 rows, expected the 2 of the unlabeled part"):
+        prepare_source(settings(tmp_path, csv=str(tmp_path)))
 
 
 def test_a_folder_or_name_that_holds_no_imdb_is_an_error(imdb, tmp_path):
