@@ -322,7 +322,10 @@ def load_splits(source: Source) -> Splits:
                 f"{main}: no row of the class '{name}' is left for the train part, because its texts also stand there "
                 "under other labels. Mend these labels, or join the classes with data.label_map."
             )
-    check = {**check_data(parts, class_names, dropped.counts), "group_column": settings.group_column}
+    asked = {"test": None if source.test else round(len(everything) * settings.test_fraction)}
+    left = len(everything) - (0 if source.test else len(parts["test"]))
+    asked["validation"] = None if source.validation else round(left * settings.validation_fraction)
+    check = {**check_data(parts, class_names, dropped.counts), "group_column": settings.group_column, "asked": asked}
     return Splits(**parts, class_names=class_names, check=check, dropped=dropped.rows)
 
 
@@ -407,6 +410,14 @@ def format_check(check: dict) -> str:
     )
     if check.get("group_column"):
         lines.append(f"split by {check['group_column']}: rows that share it are in the same part")
+    for part, asked in check.get("asked", {}).items():
+        rows = check["rows"][part]
+        # Rounding may cost a row a class.
+        if asked is not None and abs(rows - asked) > max(len(check["class_names"]), 0.02 * sum(check["rows"].values())):
+            lines.append(
+                f"WARNING: the {part} part has {rows:,} rows, not the {asked:,} that its fraction asks for: rows of "
+                "one group, and equal texts, stay together"
+            )
     shared = {pair: n for pair, n in check["texts_in_two_parts"].items() if n}
     if shared:
         found = ", ".join(f"{n:,} in {pair.replace('_', ' and ')}" for pair, n in shared.items())

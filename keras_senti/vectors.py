@@ -19,8 +19,8 @@ def check_word_vectors(config: Config):
     """Checks the settings against each other and the file's first line, before anything slow begins.
 
     Raises:
-        UserError: for a file that is missing or of another width, vectors beside init_from, or a frozen embedding
-            without either.
+        UserError: for a file that is missing or of another width, vectors beside init_from, or an embedding
+            that would be frozen as it is drawn at random.
     """
     if config.text.word_vectors and config.init_from:
         raise UserError(
@@ -33,6 +33,11 @@ def check_word_vectors(config: Config):
         raise UserError(
             "model.embedding_trainable: received false without text.word_vectors, which would freeze random vectors. "
             "Name a file of word vectors or a model (init_from), or leave the setting out."
+        )
+    if not config.model.embedding_trainable and config.model.bigram_buckets and config.init_from is None:
+        raise UserError(
+            f"model.bigram_buckets: received {config.model.bigram_buckets} beside model.embedding_trainable false, "
+            "which would freeze random vectors of pairs: a file of word vectors has none. Leave one of the two out."
         )
 
 

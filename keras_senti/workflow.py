@@ -20,15 +20,15 @@ import yaml
 from tqdm import tqdm
 
 from keras_senti import baselines, devices, evaluation, export, runs, tensorboard, vectors
-from keras_senti.config import Config, UserError, read_config, suggest, write_yaml
+from keras_senti.config import Config, UserError, read_config, settle, suggest, write_yaml
 from keras_senti.corpus import Corpus, load_corpus
 from keras_senti.data import Dataset, clean_label, format_check, map_label
 from keras_senti.models import build_model, check_activation
 from keras_senti.pipeline import predict_in_batches
 from keras_senti.tables import Table
-from keras_senti.text import TextEncoder, make_simplifier, read_stop_words
+from keras_senti.text import TextEncoder, make_simplifier
 from keras_senti.training import make_predict, train_model
-from keras_senti.transfer import Pretrained, copy_weights, read_pretrained
+from keras_senti.transfer import Pretrained, copy_weights, find_seen_rows, read_pretrained
 
 CHUNK_ROWS = 5000
 
@@ -43,11 +43,10 @@ def train_run(config: Config) -> Path:
             `failed`.
     """
     begin = time.perf_counter()
+    config = settle(config)
     if config.run_dir is not None:
         runs.check_new_run_dir(config.run_dir)
     check_activation(config.model)
-    if config.text.stop_words is not None:
-        read_stop_words(config.text.stop_words)
     if config.text.simplify_chinese:
         make_simplifier()
     device = devices.set_up_device(config.device)
@@ -170,6 +169,7 @@ def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | No
     model = build_model(config.model, len(encoder.vocabulary), len(splits.class_names))
     if pretrained:
         print(f"init_from: {copy_weights(pretrained, model, splits.class_names)}")
+        print(find_seen_rows(config.init_from, corpus.files, splits.check["split_sha256"]), end="", flush=True)
     if config.text.word_vectors is not None and not _has_checkpoint(run_dir):
         coverage = vectors.load_word_vectors(
             model, config.text.word_vectors, encoder.vocabulary, encoded["train"].flat, config.train.seed

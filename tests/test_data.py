@@ -585,6 +585,16 @@ def test_rows_of_a_group_and_equal_texts_go_to_the_same_part(write):
     assert found["film 3"] == found["film 9"]  # tied by an equal text
 
 
+def test_a_part_that_a_large_group_makes_larger_than_asked_is_said(write):
+    rows = [(f"text {i}", "np"[i % 2], f"{i}") for i in range(60)]
+    rows += [(f"film {i}", "np"[i % 2], "one film") for i in range(40)]
+    path = write("a.csv", b"text,sentiment,film\n" + "".join(f"{','.join(row)}\n" for row in rows).encode())
+    # With this seed, the film comes to the test part.
+    check = split(path, group_column="film", seed=1).check
+    assert "WARNING: the test part has 48 rows, not the 20 that its fraction asks for" in format_check(check)
+    assert "asks for" not in format_check(split(path, group_column=None).check)
+
+
 def test_groups_are_joined_through_others_under_the_smallest():
     hashes, groups = np.array([1, 1, 2, 3, 4], np.uint64), np.array([30, 20, 20, 40, 40], np.uint64)
     assert join_groups(hashes, groups).tolist() == [20, 20, 20, 40, 40]

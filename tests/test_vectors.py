@@ -123,7 +123,9 @@ def test_the_check_before_a_run_reads_the_first_lines_only(write, tmp_path):
             check(path=path)
     with pytest.raises(UserError, match="embedding_trainable: received false without text.word_vectors"):
         check(embedding_trainable=False)
-    check(init_from="a model", embedding_trainable=False)
+    with pytest.raises(UserError, match=r"bigram_buckets: received 7 beside .* would freeze random vectors of pairs"):
+        check(path=write(GLOVE), embedding_dim=2, embedding_trainable=False, bigram_buckets=7)
+    check(init_from="a model", embedding_trainable=False, bigram_buckets=7)
     with pytest.raises(UserError, match="text.word_vectors: received .* beside init_from, whose model has its own"):
         check(init_from="a model", path=write(GLOVE), embedding_dim=2)
 
