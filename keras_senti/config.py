@@ -51,7 +51,6 @@ _BOOLEAN_LABEL = (
     'Put labels in quotes: {{"no": negative}}.'
 )
 _NOT_INHERITED = ("extend_vocabulary", "word_vectors", "embedding_trainable")  # by init_from
-_DROPOUTS = ("dropout", "recurrent_dropout", "embedding_dropout", "head_dropout")
 _LARGEST_SEED = 2**32 - 1  # NumPy's limit
 
 
@@ -202,7 +201,7 @@ class ModelConfig:
         for key in ("num_layers", "units", "embedding_dim", "conv_width"):
             _require_at_least(1, f"model.{key}", getattr(self, key))
         _require_at_least(0, "model.conv_filters", self.conv_filters)
-        for key in _DROPOUTS:
+        for key in ("dropout", "recurrent_dropout", "embedding_dropout", "head_dropout"):
             _require_fraction(f"model.{key}", getattr(self, key))
 
 
@@ -428,7 +427,7 @@ def _check_inherited(config: Config, model_settings: dict):
     for key, value in model_settings.items():
         section, name = key.split(".")
         received = getattr(getattr(config, section), name)
-        if received != value and name not in _DROPOUTS:
+        if received != value and "drop" not in name:  # dropouts act in training only
             does, why = {
                 "text": ("reads text with", "text must be read as the model learned it"),
                 "model": ("was made with", "its weights mean something with its own settings only"),

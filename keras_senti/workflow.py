@@ -62,6 +62,8 @@ def train_run(config: Config) -> Path:
             pretrained, corpus = _load_again(config, run_dir)
         check = format_check(corpus.splits.check)
         print(f"run folder: {run_dir}\n\ndata ({config.data.source}):\n{check}\n", flush=True)
+        if pretrained:
+            print(find_seen_rows(config.init_from, corpus.files, corpus.splits.check["split_sha256"]), end="")
         _open_folder(config, corpus, run_dir)
         try:
             with _explain_failed_writes(run_dir):
@@ -169,7 +171,6 @@ def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | No
     model = build_model(config.model, len(encoder.vocabulary), len(splits.class_names))
     if pretrained:
         print(f"init_from: {copy_weights(pretrained, model, splits.class_names)}")
-        print(find_seen_rows(config.init_from, corpus.files, splits.check["split_sha256"]), end="", flush=True)
     if config.text.word_vectors is not None and not _has_checkpoint(run_dir):
         coverage = vectors.load_word_vectors(
             model, config.text.word_vectors, encoder.vocabulary, encoded["train"].flat, config.train.seed

@@ -154,6 +154,14 @@ def test_a_cache_folder_that_is_a_file_is_an_error_that_says_so(imdb, tmp_path):
         prepare_source(settings(tmp_path, csv=str(imdb)))
 
 
+def test_where_another_process_was_quicker_its_folder_stays(tmp_path):
+    with sources.add_to_cache(tmp_path / "ids") as temporary:
+        for folder, content in ((temporary, "ours"), (tmp_path / "ids", "theirs")):
+            folder.mkdir()
+            (folder / "a").write_text(content)
+    assert (tmp_path / "ids" / "a").read_text() == "theirs" and len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_table_with_another_number_of_rows_is_not_imdb(imdb, tmp_path):
     train = write_csv(tmp_path / "train.csv", ("text", "sentiment"), [("a", "negative")])
     with pytest.raises(UserError, match=r"train\.csv: received 1 rows, expected the 8 of the train part of IMDB"):
