@@ -3,9 +3,9 @@
     python benchmarks/end_to_end.py configs/tweets.yaml:3 configs/reviews_zh.yaml configs/imdb.yaml --imdb FOLDER
 
 The number behind a config is how many seeds (0, 1, ...) it is trained with; 1 without one. Rows of the same data stand
-together, under the majority class and TF-IDF + logistic regression on the same rows. A run that has finished is not
-repeated, and configs that are not named keep the results they have in the file: so the table can be filled bit by bit.
-Runs lie in logs/end_to_end/<name>/.
+together, under the majority class and TF-IDF + logistic regression on the same rows. A run that has
+finished with the same settings is not repeated, and configs that are not named keep the results they have in the file:
+so the table can be filled bit by bit. Runs lie in logs/end_to_end/<name>/.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import pandas as pd
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from keras_senti.config import read_config  # noqa: E402
+from keras_senti.config import parse_config, read_config, settle  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "end_to_end.json"
 README = ROOT / "README.md"
@@ -34,14 +34,17 @@ HEAD = ("data", "model", "validation accuracy", "macro-F1", "test accuracy", "ma
 
 
 def find_or_run(config_file: str, name: str, seed: int, options: list[str]) -> Path:
-    """Returns the folder of the finished run of this config and seed."""
+    """Returns the folder of the finished run with these settings and seed; trains it, if there is none."""
     folder = ROOT / "logs" / "end_to_end" / name
+    words = ["--config", config_file, "--train.seed", str(seed), *options]
+    wanted = settle(parse_config(words))
     for manifest in folder.glob(f"seed-{seed}_*/manifest.json"):
         if json.loads(manifest.read_text())["status"] == "finished":
-            return manifest.parent
+            if settle(read_config(manifest.parent / "config.yaml")) == wanted:
+                return manifest.parent
+            print(f"{manifest.parent}: finished with other settings, so it does not count")
     run_dir = folder / f"seed-{seed}_{int(time.time())}"
-    command = [sys.executable, "train.py", "--config", config_file, "--train.seed", str(seed), *options]
-    subprocess.run([*command, "--run_dir", str(run_dir)], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "train.py", *words, "--run_dir", str(run_dir)], check=True)
     return run_dir
 
 
@@ -51,7 +54,7 @@ def summarize(values: list[float]) -> dict:
 
 def measure(config_file: str, seeds: int, options: list[str]) -> dict:
     """Returns what the finished runs of a config scored, with the baselines on the same rows."""
-    config = read_config(ROOT / config_file)
+    config = read_config(config_file)
     folders = [find_or_run(config_file, config.name, seed, options) for seed in range(seeds)]
     metrics = [json.loads((f / "metrics.json").read_text()) for f in folders]
     manifests = [json.loads((f / "manifest.json").read_text()) for f in folders]
@@ -105,11 +108,12 @@ def main():
     parser.add_argument("configs", nargs="*", help="CONFIG or CONFIG:SEEDS; none: write the table again")
     parser.add_argument("--imdb", metavar="PATH", help="archive, folder or table of IMDB, instead of fetching it")
     options = parser.parse_args()
+    imdb = ["--data.csv", str(Path(options.imdb).resolve())] if options.imdb else []
+    os.chdir(ROOT)  # relative paths, such as data.cache_dir, mean the same in each run
     systems = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for word in options.configs:
         config_file, _, count = word.partition(":")
-        is_imdb = read_config(ROOT / config_file).data.source == "imdb"
-        more = ["--data.csv", str(Path(options.imdb).resolve())] if is_imdb and options.imdb else []
+        more = imdb if read_config(config_file).data.source == "imdb" else []
         systems[config_file] = measure(config_file, int(count or 1), more)
         RESULTS.write_text(json.dumps(systems, indent=1) + "\n", encoding="utf-8")
     table = make_table(systems)

@@ -101,12 +101,17 @@ def restore_newest(folder: Path, model: keras.Model) -> Progress:
 
     Returns: where training stands; at the beginning, if there is no checkpoint.
     Raises:
-        UserError: if there are checkpoints, but no good one.
+        UserError: if there are checkpoints, but no good one; or one cannot be read, which need not last.
     """
     damaged = {}
     for path in sorted(folder.glob("step-*.npz"), reverse=True):
         try:
             progress, values = read_checkpoint(path, model)
+        except (OSError, MemoryError) as error:
+            raise UserError(
+                f"{path}: the newest checkpoint cannot be read ({error}), which does not say that it is damaged. Mend "
+                "this and resume again, or remove the file to go on from the one before it."
+            ) from None
         except Exception as error:  # a damaged zip file fails in many ways
             damaged[path] = error
             continue

@@ -8,6 +8,7 @@ name (`--model.units 64`), and the command line wins over the file wherever it s
 import dataclasses
 import difflib
 import math
+import os
 import sys
 import textwrap
 from dataclasses import dataclass, field
@@ -129,9 +130,10 @@ class TextConfig:
     """Decimal digits: kept, or dropped."""
     punctuation: Literal["keep", "drop"] = "keep"
     """Punctuation: each mark a token, or dropped. An apostrophe inside a word (don't) and emoji are always kept."""
-    stop_words: str | None = None
-    """Words to remove: `english` (scikit-learn's list without its negations) or a UTF-8 file with one word a line.
-    Off, because an LSTM reads word order: "not at all good" needs its small words, and removing them costs accuracy."""
+    stop_words: str | list[str] | None = None
+    """Words to remove: `english` (scikit-learn's list without its negations), a UTF-8 file with one word a line, or the
+    words themselves, as the run folder keeps those of a file. Off, because an LSTM reads word order: "not at all good"
+    needs its small words, and removing them costs accuracy."""
     split: Literal["word", "character", "mixed"] = "mixed"
     """word: at white space; character: every character, spaces too; mixed: each Han or kana character a token,
     words otherwise."""
@@ -309,7 +311,7 @@ class Config:
     """Folder of this run, instead of logs/<name>/<UTC time>. One that is not empty is refused."""
     init_from: str | None = None
     """Run folder or SavedModel to train further. Its vocabulary, text and model settings are used unless you give
-    others; dropouts may differ, text settings may not. Other classes get a new last layer."""
+    others; only dropouts and embedding_trainable may differ. Other classes get a new last layer."""
     resume: str | None = None
     """On the command line only: folder of an unfinished run, which goes on with its own settings. Beside it, only
     train.epochs and device.* can be given."""
@@ -388,7 +390,7 @@ def parse_config(argv: list[str], is_stored: bool = False) -> Config:
         values.pop("config")
         config = Config(**vars(parser.instantiate(values)))
         if model_dir:
-            _check_text_settings(config.text, model_settings)
+            _check_inherited(settle(config), model_settings)
         _require(config.resume is None, "resume", config.resume, "it on the command line: --resume RUN_DIR")
         config = dataclasses.replace(config, resume=resume)
         if config.text.extend_vocabulary and not config.init_from:
@@ -438,14 +440,58 @@ def _read_model_settings(model_dir: str) -> dict:
     }
 
 
-def _check_text_settings(settings: TextConfig, model_settings: dict):
+def _check_inherited(config: Config, model_settings: dict):
+    """Raises a ValueError if a setting contradicts the model in init_from, also where no weight would tell."""
     for key, value in model_settings.items():
         section, name = key.split(".")
-        if section == "text" and getattr(settings, name) != value:
+        received = getattr(getattr(config, section), name)
+        if received != value and "drop" not in name:  # dropouts act in training only
+            does, why = {
+                "text": ("reads text with", "text must be read as the model learned it"),
+                "model": ("was made with", "its weights mean something with its own settings only"),
+            }[section]
             raise ValueError(
-                f"{key}: received {getattr(settings, name)!r}, but the model in init_from reads text with {value!r}. "
-                "Leave this setting out: text must be read as the model learned it."
+                f"{key}: received {received!r}, but the model in init_from {does} {value!r}. "
+                f"Leave this setting out: {why}."
             )
+
+
+def read_words(setting: str | list[str]) -> list[str]:
+    """Returns the words of `text.stop_words`: of a file, or those in the list.
+
+    Raises:
+        UserError: if the file is missing or not UTF-8, or there is no word.
+    """
+    try:
+        content = "\n".join(setting) if isinstance(setting, list) else Path(setting).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"text.stop_words: received '{setting}', expected `english` or a UTF-8 file with one word a line ({error})."
+        ) from None
+    words = content.lower().replace("’", "'").split()
+    if not words:
+        raise UserError(f"text.stop_words: {setting} holds no word. Leave the setting out to keep all words.")
+    return words
+
+
+def settle(config: Config) -> Config:
+    """Returns the settings as a run folder keeps them: no path is relative, and stop words are there themselves.
+
+    So a run means the same in every working directory, and needs no file but its data.
+    """
+    names = ("csv", "validation_csv", "test_csv", "cache_dir")
+    data = {name: os.path.abspath(path) for name in names if (path := getattr(config.data, name))}
+    words, vectors = config.text.stop_words, config.text.word_vectors
+    return dataclasses.replace(
+        config,
+        init_from=config.init_from and os.path.abspath(config.init_from),
+        data=dataclasses.replace(config.data, **data),
+        text=dataclasses.replace(
+            config.text,
+            word_vectors=vectors and os.path.abspath(vectors),
+            stop_words=words if words in (None, "english") else read_words(words),
+        ),
+    )
 
 
 def _write_commented(config, indent: str = "") -> str:

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import inspect
 import json
-import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from keras_senti.config import Config, TextConfig, UserError
 from keras_senti.data import Dataset, Splits, StoredTexts, load_splits
 from keras_senti.pipeline import ENCODE_ROWS, EncodedTexts, encode_texts
 from keras_senti.runs import compute_sha256, read_json, write_json
-from keras_senti.sources import Source, prepare_source
+from keras_senti.sources import Source, add_to_cache, prepare_source
 from keras_senti.text import TextEncoder, fit_vocabulary
 
 PARTS = ("train", "validation", "test")
@@ -52,22 +51,20 @@ def load_corpus(config: Config, vocabulary: list[str] | None = None) -> Corpus:
     Raises:
         UserError: for whatever is wrong with the data.
     """
-    source = prepare_source(config.data)
-    paths = [path for path in (source.main, source.validation, source.test) if path]
-    files = {str(path): compute_sha256(path) for path in paths if path.is_file()}
-    folder = Path(config.data.cache_dir) / f"ids-{_compute_key(config, source, list(files.values()), vocabulary)}"
-    corpus = None
-    if folder.is_dir():
-        try:
-            corpus = _read(folder, config, source, files)
-            print(f"token ids from {folder}", flush=True)
-        except (OSError, ValueError, KeyError, UserError) as error:
-            print(f"the cache {folder} is damaged ({error}): making it again", flush=True)
-            shutil.rmtree(folder)
-    if corpus is None:
+    with runs.share_cache(Path(config.data.cache_dir)):
+        source = prepare_source(config.data)
+        files = {str(path): compute_sha256(path) for path in source.stamps if path.is_file()}
+        folder = Path(config.data.cache_dir) / f"ids-{_compute_key(config, source, list(files.values()), vocabulary)}"
+        if folder.is_dir():
+            try:
+                corpus = _read(folder, config, source, files)
+                print(f"token ids from {folder}", flush=True)
+                return corpus
+            except (OSError, ValueError, KeyError, UserError) as error:
+                print(f"the cache {folder} is damaged ({error}): making it again", flush=True)
+                shutil.rmtree(folder)
         _write(folder, config, source, vocabulary)
-        corpus = _read(folder, config, source, files)
-    return corpus
+        return _read(folder, config, source, files)
 
 
 def _compute_key(config: Config, source: Source, digests: list[str], vocabulary) -> str:
@@ -91,9 +88,7 @@ def _write(folder: Path, config: Config, source: Source, vocabulary: list[str] |
         batches = _batch(splits.train.texts, "counting words", len(splits.train))
         vocabulary = _extend(vocabulary, batches, config.text)
     encoder = TextEncoder(config.text, vocabulary)
-    temporary = folder.with_name(f"writing-{folder.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with add_to_cache(folder) as temporary:
         for name, part in splits.parts().items():
             (temporary / name).mkdir(parents=True)
             for column, array in part.arrays().items():
@@ -103,16 +98,7 @@ def _write(folder: Path, config: Config, source: Source, vocabulary: list[str] |
         facts = {"class_names": splits.class_names, "check": splits.check, "dropped": splits.dropped}
         sums = {str(p.relative_to(temporary)): compute_sha256(p) for p in sorted(temporary.glob("**/*")) if p.is_file()}
         write_json(temporary / "facts.json", {**facts, "sha256": sums})
-        with contextlib.suppress(FileExistsError):  # another run was quicker: its content is the same
-            os.rename(temporary, folder)
-    except OSError as error:
-        if not folder.is_dir():
-            raise UserError(
-                f"data.cache_dir: cannot write {temporary}: {error.strerror}. Token ids take about 5 bytes a word: "
-                "make room, or name another folder."
-            ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        source.check_unchanged()  # the cache's name says of which content it is
 
 
 def _batch(texts: StoredTexts, title: str, rows: int):
@@ -150,7 +136,7 @@ def _write_ids(folder: Path, splits: Splits, encoder: TextEncoder):
             order = np.argsort(lines)
             owner = np.concatenate([index for _, index in parts])[order]
             first = parts[0][0].texts
-            texts, begin = StoredTexts(first.path, first.column, lines[order], first.damaged), 0
+            texts, begin = dataclasses.replace(first, lines=lines[order]), 0
             for batch in _batch(texts, "encoding", len(texts)):
                 encoded = encode_texts(encoder, batch)
                 owners = owner[begin : begin + len(batch)]
@@ -176,7 +162,8 @@ def _read(folder: Path, config: Config, source: Source, files: dict[str, str]) -
             if item.name != "texts"
         }
         damaged = source.damaged if paths[name] == main else "strict"
-        parts[name] = Dataset(StoredTexts(paths[name], settings.text_column, arrays["lines"], damaged), **arrays)
+        stamp = source.stamps[paths[name]]
+        parts[name] = Dataset(StoredTexts(paths[name], settings.text_column, arrays["lines"], damaged, stamp), **arrays)
         offsets, flat = np.load(folder / name / "offsets.npy"), folder / name / "flat.bin"
         empty = not flat.stat().st_size  # which cannot be mapped
         encoded[name] = EncodedTexts(np.zeros(0, np.int32) if empty else np.memmap(flat, np.int32, "r"), offsets)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from keras_senti.config import DataConfig, UserError, suggest
 from keras_senti.sources import Source
-from keras_senti.tables import Table
+from keras_senti.tables import Table, check_stamp, read_stamp
 
 # Sentiment has an order of its own; other names are sorted, integers by value.
 SENTIMENT_ORDER = ("negative", "neutral", "positive")
@@ -41,17 +41,21 @@ class Dropped:
         self.rows = (self.rows + other.rows)[:MAX_DROPPED]
 
 
+@dataclass(frozen=True)
 class StoredTexts:
     """Some texts of a table as an iterable with a length.
 
-    Every iteration reads the file again, so no text stays in memory.
+    Every iteration reads the file again, so no text stays in memory; if it is not the same file as before, it is an
+    error.
 
-    Args:
-        lines: (rows,) int64, ascending: the lines of the file where the rows begin.
+    lines: (rows,) int64, ascending: the lines of the file where the rows begin. stamp: of the file, see `read_stamp`.
     """
 
-    def __init__(self, path, column: str, lines: np.ndarray, damaged: str = "strict"):
-        self.path, self.column, self.lines, self.damaged = path, column, lines, damaged
+    path: Path
+    column: str
+    lines: np.ndarray
+    damaged: str = "strict"
+    stamp: tuple | None = None
 
     def __len__(self):
         return len(self.lines)
@@ -59,6 +63,7 @@ class StoredTexts:
     def __iter__(self):
         if not len(self.lines):
             return
+        check_stamp(self.path, self.stamp)
         wanted = iter(self.lines.tolist())
         line = next(wanted)
         for number, row in Table(self.path, self.damaged):
@@ -66,8 +71,8 @@ class StoredTexts:
                 yield row.get(self.column) or ""
                 line = next(wanted, None)
             if line is None:
-                return
-        raise UserError(f"{self.path}: line {line} is gone: the file was changed while it was read. Start again.")
+                break
+        check_stamp(self.path, self.stamp)
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class Dataset:
 
     def take(self, indices) -> "Dataset":
         """Returns the rows with these ascending indices."""
-        texts = StoredTexts(self.texts.path, self.texts.column, self.lines[indices], self.texts.damaged)
+        texts = dataclasses.replace(self.texts, lines=self.lines[indices])
         return Dataset(texts, **{name: array[indices] for name, array in self.arrays().items()})
 
     def sample(self, max_rows: int, seed: int) -> np.ndarray:
@@ -222,7 +227,7 @@ def read_labelled(path, settings: DataConfig, class_names=None, damaged="strict"
     Raises:
         UserError: for a damaged file, a missing column, no rows, an unknown label, or a weight that is none.
     """
-    table = Table(path, damaged)
+    stamp, table = read_stamp(path), Table(path, damaged)
     table.require_column(settings.text_column, "data.text_column")
     table.require_column(settings.label_column, "data.label_column")
     for name in ("weight_column", "group_column"):
@@ -262,7 +267,7 @@ def read_labelled(path, settings: DataConfig, class_names=None, damaged="strict"
         raise UserError(f"{path}: none of its {rows} rows has both a text and a label. Is it the right file?")
     if settings.group_column:
         arrays["groups"] = join_groups(arrays["hashes"], arrays["groups"])
-    texts = StoredTexts(path, settings.text_column, arrays["lines"], damaged)
+    texts = StoredTexts(path, settings.text_column, arrays["lines"], damaged, stamp)
     return Dataset(texts, **arrays), class_names, dropped
 
 
@@ -317,7 +322,10 @@ def load_splits(source: Source) -> Splits:
                 f"{main}: no row of the class '{name}' is left for the train part, because its texts also stand there "
                 "under other labels. Mend these labels, or join the classes with data.label_map."
             )
-    check = {**check_data(parts, class_names, dropped.counts), "group_column": settings.group_column}
+    asked = {"test": None if source.test else round(len(everything) * settings.test_fraction)}
+    left = len(everything) - (0 if source.test else len(parts["test"]))
+    asked["validation"] = None if source.validation else round(left * settings.validation_fraction)
+    check = {**check_data(parts, class_names, dropped.counts), "group_column": settings.group_column, "asked": asked}
     return Splits(**parts, class_names=class_names, check=check, dropped=dropped.rows)
 
 
@@ -402,6 +410,14 @@ def format_check(check: dict) -> str:
     )
     if check.get("group_column"):
         lines.append(f"split by {check['group_column']}: rows that share it are in the same part")
+    for part, asked in check.get("asked", {}).items():
+        rows = check["rows"][part]
+        # Rounding may cost a row a class.
+        if asked is not None and abs(rows - asked) > max(len(check["class_names"]), 0.02 * sum(check["rows"].values())):
+            lines.append(
+                f"WARNING: the {part} part has {rows:,} rows, not the {asked:,} that its fraction asks for: rows of "
+                "one group, and equal texts, stay together"
+            )
     shared = {pair: n for pair, n in check["texts_in_two_parts"].items() if n}
     if shared:
         found = ", ".join(f"{n:,} in {pair.replace('_', ' and ')}" for pair, n in shared.items())

@@ -1,6 +1,5 @@
 """The SavedModel, out and back in: strings in, probabilities out, anywhere TensorFlow runs; and it can be trained."""
 
-import os
 from pathlib import Path
 
 import keras
@@ -11,7 +10,7 @@ import tensorflow as tf
 from keras_senti.config import Config, UserError
 from keras_senti.models import build_model
 from keras_senti.pipeline import encode_texts, predict_in_batches
-from keras_senti.runs import read_json
+from keras_senti.runs import read_json, replace
 from keras_senti.text import TextEncoder
 
 TEXTS = tf.TensorSpec((None,), tf.string, name="text")
@@ -66,16 +65,14 @@ def export_model(model: keras.Model, encoder: TextEncoder, class_names, config: 
     """
     portable = build_model(config.model, len(encoder.vocabulary), len(class_names))  # with the loop, in float32
     portable.set_weights(model.get_weights())
-    # Written beside and renamed, so that model.keras and the folder saved_model are always whole.
-    portable.save(run_dir / "writing-model.keras")
-    os.replace(run_dir / "writing-model.keras", run_dir / "model.keras")
+    with replace(run_dir / "model.keras") as temporary:
+        portable.save(temporary)
     served = _Served(
         portable, encoder, class_names, [run_dir / n for n in ("vocabulary.txt", "class_names.json", "config.yaml")]
     )
     signatures = {name: getattr(served, name) for name in ("tokens", "training", "tokenize")}
-    temporary = run_dir / "writing-saved_model"
-    tf.saved_model.save(served, str(temporary), signatures={"serving_default": served.serve, **signatures})
-    temporary.rename(run_dir / "saved_model")
+    with replace(run_dir / "saved_model") as temporary:
+        tf.saved_model.save(served, str(temporary), signatures={"serving_default": served.serve, **signatures})
 
 
 class Classifier:

@@ -3,8 +3,8 @@
 config.yaml · manifest.json · data_check.json · dropped_rows.csv · vocabulary.txt · class_names.json · checkpoints/ ·
 history.csv · tensorboard/ · model.keras · saved_model/ · metrics.json · predictions.csv · evaluations/
 
-Everything but tensorboard/ is written under a temporary name (writing-...) and then renamed: whoever reads finds the
-old content or the new, never half.
+Everything but tensorboard/ is written in a temporary folder (writing-...) and then renamed: whoever reads finds the old
+content or the new, never half.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 
@@ -110,25 +111,52 @@ def remove_leftovers(run_dir: Path):
 
 
 @contextlib.contextmanager
-def replace_file(path: Path):
-    """Opens a binary file that takes the place of `path` when it is whole and on the disk; a crash leaves the old one.
+def share_cache(folder: Path):
+    """Tells other processes that this one may be writing into a cache; removes what killed ones left half-written.
+
+    Whoever writes holds the lock with others, and who gets it alone knows that nobody does. Without locks (Windows,
+    some network drives) nothing is removed. Where nothing can be written, the first write says so.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(folder / "lock", "a"))
+            if fcntl is not None:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    for path in folder.glob("writing-*"):
+                        shutil.rmtree(path, ignore_errors=True)
+                fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+@contextlib.contextmanager
+def replace(path: Path):
+    """Yields a path for a file or a folder that takes the place of `path` when it is whole and on the disk.
+
+    A crash leaves the old one. A folder takes no other's place: there must be none.
 
     Raises:
         WriteError: if it cannot be written.
     """
-    temporary = path.with_name(f"writing-{path.name}")
     try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise WriteError(f"cannot write {path}: {error.strerror or error}.") from None
-        raise
+        with tempfile.TemporaryDirectory(prefix="writing-", dir=path.parent, ignore_cleanup_errors=True) as folder:
+            temporary = Path(folder) / path.name
+            yield temporary
+            for written in [temporary, *temporary.rglob("*")]:
+                if written.is_file():
+                    with open(written, "ab") as file:  # else a power cut could leave the new name without its content
+                        os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error.strerror or error}.") from None
+
+
+@contextlib.contextmanager
+def replace_file(path: Path):
+    """Opens a binary file that takes the place of `path`; see `replace`."""
+    with replace(path) as temporary, open(temporary, "wb") as file:
+        yield file
 
 
 def write_text(path: Path, text: str):
@@ -179,8 +207,16 @@ def describe_environment() -> dict:
 
 
 def compute_sha256(path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Returns the SHA-256 of a file.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
 
 
 def check_run_dir(path) -> Path:

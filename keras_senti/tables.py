@@ -1,6 +1,7 @@
 """Reading a user's CSV, TSV or JSON Lines file, with a message for everything that can be wrong with it.
 
-Files are read line by line with the standard library, so that an error can name the line where it happened.
+Files are read line by line with the standard library, so that an error can name the line where it happened. Nothing is
+kept of them, so they are read several times: `read_stamp` tells whether they are still the same.
 """
 
 import csv
@@ -13,9 +14,52 @@ from pathlib import Path
 
 from keras_senti.config import UserError, suggest
 
+_CHANGED = "was changed or removed while it was in use. Bring its old content back, or start again with the new one."
 _MAGIC = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open}
 _NOT_TEXT = {b"PK\x03\x04": "a zip archive or an Excel workbook", b"%PDF": "a PDF", b"\x89PNG": "a picture"}
 csv.field_size_limit(2**31 - 1)  # the default refuses texts above 131,072 characters
+
+
+def read_stamp(path) -> tuple[int, int] | None:
+    """Returns size and time of change of a file, which tell whether it is still the same; None if it is not there."""
+    try:
+        stat = Path(path).stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
+
+
+def check_stamp(path, stamp):
+    """Raises a UserError if a file is no longer what it was when `read_stamp` returned `stamp`."""
+    if read_stamp(path) != stamp:
+        raise UserError(f"{path}: {_CHANGED}")
+
+
+def read_lines(path: Path):
+    """Yields (line number from 1, bytes with their line end) of a plain, .gz or .xz file; its first bytes tell which.
+
+    Raises:
+        UserError: if it cannot be read, is damaged or plainly no text.
+    """
+    number = 0
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8)
+        for magic, what in _NOT_TEXT.items():
+            if head.startswith(magic):
+                raise UserError(f"{path}: is {what}, expected text in UTF-8. Unpack it, or export it as CSV.")
+        opener = next((o for magic, o in _MAGIC.items() if head.startswith(magic)), None)
+        if opener is None and path.suffix in (".gz", ".xz") and head:
+            raise UserError(f"{path}: is not compressed although its name ends in {path.suffix}. Rename it.")
+        with (opener or open)(path, "rb") as file:
+            for number, raw in enumerate(file, 1):
+                yield number, raw
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error):
+        raise UserError(
+            f"{path}: the compressed file is damaged or cut off after line {number}. Fetch or make it again."
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
 
 
 class Table:
@@ -70,27 +114,8 @@ class Table:
 
     def _lines(self):
         """Yields (line number from 1, text with its line end)."""
-        number = 0
-        try:
-            with open(self.path, "rb") as file:
-                head = file.read(8)
-            for magic, what in _NOT_TEXT.items():
-                if head.startswith(magic):
-                    raise UserError(f"{self.path}: is {what}, expected text. Export it as CSV in UTF-8.")
-            opener = next((o for magic, o in _MAGIC.items() if head.startswith(magic)), None)
-            if opener is None and self.path.suffix in (".gz", ".xz") and head:
-                raise UserError(
-                    f"{self.path}: is not compressed although its name ends in {self.path.suffix}. Rename it."
-                )
-            with (opener or open)(self.path, "rb") as file:
-                for number, raw in enumerate(file, 1):
-                    yield number, self._decode(raw, number)
-        except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error):
-            raise UserError(
-                f"{self.path}: the compressed file is damaged or cut off after line {number}. Fetch or make it again."
-            ) from None
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be read: {error.strerror}.") from None
+        for number, raw in read_lines(self.path):
+            yield number, self._decode(raw, number)
 
     def _decode(self, raw: bytes, number: int) -> str:
         if number == 1:

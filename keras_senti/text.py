@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-from keras_senti.config import TextConfig, UserError
+from keras_senti.config import TextConfig, UserError, read_words
 from keras_senti.runs import write_text
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"
@@ -43,23 +43,11 @@ _PLACEHOLDER = r"\[URL\]|\[USER\]"
 _HAN_OR_KANA = r"([\p{Han}\p{Hiragana}\p{Katakana}])"
 
 
-def read_stop_words(setting: str) -> list[str]:
-    """Returns the words that `text.stop_words` names.
-
-    Raises:
-        UserError: if the file is missing, not UTF-8 or holds no word.
-    """
+def read_stop_words(setting: str | list[str]) -> list[str]:
+    """Returns the words that `text.stop_words` names; see `read_words` for what can be wrong."""
     if setting == "english":
         return sorted(word for word in ENGLISH_STOP_WORDS if word not in NEGATIONS)
-    try:
-        words = Path(setting).read_text(encoding="utf-8-sig").lower().replace("’", "'").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"text.stop_words: received '{setting}', expected `english` or a UTF-8 file with one word a line ({error})."
-        ) from None
-    if not words:
-        raise UserError(f"text.stop_words: {setting} holds no word. Leave the setting out to keep all words.")
-    return words
+    return read_words(setting)
 
 
 def standardize(texts: tf.Tensor, settings: TextConfig) -> tf.Tensor:
@@ -220,13 +208,22 @@ def fit_vocabulary(settings: TextConfig, batches) -> list[str]:
     Args:
         batches: an iterable of lists of texts, read once and never kept.
     """
-    vectorizer = _build_vectorizer(settings)
+    vectorizer, failed = _build_vectorizer(settings), []
+
+    def generate():
+        try:
+            yield from map(encode_utf8, batches)
+        except UserError as error:  # TensorFlow would bury it in one of its own
+            failed.append(error)
+
     try:
         spec = tf.TensorSpec((None,), tf.string)
-        vectorizer.adapt(tf.data.Dataset.from_generator(lambda: map(encode_utf8, batches), output_signature=spec))
+        vectorizer.adapt(tf.data.Dataset.from_generator(generate, output_signature=spec))
         tokens = [str(token) for token in vectorizer.get_vocabulary(include_special_tokens=False)]
     except ValueError:  # Keras' "Cannot set an empty vocabulary"; TextEncoder says it better
         tokens = []
+    if failed:
+        raise failed[0]
     return [PADDING, UNKNOWN, *tokens]
 
 

@@ -56,6 +56,28 @@ def read_pretrained(path) -> Pretrained:
     return Pretrained(config, vocabulary, class_names, {name_of(v): v.numpy() for v in model.weights})
 
 
+def find_seen_rows(path, files: dict[str, str], split_sha256: dict[str, str]) -> str:
+    """Returns a warning if rows that the model learned from may be scored now, else "".
+
+    What a run folder knows of its data is enough for the common case, the same file split in another way; texts that
+    two different files share are not found.
+
+    Args:
+        path: run folder or the SavedModel in it. files: SHA-256 by path. split_sha256: of the hashes of each part.
+    """
+    manifests = [folder / "manifest.json" for folder in (Path(path), Path(path).parent)]
+    manifest = next((file for file in manifests if file.is_file()), None)
+    before = read_json(manifest).get("data", {}) if manifest else {}
+    main = next(iter(before.get("sha256", {}).values()), None)  # the file that its train part is from
+    if main not in files.values() or before["split_sha256"]["train"] == split_sha256["train"]:
+        return ""
+    return (
+        f"WARNING: the model in init_from learned from the same file ({', '.join(before['sha256'])}), which was split "
+        "in another way: rows that it knows may be in the validation and test parts now, and their scores flatter. Use "
+        "that run's data settings (seed, fractions, columns), or name files that it has not seen.\n"
+    )
+
+
 def copy_weights(pretrained: Pretrained, model: keras.Model, class_names) -> str:
     """Puts the weights into the new model, by name; returns a sentence that says what was done.
 

@@ -4,9 +4,6 @@ A line is `word v1 v2 ... vn`, in UTF-8; word2vec and fastText put a line `count
 as they stand in the vocabulary, so lower-cased text finds nothing in a file that has capitals only.
 """
 
-import gzip
-import lzma
-import zlib
 from pathlib import Path
 
 import keras
@@ -15,16 +12,15 @@ from tqdm import tqdm
 
 from keras_senti.config import Config, UserError
 from keras_senti.runs import compute_sha256
-
-_OPENERS = {".gz": gzip.open, ".xz": lzma.open}
+from keras_senti.tables import read_lines
 
 
 def check_word_vectors(config: Config):
     """Checks the settings against each other and the file's first line, before anything slow begins.
 
     Raises:
-        UserError: for a file that is missing or of another width, vectors beside init_from, or a frozen embedding
-            without either.
+        UserError: for a file that is missing or of another width, vectors beside init_from, or an embedding
+            that would be frozen as it is drawn at random.
     """
     if config.text.word_vectors and config.init_from:
         raise UserError(
@@ -37,6 +33,11 @@ def check_word_vectors(config: Config):
         raise UserError(
             "model.embedding_trainable: received false without text.word_vectors, which would freeze random vectors. "
             "Name a file of word vectors or a model (init_from), or leave the setting out."
+        )
+    if not config.model.embedding_trainable and config.model.bigram_buckets and config.init_from is None:
+        raise UserError(
+            f"model.bigram_buckets: received {config.model.bigram_buckets} beside model.embedding_trainable false, "
+            "which would freeze random vectors of pairs: a file of word vectors has none. Leave one of the two out."
         )
 
 
@@ -114,43 +115,25 @@ def read_word_vectors(path, vocabulary: list[str], embedding_dim: int, seed: int
 def _read_lines(path, embedding_dim: int):
     """Yields (line number from 1, `word v1 ... vn`) with at least embedding_dim spaces a line, and shows progress."""
     path, number = Path(path), 0
-    if path.suffix == ".zip":
-        raise UserError(
-            f"{path}: is an archive. Unpack it and name the text file inside; .gz and .xz are read directly."
-        )
-    try:
-        with open(path, "rb") as file, tqdm(
-            total=path.stat().st_size, desc="word vectors", unit="B", unit_scale=True, disable=None
-        ) as bar:  # fmt: skip
-            opener = _OPENERS.get(path.suffix)
-            for number, raw in enumerate(opener(file) if opener else file, 1):
-                if number % 10_000 == 0:
-                    bar.update(file.tell() - bar.n)
-                line = _decode(raw, path, number).rstrip(" \r\n")
-                if number == 1:
-                    width, is_header = _read_width(line, path)
-                    if width != embedding_dim:
-                        raise UserError(
-                            f"{path}: has vectors of {width} numbers, but model.embedding_dim is {embedding_dim}. Add "
-                            f"--model.embedding_dim {width}, or name a file whose vectors have {embedding_dim} numbers."
-                        )
-                    if is_header:
-                        continue
-                if not line:
-                    continue
-                if line.count(" ") < embedding_dim:
-                    raise UserError(
-                        f"{path}, line {number}: received {line.count(' ')} numbers behind the word, expected "
-                        f"{embedding_dim}. Is the file cut off?"
-                    )
-                yield number, line
-            bar.update(file.tell() - bar.n)
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error):
-        raise UserError(
-            f"{path}: is not the compressed file that its name says, or damaged after line {number}."
-        ) from None
-    except OSError as error:
-        raise UserError(f"text.word_vectors: {path} cannot be read: {error.strerror}.") from None
+    for number, raw in tqdm(read_lines(path), desc="word vectors", unit=" lines", delay=2):
+        line = _decode(raw, path, number).rstrip(" \r\n")
+        if number == 1:
+            width, is_header = _read_width(line, path)
+            if width != embedding_dim:
+                raise UserError(
+                    f"{path}: has vectors of {width} numbers, but model.embedding_dim is {embedding_dim}. Add "
+                    f"--model.embedding_dim {width}, or name a file whose vectors have {embedding_dim} numbers."
+                )
+            if is_header:
+                continue
+        if not line:
+            continue
+        if line.count(" ") < embedding_dim:
+            raise UserError(
+                f"{path}, line {number}: received {line.count(' ')} numbers behind the word, expected "
+                f"{embedding_dim}. Is the file cut off?"
+            )
+        yield number, line
     if number == 0:
         raise UserError(f"{path}: is empty, expected `word v1 v2 ...` lines.")
 

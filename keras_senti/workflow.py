@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import re
 import time
 from pathlib import Path
@@ -21,15 +20,15 @@ import yaml
 from tqdm import tqdm
 
 from keras_senti import baselines, devices, evaluation, export, runs, tensorboard, vectors
-from keras_senti.config import Config, UserError, read_config, suggest, write_yaml
+from keras_senti.config import Config, UserError, read_config, settle, suggest, write_yaml
 from keras_senti.corpus import Corpus, load_corpus
 from keras_senti.data import Dataset, clean_label, format_check, map_label
 from keras_senti.models import build_model, check_activation
 from keras_senti.pipeline import predict_in_batches
 from keras_senti.tables import Table
-from keras_senti.text import TextEncoder, make_simplifier, read_stop_words
+from keras_senti.text import TextEncoder, make_simplifier
 from keras_senti.training import make_predict, train_model
-from keras_senti.transfer import Pretrained, copy_weights, read_pretrained
+from keras_senti.transfer import Pretrained, copy_weights, find_seen_rows, read_pretrained
 
 CHUNK_ROWS = 5000
 
@@ -44,11 +43,10 @@ def train_run(config: Config) -> Path:
             `failed`.
     """
     begin = time.perf_counter()
+    config = settle(config)
     if config.run_dir is not None:
         runs.check_new_run_dir(config.run_dir)
     check_activation(config.model)
-    if config.text.stop_words is not None:
-        read_stop_words(config.text.stop_words)
     if config.text.simplify_chinese:
         make_simplifier()
     device = devices.set_up_device(config.device)
@@ -64,6 +62,8 @@ def train_run(config: Config) -> Path:
             pretrained, corpus = _load_again(config, run_dir)
         check = format_check(corpus.splits.check)
         print(f"run folder: {run_dir}\n\ndata ({config.data.source}):\n{check}\n", flush=True)
+        if pretrained:
+            print(find_seen_rows(config.init_from, corpus.files, corpus.splits.check["split_sha256"]), end="")
         _open_folder(config, corpus, run_dir)
         try:
             with _explain_failed_writes(run_dir):
@@ -124,15 +124,19 @@ def _open_folder(config: Config, corpus: Corpus, run_dir: Path):
     runs.write_text(run_dir / "config.yaml", settings)
     runs.write_json(run_dir / "data_check.json", check)
     dropped = pd.DataFrame(corpus.splits.dropped, columns=["file", "line", "reason", "text", "label"])
-    runs.write_text(run_dir / "dropped_rows.csv", _to_csv(dropped))
+    with runs.replace_file(run_dir / "dropped_rows.csv") as file:
+        file.write(_to_csv(dropped))
     corpus.encoder.save(run_dir / "vocabulary.txt")
     runs.write_json(run_dir / "class_names.json", list(corpus.splits.class_names))
 
 
 def _fingerprint(settings: str) -> str:
-    """Returns the SHA-256 of those settings (YAML) that a resumed run keeps."""
+    """Returns the SHA-256 of those settings (YAML) that a resumed run keeps; "" if one of the others is missing."""
     content = yaml.safe_load(settings)
-    del content["device"], content["train"]["epochs"]
+    try:
+        del content["device"], content["train"]["epochs"]
+    except (KeyError, TypeError):
+        return ""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -256,8 +260,7 @@ def _score(model, corpus: Corpus, config: Config, run_dir: Path):
 def _write_run_predictions(path: Path, parts: dict[str, Dataset], predicted: dict[str, np.ndarray], class_names):
     """Writes a row a text, in chunks; the texts are read from the source again."""
     names = np.array(class_names, dtype=object)
-    temporary = path.with_name(f"writing-{path.name}")
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
+    with runs.replace_file(path) as file:
         for name, part in parts.items():
             texts = iter(tqdm(part.texts, desc=f"writing the {name} predictions", unit=" rows", delay=2))
             for begin in range(0, len(part), CHUNK_ROWS):
@@ -269,7 +272,6 @@ def _write_run_predictions(path: Path, parts: dict[str, Dataset], predicted: dic
                 table.insert(1, "line", part.lines[rows])
                 table.insert(3, "label", names[part.labels[rows]])
                 file.write(_to_csv(table, header=not file.tell()))
-    os.replace(temporary, path)
 
 
 def format_run_scores(run_dir: Path) -> str:
@@ -398,8 +400,8 @@ def _read_label(table: Table, row: dict, line: int, label_column, label_map, cla
 def _write_predictions(model, table: Table, text_column: str, rows: int, folder: Path) -> np.ndarray:
     """Streams the file through the model into predictions.csv; returns the probabilities (rows, classes)."""
     added = [_new_name(n, table.columns) for n in ("predicted", *(f"probability_{c}" for c in model.class_names))]
-    temporary, pieces, chunk = folder / "writing-predictions.csv", [], []
-    with open(temporary, "w", encoding="utf-8", newline="") as file, tqdm(total=rows, unit=" rows") as bar:
+    pieces, chunk = [], []
+    with runs.replace_file(folder / "predictions.csv") as file, tqdm(total=rows, unit=" rows") as bar:
         file.write(_to_csv(pd.DataFrame(columns=[*table.columns, *added])))
         for number, (_, row) in enumerate(table, 1):
             chunk.append(row)
@@ -411,7 +413,6 @@ def _write_predictions(model, table: Table, text_column: str, rows: int, folder:
                 pieces.append(predicted.iloc[:, 1:].to_numpy(np.float32))
                 bar.update(len(chunk))
                 chunk = []
-    os.replace(temporary, folder / "predictions.csv")
     return np.concatenate(pieces)
 
 
@@ -421,6 +422,6 @@ def _new_name(name: str, taken) -> str:
     return name
 
 
-def _to_csv(table: pd.DataFrame, header: bool = True) -> str:
+def _to_csv(table: pd.DataFrame, header: bool = True) -> bytes:
     # All texts quoted: by default a lone carriage return stands unquoted and reads as the end of a line.
-    return table.to_csv(index=False, header=header, quoting=csv.QUOTE_NONNUMERIC)
+    return table.to_csv(index=False, header=header, quoting=csv.QUOTE_NONNUMERIC).encode("utf-8")

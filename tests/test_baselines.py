@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from keras_senti import baselines
 from keras_senti.baselines import fit_tfidf_logistic_regression, predict_baselines, predict_majority
 
 
@@ -20,6 +21,15 @@ def test_the_majority_baseline_predicts_the_commonest_class_of_the_train_part():
 def test_logistic_regression_learns_words():
     model = fit_tfidf_logistic_regression(["good film", "bad film", "good", "bad"] * 5, np.array([1, 0, 1, 0] * 5))
     assert model.predict(["good book", "bad book"]).tolist() == [1, 0]
+
+
+def test_many_features_are_learned_by_the_solver_that_needs_less_memory(monkeypatch):
+    texts, labels = ["good film", "bad film", "good", "bad"] * 5, np.array([1, 0, 1, 0] * 5)
+    small = fit_tfidf_logistic_regression(texts, labels)
+    monkeypatch.setattr(baselines, "MAX_LBFGS_COEFFICIENTS", 4)  # bad, bad film, film, good, good film
+    large = fit_tfidf_logistic_regression(texts, labels)
+    assert [m[-1].solver for m in (small, large)] == ["lbfgs", "newton-cg"]
+    np.testing.assert_allclose(large.predict_proba(texts), small.predict_proba(texts), atol=1e-3)
 
 
 def test_chinese_is_read_in_characters_because_it_has_no_spaces():

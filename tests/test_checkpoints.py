@@ -120,6 +120,21 @@ def test_a_damaged_newest_one_is_named_and_removed_and_the_one_before_it_used(mo
     assert names(tmp_path) == ["step-00000001.npz"]
 
 
+def test_a_newest_one_that_cannot_be_read_for_now_stops_and_is_kept(model, tmp_path, monkeypatch):
+    for iterations in (1, 2):
+        fill(model, iterations)
+        write_checkpoint(tmp_path, model, make_progress(model, step=iterations))
+
+    def fail(*_):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.zipfile, "ZipFile", fail)
+        with pytest.raises(UserError, match=r"step-00000002\.npz: .* cannot be read \(.*Permission denied\)"):
+            restore_newest(tmp_path, model)
+    assert restore_newest(tmp_path, model).step == 2
+
+
 def test_a_changed_byte_anywhere_is_noticed_or_harmless(model, tmp_path):
     fill(model, 1)
     write_checkpoint(tmp_path, model, make_progress(model, step=1))

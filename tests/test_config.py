@@ -19,6 +19,7 @@ from keras_senti.config import (
     parse_config,
     read_config,
     run_command,
+    settle,
     suggest,
     write_yaml,
 )
@@ -421,3 +422,20 @@ def test_resume_in_a_file_is_refused(write_config):
 def test_checkpoint_minutes_are_above_zero(minutes):
     with pytest.raises(UserError, match="train.checkpoint_minutes: received .*, expected a number above 0"):
         parse_config([*TWEETS, "--train.checkpoint_minutes", minutes])
+
+
+# What a run folder keeps
+
+
+def test_settled_settings_have_no_relative_path_and_the_stop_words_themselves(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.txt").write_text("The\na\n")
+    words = "--data.csv a.csv --text.stop_words words.txt --text.word_vectors v.txt --data.cache_dir /cache".split()
+    config = settle(parse_config(words))
+    assert (config.data.csv, config.text.word_vectors) == (f"{tmp_path}/a.csv", f"{tmp_path}/v.txt")
+    assert (config.data.cache_dir, config.data.test_csv, config.init_from) == ("/cache", None, None)
+    assert config.text.stop_words == ["the", "a"]
+    (tmp_path / "words.txt").unlink()
+    (tmp_path / "config.yaml").write_text(write_yaml(config))
+    assert settle(read_config(tmp_path / "config.yaml")) == config
+    assert settle(parse_config([*words, "--text.stop_words", "english"])).text.stop_words == "english"

@@ -18,7 +18,9 @@ def load(tmp_path):
 
     def load_it(*options, rows=ROWS, vocabulary=None, extend=0):
         path = tmp_path / "a.csv"
-        path.write_text("text,sentiment\n" + "".join(f"{t},{label}\n" for t, label in rows), encoding="utf-8")
+        content = "text,sentiment\n" + "".join(f"{t},{label}\n" for t, label in rows)
+        if not path.exists() or path.read_text(encoding="utf-8") != content:
+            path.write_text(content, encoding="utf-8")
         words = ["--data.csv", str(path), "--data.cache_dir", str(tmp_path / "cache"), *options]
         config = parse_config(words)
         text = dataclasses.replace(config.text, extend_vocabulary=extend)
@@ -113,11 +115,27 @@ def test_nothing_half_written_is_left_where_encoding_fails(load, monkeypatch, tm
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(corpus, "_write_ids", fail)
-    with pytest.raises(UserError, match=r"data\.cache_dir: cannot write .*No space left.* make room, or name another"):
+    with pytest.raises(
+        UserError, match=r"data\.cache_dir: cannot write .*No space left.* Make room .*, or name another"
+    ):
         load()
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lock"]
     monkeypatch.undo()
     assert len(load().encoded["train"]) > 0
+
+
+def test_a_file_that_is_changed_while_it_is_read_leaves_no_cache(load, monkeypatch, tmp_path):
+    read = corpus.load_splits
+
+    def read_and_change(source):
+        splits = read(source)
+        source.main.write_text("text,sentiment\nanother,p\n")
+        return splits
+
+    monkeypatch.setattr(corpus, "load_splits", read_and_change)
+    with pytest.raises(UserError, match=r"a\.csv: was changed or removed while it was in use"):
+        load()
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lock"]
 
 
 def test_a_vocabulary_that_is_given_is_used_and_extended_by_the_commonest_new_tokens(load):

@@ -194,7 +194,7 @@ def test_json_rows_without_a_key_or_with_null_are_dropped(write):
         ("a.csv.gz", gzip.compress(HEADER + b"a,p\n") + b"junk", r"a\.csv\.gz: .* damaged or cut off after line 2"),
         ("a.csv.gz", HEADER + b"a,p\n", r"a\.csv\.gz: is not compressed although its name ends in \.gz\. Rename it"),
         ("a.csv.xz", HEADER + b"a,p\n", r"a\.csv\.xz: is not compressed although its name ends in \.xz"),
-        ("a.csv", b"PK\x03\x04\x14\x00", r"a\.csv: is a zip archive or an Excel workbook, expected text\. Export it"),
+        ("a.csv", b"PK\x03\x04\x14\x00", r"a\.csv: is a zip archive or an Excel workbook, expected text.* Unpack it"),
         ("a.csv", b"%PDF-1.7\n", r"a\.csv: is a PDF, expected text"),
         ("a.csv", b"\x89PNG\r\n\x1a\n", r"a\.csv: is a picture, expected text"),
         ("a.jsonl", b'{"text": "a", "sentiment": "p"}\n{"text": "b",\n', r"a\.jsonl, line 2: not JSON \(.*one object"),
@@ -585,6 +585,16 @@ def test_rows_of_a_group_and_equal_texts_go_to_the_same_part(write):
     assert found["film 3"] == found["film 9"]  # tied by an equal text
 
 
+def test_a_part_that_a_large_group_makes_larger_than_asked_is_said(write):
+    rows = [(f"text {i}", "np"[i % 2], f"{i}") for i in range(60)]
+    rows += [(f"film {i}", "np"[i % 2], "one film") for i in range(40)]
+    path = write("a.csv", b"text,sentiment,film\n" + "".join(f"{','.join(row)}\n" for row in rows).encode())
+    # With this seed, the film comes to the test part.
+    check = split(path, group_column="film", seed=1).check
+    assert "WARNING: the test part has 48 rows, not the 20 that its fraction asks for" in format_check(check)
+    assert "asks for" not in format_check(split(path, group_column=None).check)
+
+
 def test_groups_are_joined_through_others_under_the_smallest():
     hashes, groups = np.array([1, 1, 2, 3, 4], np.uint64), np.array([30, 20, 20, 40, 40], np.uint64)
     assert join_groups(hashes, groups).tolist() == [20, 20, 20, 40, 40]
@@ -600,12 +610,20 @@ def test_texts_are_read_again_at_every_iteration_and_a_part_reads_only_its_rows(
     assert dataset.take(np.array([], int)).texts.lines.tolist() == [] == list(dataset.take(np.array([], int)).texts)
 
 
-def test_a_file_that_was_cut_while_it_was_read_is_noticed(write):
+@pytest.mark.parametrize("content", [b"a,p\n", b"a,p\nb,n\nd,p\n", None], ids=["cut", "as long as before", "gone"])
+def test_a_file_that_was_changed_is_noticed_before_and_after_it_is_read(write, content):
     path = write("a.csv", [("a", "p"), ("b", "n"), ("c", "p")])
     dataset, _, _ = read(path)
-    path.write_bytes(HEADER + b"a,p\n")
-    with pytest.raises(UserError, match=r"a\.csv: line 3 is gone: the file was changed while it was read"):
-        list(dataset.texts)
+    begun = iter(dataset.texts)
+    next(begun)
+    path.unlink()
+    if content is not None:
+        path.write_bytes(HEADER + content)
+    for part in (dataset, dataset.take(np.array([1]))):
+        with pytest.raises(UserError, match=r"a\.csv: was changed or removed while it was in use"):
+            list(part.texts)
+    with pytest.raises(UserError, match=r"a\.csv: was changed or removed while it was in use"):
+        list(begun)
 
 
 def test_a_sample_is_all_rows_or_so_many_in_order():

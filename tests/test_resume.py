@@ -64,6 +64,20 @@ def test_a_run_that_stopped_after_training_does_just_the_rest(stopped_run, monke
         resume(stopped_run)
 
 
+def test_a_run_with_relative_paths_is_resumed_from_anywhere(tiny_settings, tiny_csv, tmp_path, monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise OSError("the export ended here")
+
+    monkeypatch.chdir(tiny_csv.parent)
+    words = [*tiny_settings, "--data.csv", tiny_csv.name, "--data.cache_dir", "cache", "--train.epochs", "1"]
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="the export ended here"):
+        patch.setattr(workflow.export, "export_model", fail)
+        workflow.train_run(parse_config([*words, "--run_dir", str(tmp_path / "run")]))
+    monkeypatch.chdir(tmp_path)
+    resume(tmp_path / "run")
+    assert read_manifest(tmp_path / "run")["status"] == "finished"
+
+
 def test_more_epochs_can_be_asked_for_and_stand_in_the_settings(stopped_run):
     resume(stopped_run, "--train.epochs", "3")
     assert len(pd.read_csv(stopped_run / "history.csv")) == 3
@@ -83,6 +97,9 @@ def test_changed_data_or_settings_are_refused_and_nothing_is_changed(stopped_run
     config = stopped_run / "config.yaml"
     settings, before = config.read_text(), describe(stopped_run)
     config.write_text(settings.replace("learning_rate: 0.03", "learning_rate: 0.3"))
+    with pytest.raises(UserError, match=r"config\.yaml was changed after the run began"):
+        resume(stopped_run)
+    config.write_text(settings.replace("  epochs: 2\n", ""))
     with pytest.raises(UserError, match=r"config\.yaml was changed after the run began"):
         resume(stopped_run)
     config.write_text(settings)

@@ -131,6 +131,43 @@ def test_sha256_of_a_file(tmp_path):
     assert runs.compute_sha256(tmp_path / "a") == expected
 
 
+def test_a_folder_comes_to_its_name_when_it_is_whole(tmp_path):
+    with runs.replace(tmp_path / "model") as temporary:
+        (temporary / "assets").mkdir(parents=True)
+        (temporary / "assets" / "a.txt").write_text("a")
+        assert not (tmp_path / "model").exists()
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.txt")] == ["model/assets/a.txt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
+    with runs.replace(tmp_path / "model") as temporary:
+        temporary.mkdir()
+        files = [temporary / name for name in "ab"]
+        for file in files:
+            file.write_text("x")
+    assert sorted(synced) == sorted((tmp_path / "model" / name).stat().st_ino for name in "ab")
+
+
+def test_a_cache_is_cleared_of_half_written_files_only_while_nobody_else_uses_it(tmp_path):
+    (tmp_path / "writing-1").mkdir()
+    (tmp_path / "ids-1").mkdir()
+    with runs.share_cache(tmp_path):
+        assert not (tmp_path / "writing-1").exists() and (tmp_path / "ids-1").exists()
+        (tmp_path / "writing-2").mkdir()
+        with runs.share_cache(tmp_path):
+            assert (tmp_path / "writing-2").exists()
+    with runs.share_cache(tmp_path):
+        assert not (tmp_path / "writing-2").exists()
+
+
+def test_a_file_that_cannot_be_read_has_no_sha256(tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path}: cannot be read: Is a directory"):
+        runs.compute_sha256(tmp_path)
+
+
 # A finished run
 
 

@@ -61,8 +61,12 @@ def test_an_unpacked_archive_becomes_tables_with_the_films(imdb, tmp_path):
 def test_the_archive_itself_gives_the_same_tables_and_is_read_once(archive, imdb, tmp_path, monkeypatch):
     source = prepare_source(settings(tmp_path, csv=str(archive)))
     assert read_rows(source.main) == read_rows(prepare_source(settings(tmp_path, csv=str(imdb))).main)
-    monkeypatch.setattr(sources, "_read_members", lambda path: pytest.fail("read again"))
-    assert prepare_source(settings(tmp_path, csv=str(archive))).main == source.main
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "_read_members", lambda path: pytest.fail("read again"))
+        for path in (archive, imdb):
+            assert read_rows(prepare_source(settings(tmp_path, csv=str(path))).main) == read_rows(source.main)
+    (imdb / "train" / "neg" / "0_2.txt").write_text("changed")
+    assert read_rows(prepare_source(settings(tmp_path, csv=str(imdb))).main)[0][0] == "changed"
 
 
 def test_validation_and_train_share_no_film(imdb, tmp_path):
@@ -80,6 +84,10 @@ def test_the_archive_is_fetched_once_with_its_checksum(archive, tmp_path, monkey
     monkeypatch.setattr(sources, "IMDB_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
     assert read_rows(prepare_source(settings(tmp_path)).main)[0] == FIRST
     assert "aclImdb_v1.tar.gz" in capfd.readouterr().err  # the progress bar
+    fetched = tmp_path / "cache" / archive.name
+    fetched.write_bytes(fetched.read_bytes()[:-9])
+    assert read_rows(prepare_source(settings(tmp_path)).main)[0] == FIRST
+    assert "is damaged (its SHA-256 is not" in capfd.readouterr().out and fetched.read_bytes() == archive.read_bytes()
     archive.unlink()
     assert read_rows(prepare_source(settings(tmp_path)).main)[0] == FIRST
 
@@ -106,8 +114,9 @@ def test_missing_reviews_are_counted_and_named(imdb, tmp_path):
         prepare_source(settings(tmp_path, csv=str(imdb)))
 
 
-def test_a_cut_archive_is_an_error(archive, tmp_path):
-    archive.write_bytes(archive.read_bytes()[:-200])
+@pytest.mark.parametrize("length", [5, 40, 300, -200])
+def test_a_cut_archive_is_an_error(archive, tmp_path, length):
+    archive.write_bytes(archive.read_bytes()[:length])
     with pytest.raises(UserError, match=r"aclImdb_v1\.tar\.gz: is damaged or cannot be read"):
         prepare_source(settings(tmp_path, csv=str(archive)))
 
@@ -141,14 +150,33 @@ def test_tables_of_train_with_films_and_of_test_without_go_together(imdb, tmp_pa
 
 def test_a_cache_folder_that_is_a_file_is_an_error_that_says_so(imdb, tmp_path):
     (tmp_path / "cache").write_text("in the way")
-    with pytest.raises(UserError, match=r"cannot write .*cache.*data\.cache_dir names another folder"):
+    with pytest.raises(UserError, match=r"data\.cache_dir: cannot write .*cache.*name another folder"):
         prepare_source(settings(tmp_path, csv=str(imdb)))
+
+
+def test_where_another_process_was_quicker_its_folder_stays(tmp_path):
+    with sources.add_to_cache(tmp_path / "ids") as temporary:
+        for folder, content in ((temporary, "ours"), (tmp_path / "ids", "theirs")):
+            folder.mkdir()
+            (folder / "a").write_text(content)
+    assert (tmp_path / "ids" / "a").read_text() == "theirs" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_table_with_another_number_of_rows_is_not_imdb(imdb, tmp_path):
     train = write_csv(tmp_path / "train.csv", ("text", "sentiment"), [("a", "negative")])
     with pytest.raises(UserError, match=r"train\.csv: received 1 rows, expected the 8 of the train part of IMDB"):
         prepare_source(settings(tmp_path, csv=str(train)))
+
+
+def test_named_test_and_unlabelled_tables_are_counted_too(imdb, tmp_path):
+    rows = [(f"review {i}", "negative" if i < 4 else "positive") for i in range(8)]
+    train = write_csv(tmp_path / "train.csv", ("text", "sentiment"), rows)
+    other = write_csv(tmp_path / "other.csv", ("text", "sentiment"), rows[:3])
+    with pytest.raises(UserError, match=r"other\.csv: received 3 rows, expected the 4 of the test part of IMDB"):
+        prepare_source(settings(tmp_path, csv=str(train), test_csv=str(other)))
+    write_csv(tmp_path / "unlabeled.csv", ("text",), [("a",)])
+    with pytest.raises(UserError, match=r"unlabeled\.csv: received 1 rows, expected the 2 of the unlabeled part"):
+        prepare_source(settings(tmp_path, csv=str(tmp_path)))
 
 
 def test_a_folder_or_name_that_holds_no_imdb_is_an_error(imdb, tmp_path):

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import tensorflow as tf
 from keras_senti import workflow
 from keras_senti.config import UserError, parse_config
 from keras_senti.models import build_model
-from keras_senti.transfer import Pretrained, copy_weights, name_of, read_pretrained
+from keras_senti.transfer import Pretrained, copy_weights, find_seen_rows, name_of, read_pretrained
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["--train.epochs", "1", "--train.learning_rate", "1e-9", "--train.warmup_fraction", "0"]
@@ -98,6 +99,36 @@ def test_dropout_may_differ_but_reading_may_not(words, trained_run):
     )
     with pytest.raises(UserError, match=message):
         parse_config([*start, "--text.lowercase", "false"])
+    message = (
+        r"model\.activation: received 'relu', but the model in init_from was made with 'tanh'\. Leave this setting"
+    )
+    with pytest.raises(UserError, match=message):  # the weights would fit
+        parse_config([*start, "--model.activation", "relu"])
+
+
+def test_the_same_data_split_in_another_way_is_warned_of(trained_run):
+    data = json.loads((trained_run / "manifest.json").read_text())["data"]
+    files, split = data["sha256"], data["split_sha256"]
+    for path in (trained_run, trained_run / "saved_model"):
+        assert find_seen_rows(path, files, split) == ""
+        assert find_seen_rows(path, {"other.csv": "another content"}, {**split, "train": "others"}) == ""
+        found = find_seen_rows(path, files, {**split, "train": "others"})
+        assert re.match(r"WARNING: the model in init_from learned from the same file \(.*reviews\.csv\)", found)
+    assert find_seen_rows("nowhere", files, {**split, "train": "others"}) == ""
+
+
+def test_a_run_with_stop_words_needs_their_file_no_more(words, tiny_csv, tmp_path, monkeypatch):
+    (tmp_path / "words.txt").write_text("the\nwas\n")
+    monkeypatch.chdir(tmp_path)
+    words = [*words, *SHORT, "--text.stop_words", "words.txt"]
+    first = train(words, "--run_dir", "first")
+    again = train(words, "--run_dir", "again", "--init_from", "first")  # the words are the model's: no contradiction
+    (tmp_path / "words.txt").unlink()
+    monkeypatch.chdir("/")
+    third = train(words[:-2], "--run_dir", tmp_path / "third", "--init_from", tmp_path / again)
+    assert read_pretrained(third).config.text.stop_words == ["the", "was"]
+    assert "the" not in read_pretrained(tmp_path / first).vocabulary
+    assert "film" in workflow.evaluate_texts(third, ["the film was good"])
 
 
 def test_the_config_file_and_the_command_line_may_name_the_model(trained_run, tmp_path):
