@@ -75,6 +75,8 @@ class _FastRecurrence:
             training=bool(training),
             compiled=bool(training) and self.used_kernel == "xla",
         )
+        for array, shape in [*((o, sequences.shape[:2]) for o in outputs), *((s, sequences.shape[:1]) for s in last)]:
+            array.set_shape((*shape, self.units))  # which loops and parts of a batch forget
         if not self.return_sequences:
             return last[0], last[0], last
         if mask is not None:

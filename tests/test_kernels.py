@@ -1,0 +1,335 @@
+"""LSTM and GRU against their equations in NumPy, and against Keras' layers with the same weights."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_senti import kernels, layers
+
+KERAS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
+OURS = {"lstm": layers.LSTM, "gru": layers.GRU}
+BATCH, TIME, FEATURES, UNITS = 3, 5, 4, 2
+
+
+@pytest.fixture(autouse=True)
+def two_parts(monkeypatch):
+    """As with two threads and a large batch: 3 rows become parts of 1 and 2."""
+    monkeypatch.setattr(kernels.devices, "count_threads", lambda: 2)
+    monkeypatch.setattr(kernels, "PART_ROWS", 1)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def compute_lstm(x, kernel, recurrent_kernel, bias):
+    """The last state h_T of one text x (time, features), step by step as in the docstring of layers.LSTM."""
+    h = c = np.zeros(UNITS)
+    for x_t in x:
+        i, f, g, o = np.split(x_t @ kernel + h @ recurrent_kernel + bias, 4)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+    return h
+
+
+def compute_gru(x, kernel, recurrent_kernel, bias):
+    h = np.zeros(UNITS)
+    for x_t in x:
+        z, r, g = np.split(x_t @ kernel + bias[0], 3)
+        inner_z, inner_r, inner_g = np.split(h @ recurrent_kernel + bias[1], 3)
+        z, r = sigmoid(z + inner_z), sigmoid(r + inner_r)
+        h = z * h + (1 - z) * np.tanh(g + r * inner_g)
+    return h
+
+
+@pytest.mark.parametrize("kernel", ["loop", "xla"])
+@pytest.mark.parametrize("cell,equations", [("lstm", compute_lstm), ("gru", compute_gru)])
+def test_the_way_there_and_back_follows_from_the_equations(cell, equations, kernel):
+    rng = np.random.default_rng(0)
+    layer = OURS[cell](UNITS, kernel=kernel)
+    layer.build((None, None, FEATURES))
+    weights = [rng.normal(size=w.shape) for w in layer.weights]
+    layer.set_weights(weights)
+    x, toward = rng.normal(size=(BATCH, TIME, FEATURES)), rng.normal(size=(BATCH, UNITS))
+    lengths = [5, 1, 3]
+
+    def loss(x, *weights):
+        return sum(equations(x[row, :length], *weights) @ toward[row] for row, length in enumerate(lengths))
+
+    inputs, mask = tf.constant(x, tf.float32), tf.sequence_mask(lengths, TIME)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = layer(inputs, mask=mask, training=True)
+        result = tf.reduce_sum(outputs * toward.astype("float32"))
+    for row, length in enumerate(lengths):
+        np.testing.assert_allclose(outputs[row], equations(x[row, :length], *weights), atol=1e-5)
+    gradients = tape.gradient(result, [inputs, *(w.value for w in layer.weights)])
+    arguments = [x, *weights]
+    for position, gradient in enumerate(gradients):
+        for index in np.ndindex(*gradient.shape):
+            step = np.zeros(gradient.shape)
+            step[index] = 1e-6
+            beside = [a + step if i == position else a for i, a in enumerate(arguments)]
+            before = [a - step if i == position else a for i, a in enumerate(arguments)]
+            assert gradient[index] == pytest.approx((loss(*beside) - loss(*before)) / 2e-6, rel=1e-4, abs=1e-5)
+
+
+def make_pair(cell, arguments, kernel, bidirectional=False):
+    """Returns Keras' layer and ours with the same name, seed and (random) weights."""
+    rng, pair = np.random.default_rng(1), []
+    for kind, more in ((KERAS[cell], {}), (OURS[cell], {"kernel": kernel})):
+        layer = kind(UNITS, name="recurrent", seed=7, **arguments, **more)
+        layer = keras.layers.Bidirectional(layer, name="both") if bidirectional else layer
+        layer.build((BATCH if arguments.get("stateful") else None, None, FEATURES))
+        pair.append(layer)
+    theirs, ours = pair
+    assert [(w.path, w.shape) for w in ours.weights] == [(w.path, w.shape) for w in theirs.weights]
+    weights = [rng.normal(size=w.shape) * 0.5 for w in theirs.weights]
+    for layer in pair:
+        layer.set_weights(weights)
+    return theirs, ours
+
+
+def run(layer, inputs, **call):
+    """Returns the outputs, and the gradients of a weighted sum of them for inputs, initial state and weights."""
+    inputs = tf.constant(inputs)
+    state = call.get("initial_state", [])
+
+    @tf.function
+    def compute(inputs, state):
+        given = {**call, "initial_state": state} if state else call
+        with tf.GradientTape() as tape:
+            tape.watch([inputs, state])
+            outputs = tf.nest.flatten(layer(inputs, **given))
+            loss = sum(
+                tf.reduce_sum(
+                    tf.cast(o, tf.float32) * tf.reshape(tf.sin(tf.range(tf.size(o), dtype=tf.float32)), o.shape)
+                )
+                for o in outputs
+            )
+        return outputs, tape.gradient(loss, [inputs, *state, *(w.value for w in layer.trainable_weights)])
+
+    return compute(inputs, state)
+
+
+def assert_agree(theirs, ours, inputs, outputs_within=1e-5, gradients_within=1e-4, **call):
+    expected, expected_gradients = run(theirs, inputs, **call)
+    received, gradients = run(ours, inputs, **call)
+    assert [(o.shape, o.dtype) for o in received] == [(o.shape, o.dtype) for o in expected]
+    for a, b in zip(received, expected):
+        np.testing.assert_allclose(tf.cast(a, tf.float32), tf.cast(b, tf.float32), atol=outputs_within)
+    for a, b in zip(gradients, expected_gradients, strict=True):
+        a, b = (np.asarray(tf.cast(g, tf.float32)) for g in (a, b))
+        assert np.linalg.norm(a - b) <= gradients_within * max(np.linalg.norm(b), 1e-3)
+
+
+MASKS = {  # 1 = a real token
+    "no mask": None,
+    "padding behind": np.bool([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 0, 0]]),
+    "padding before": np.bool([[1, 1, 1, 1, 1], [0, 0, 0, 0, 1], [0, 0, 1, 1, 1]]),
+    "holes": np.bool([[1, 0, 1, 0, 1], [0, 1, 0, 0, 0], [1, 1, 0, 1, 1]]),
+}
+OPTIONS = [
+    {},
+    {"return_sequences": True},
+    {"return_state": True},
+    {"return_sequences": True, "return_state": True, "go_backwards": True},
+    {"use_bias": False, "go_backwards": True},
+    {"dropout": 0.4},
+    {"recurrent_dropout": 0.4, "return_sequences": True},
+    {"dropout": 0.3, "recurrent_dropout": 0.4, "go_backwards": True},
+]
+INPUTS = np.random.default_rng(2).normal(size=(BATCH, TIME, FEATURES)).astype("float32")
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: " ".join(o) or "default")
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_results_and_gradients_are_those_of_keras(cell, mask, options):
+    for training, kernel in itertools.product((True, False), ("loop",)):
+        theirs, ours = make_pair(cell, options, kernel)
+        assert_agree(theirs, ours, INPUTS, mask=mask, training=training)
+
+
+@pytest.mark.parametrize("options", [OPTIONS[1], OPTIONS[3], OPTIONS[7]], ids=lambda o: " ".join(o))
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_compiled_by_xla_it_gives_the_same(cell, options):
+    theirs, ours = make_pair(cell, options, "xla")
+    assert_agree(theirs, ours, INPUTS, mask=MASKS["holes"], training=True)
+
+
+@pytest.mark.parametrize("sequences", [False, True])
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_in_both_directions_and_from_a_given_state_it_agrees_with_keras(cell, mask, sequences):
+    rng = np.random.default_rng(3)
+    state = [tf.constant(rng.normal(size=(BATCH, UNITS)), tf.float32) for _ in range(2 if cell == "lstm" else 1)]
+    options = {"return_sequences": sequences, "return_state": True}
+    theirs, ours = make_pair(cell, options, "loop")
+    assert_agree(theirs, ours, INPUTS, mask=mask, training=True, initial_state=state)
+    theirs, ours = make_pair(cell, {**options, "dropout": 0.3}, "loop", bidirectional=True)
+    assert_agree(theirs, ours, INPUTS, mask=mask, training=True)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 37, 300])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_it_agrees_at_any_length(cell, steps):
+    rng = np.random.default_rng(steps)
+    inputs = rng.normal(size=(BATCH, steps, FEATURES)).astype("float32")
+    mask = tf.sequence_mask([steps, 1, (steps + 1) // 2], steps)
+    theirs, ours = make_pair(cell, {"return_sequences": True}, "loop")
+    assert_agree(theirs, ours, inputs, mask=mask, training=True)
+
+
+@pytest.mark.parametrize("kernel", ["loop", "xla"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_in_bfloat16_it_is_as_near_to_float32_as_keras_is(cell, kernel):
+    # Eight bits of mantissa: Keras itself differs from float32 in the third digit, and we must not differ by more.
+    exact, _ = make_pair(cell, {"return_sequences": True}, kernel)
+    theirs, ours = make_pair(cell, {"return_sequences": True, "dtype": "mixed_bfloat16"}, kernel)
+    mask = MASKS["padding behind"]
+    (expected,), expected_gradients = run(exact, INPUTS, mask=mask, training=True)
+    errors = []
+    for layer in (theirs, ours):
+        (output,), gradients = run(layer, INPUTS, mask=mask, training=True)
+        assert output.dtype == tf.bfloat16
+        errors.append(
+            [np.abs(np.asarray(tf.cast(output, tf.float32) - expected)).max()]
+            + [
+                np.linalg.norm(tf.cast(g, tf.float32) - e) / np.linalg.norm(e)
+                for g, e in zip(gradients, expected_gradients)
+            ]
+        )
+    assert max(errors[1]) < 0.03
+    assert np.mean(errors[1]) <= 1.2 * np.mean(errors[0])
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_stateful_layer_goes_on_where_the_batch_before_ended(cell):
+    theirs, ours = make_pair(cell, {"stateful": True, "return_sequences": True}, "loop")
+    for inputs in (INPUTS, 2 * INPUTS):
+        np.testing.assert_allclose(ours(inputs), theirs(inputs), atol=1e-5)
+    ours.reset_state()
+    whole = OURS[cell](UNITS, return_sequences=True)
+    whole.build(INPUTS.shape)
+    whole.set_weights(ours.get_weights()[:3])
+    halves = [ours(INPUTS[:, :2]), ours(INPUTS[:, 2:])]
+    np.testing.assert_allclose(np.concatenate(halves, axis=1), whole(INPUTS), atol=1e-6)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_one_row_or_a_batch_of_unknown_size_gives_the_same(cell):
+    _, layer = make_pair(cell, {"return_sequences": True}, "loop")
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None, FEATURES))])
+    def predict(inputs):
+        return layer(inputs, training=False)
+
+    for rows in (1, 2, 3):
+        np.testing.assert_allclose(predict(INPUTS[:rows]), layer(INPUTS)[:rows], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments,said",
+    [
+        ({"activation": "relu"}, "activation tanh only, not relu"),
+        ({"recurrent_activation": "hard_sigmoid"}, "recurrent_activation sigmoid only, not hard_sigmoid"),
+        ({"unroll": True}, "unroll False only, not True"),
+    ],
+)
+def test_what_the_fast_loop_lacks_is_computed_by_keras_and_said_aloud(arguments, said):
+    with pytest.warns(UserWarning, match=f"recurrent: the fast loop has {said}; Keras' own"):
+        theirs, ours = make_pair("lstm", arguments, "loop")
+    assert ours.used_kernel == "keras"
+    assert_agree(theirs, ours, INPUTS, training=True)
+    with pytest.warns(UserWarning, match="GRU with reset_after only"):
+        layers.GRU(UNITS, reset_after=False)
+
+
+def test_wrong_arguments_are_refused_by_name():
+    with pytest.raises(ValueError, match="weight_drop: received 1.0, expected a fraction"):
+        layers.LSTM(UNITS, weight_drop=1.0)
+    with pytest.raises(ValueError, match="kernel: received 'cuda', expected auto or one of loop, xla, keras"):
+        layers.GRU(UNITS, kernel="cuda")
+
+
+@pytest.mark.parametrize("kernel", ["loop", "xla", "keras"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_weight_drop_drops_the_same_recurrent_weights_for_all_rows_and_steps(cell, kernel):
+    layer = OURS[cell](UNITS, weight_drop=0.5, kernel=kernel, seed=3)
+    layer.build((None, None, FEATURES))
+    rng = np.random.default_rng(0)
+    layer.set_weights([rng.normal(size=w.shape) for w in layer.weights])
+    plain = OURS[cell](UNITS, kernel="loop")
+    plain.build((None, None, FEATURES))
+    kernel_weights, recurrent, bias = layer.get_weights()
+    layer.weight_drop_seed.state.assign(keras.random.SeedGenerator(5).state)
+    dropped = keras.random.dropout(recurrent, 0.5, seed=keras.random.SeedGenerator(5))
+    zeros = np.asarray(dropped) == 0
+    assert 0 < zeros.sum() < zeros.size
+    np.testing.assert_allclose(np.asarray(dropped)[~zeros], 2 * recurrent[~zeros], rtol=1e-6)  # 1 / (1 - 0.5)
+    plain.set_weights([kernel_weights, dropped, bias])
+    np.testing.assert_allclose(layer(INPUTS, training=True), plain(INPUTS), atol=1e-5)
+    assert np.abs(layer(INPUTS, training=True) - plain(INPUTS)).max() > 1e-3  # another mask the next time
+    plain.set_weights([kernel_weights, recurrent, bias])
+    np.testing.assert_allclose(layer(INPUTS, training=False), plain(INPUTS), atol=1e-5)
+    np.testing.assert_array_equal(layer.get_weights()[1], recurrent)
+
+
+def test_dropped_weights_get_no_gradient():
+    layer = layers.LSTM(UNITS, weight_drop=0.5, seed=3)
+    layer.build((None, None, FEATURES))
+    layer.weight_drop_seed.state.assign(keras.random.SeedGenerator(5).state)
+    dropped = keras.random.dropout(tf.ones((UNITS, 4 * UNITS)), 0.5, seed=keras.random.SeedGenerator(5))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(INPUTS, training=True))
+    gradient = tape.gradient(loss, layer.cell.recurrent_kernel.value)
+    np.testing.assert_array_equal(gradient == 0, dropped == 0)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_model_is_read_back_from_a_keras_file_and_trains_the_same_under_jit_compile(cell, tmp_path):
+    def make():
+        keras.utils.set_random_seed(1)
+        layer = OURS[cell](UNITS, dropout=0.2, recurrent_dropout=0.2, weight_drop=0.2)
+        model = keras.Sequential([keras.Input((TIME, FEATURES)), layer, keras.layers.Dense(1)])
+        return model
+
+    losses = []
+    for jit in (False, True):
+        model = make()
+        model.compile("sgd", "mse", jit_compile=jit)
+        losses.append(model.fit(INPUTS, np.ones((BATCH, 1)), epochs=2, verbose=0).history["loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again(INPUTS), model(INPUTS))
+    config = again.layers[0].get_config()
+    assert (config["weight_drop"], config["kernel"], config["recurrent_dropout"]) == (0.2, "auto", 0.2)
+
+
+def test_a_saved_model_of_it_has_the_gradients_of_the_live_one(tmp_path):
+    _, layer = make_pair("lstm", {"return_sequences": True}, "loop")
+
+    class Served(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.kept = [w.value for w in layer.weights]
+            self.train = tf.function(
+                lambda x: layer(x, training=True), input_signature=[tf.TensorSpec((None, None, FEATURES))]
+            )
+
+    served = Served()
+    tf.saved_model.save(served, str(tmp_path / "saved"))
+    loaded = tf.saved_model.load(str(tmp_path / "saved"))
+    found = []
+    for module in (served, loaded):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(module.train(tf.constant(INPUTS)) ** 2)
+        found.append(tape.gradient(loss, list(module.kept)))
+    for a, b in zip(*found):
+        assert np.abs(a).max() > 0
+        np.testing.assert_array_equal(a, b)
