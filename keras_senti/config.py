@@ -255,7 +255,7 @@ class TrainConfig:
         _require_at_least(1, "train.batch_tokens", self.batch_tokens)
         _require(
             self.batch_tokens is None or self.bucket_by_length,
-            "train.batch_tokens", self.batch_tokens, "null where train.bucket_by_length is false: all texts are as long",
+            "train.batch_tokens", self.batch_tokens, "null where train.bucket_by_length is false",
         )  # fmt: skip
         _require(0 < self.learning_rate < math.inf, "train.learning_rate", self.learning_rate, "a number above 0")
         _require_at_least(0, "train.weight_decay", self.weight_decay)

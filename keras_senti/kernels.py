@@ -14,8 +14,8 @@ https://arxiv.org/abs/1604.01946, do the first two on a GPU):
 
 Within this file arrays are time-major, (time, batch, features); T, B, E and H are the sizes of time, batch, inputs and
 state. Mask polarity: True = real token; a masked step hands the state on as it is. Dropout masks (drawn by the layer)
-are (1 or gates, B, features): one for all gates, or one each. Products are computed in the type of the inputs, state and
-element-wise work in float32.
+are (1 or gates, B, features): one for all gates, or one each. Products are computed in the type of the inputs, the
+state and element-wise work in float32.
 """
 
 import functools
@@ -24,8 +24,8 @@ import tensorflow as tf
 
 from keras_senti import devices
 
-# A batch is cut into as many parts as there are threads, but no more than MOST_PARTS and none below PART_ROWS rows, where
-# products get slow. With two threads a training step of 64 rows takes 0.6 (256 units) to 0.9 (512 units) of the time.
+# A batch is cut into as many parts as there are threads, but no more than MOST_PARTS and none below PART_ROWS rows,
+# where products get slow. With two threads a training step of 64 rows and 256 units takes 0.6 of the time so.
 MOST_PARTS, PART_ROWS = 4, 16
 
 
@@ -55,7 +55,7 @@ def project_back(gradient, transposed, masks=None):
 
 
 def differentiate_kernel(inputs, gradient, masks=None):
-    """Returns the gradient of `project` for its kernel, (n, gates * H): one product over all steps and rows a kernel."""
+    """Returns the gradient of `project` for its kernel, (n, gates * H): one product over all steps a kernel."""
     if masks is None:
         flat, flat_gradient = (tf.reshape(x, (-1, x.shape[-1])) for x in (inputs, gradient))
         return tf.matmul(flat, flat_gradient, transpose_a=True)
@@ -212,7 +212,7 @@ def _gru_backward(x, mask, h, kernel, recurrent_kernel, bias, x_masks, h_masks, 
     h, d_h, d_sequence, inner = _floats(h, d_h, d_sequence, inner)
     z, r, candidate = tf.split(tf.cast(y, tf.float32), 3, 2)
     z, r, before = _sigmoid(z), _sigmoid(r), _before(h, hs)
-    # What dh is multiplied with to become the gradients before σ and tanh; for the recurrent product and for the inputs.
+    # What dh is multiplied with to become the gradients before σ and tanh, for the recurrent product and the inputs.
     of_candidate = (1 - z) * (1 - candidate * candidate)
     of_gates = [(before - candidate) * z * (1 - z), of_candidate * inner * r * (1 - r)]
     local, local_inputs = tf.concat([*of_gates, of_candidate * r], 2), tf.concat([*of_gates, of_candidate], 2)
@@ -263,7 +263,7 @@ def run(cell, inputs, mask, state, weights, input_masks, recurrent_masks, *, seq
         state: [h] or [h, c], (B, H) each. weights: [kernel, recurrent_kernel, bias or None], as Keras has them.
         input_masks, recurrent_masks: dropout masks (1 or gates, B, E or H), or None.
         sequences: return all states.
-        training: keep what the gradient needs; otherwise the gradient, if it is asked for, runs the loop again.
+        training: with the gradient of this file; otherwise TensorFlow derives one itself, if it is asked for.
         compiled: by XLA, anew for each shape, so only where shapes are few.
     Returns: ([all states (B, T, H)] or [], the last state [h] or [h, c]), float32.
     """
@@ -273,20 +273,27 @@ def run(cell, inputs, mask, state, weights, input_masks, recurrent_masks, *, seq
         x = tf.transpose(inputs, (1, 0, 2))
         real = None if mask is None else tf.transpose(mask)[:, :, tf.newaxis]
 
+        def arrange(state_and_weights):
+            bias = [] if weights[2] is not None else [None]
+            return *state_and_weights, *bias, *dropout
+
         @tf.custom_gradient
         def scan(x, *arrays):
-            arguments = (x, real, *arrays, *([None] if weights[2] is None else []), *dropout)
-            arrays_out, last = forward(*arguments, training, sequences)
+            kept, last = forward(x, real, *arrange(arrays), True, sequences)
 
             def differentiate(*gradients):
-                kept = arrays_out if training else forward(*arguments, True, sequences)[0]
                 d_sequence, d_last = (gradients[0], gradients[1:]) if sequences else (None, gradients)
-                return [g for g in backward(*arguments, kept, d_sequence, *d_last) if g is not None]
+                found = backward(x, real, *arrange(arrays), kept, d_sequence, *d_last)
+                return [g for g in found if g is not None]
 
-            return [*arrays_out[-1:], *last] if sequences else list(last), differentiate
+            return [*kept[-1:], *last] if sequences else list(last), differentiate
 
         given = [*state, *(w for w in weights if w is not None)]
-        states, *last = scan(x, *given) if sequences else (None, *scan(x, *given))
+        if training:
+            states, *last = scan(x, *given) if sequences else (None, *scan(x, *given))
+        else:
+            states, last = forward(x, real, *arrange(given), False, sequences)
+            states = states[-1] if sequences else None
         return (tf.transpose(states, (1, 0, 2)) if sequences else None), last
 
     def run_parts(parts):

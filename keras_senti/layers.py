@@ -73,14 +73,14 @@ class _FastRecurrence:
             *masks,
             sequences=self.return_sequences,
             training=bool(training),
-            compiled=bool(training) and self.used_kernel == "xla",
+            compiled=bool(training) and self.used_kernel == "xla" and tf.inside_function(),
         )
         for array, shape in [*((o, sequences.shape[:2]) for o in outputs), *((s, sequences.shape[:1]) for s in last)]:
             array.set_shape((*shape, self.units))  # which loops and parts of a batch forget
         if not self.return_sequences:
             return last[0], last[0], last
         if mask is not None:
-            # As Keras: zeros where Bidirectional asks for them, and before the first real token, whatever state was given.
+            # As Keras: zeros where Bidirectional asks for them, and before the first real token, whatever the state.
             seen = mask if self.zero_output_for_mask else tf.cumsum(tf.cast(mask, tf.int32), 1) > 0
             outputs = [tf.where(seen[:, :, tf.newaxis], outputs[0], 0.0)]
         return outputs[0][:, -1], outputs[0], last
@@ -107,12 +107,12 @@ class LSTM(_FastRecurrence, keras.layers.LSTM):
     Args:
         weight_drop: share of the entries of recurrent_kernel that are dropped in training, the same for all rows and
             steps of a batch; what is left is divided by 1 - weight_drop. Unlike recurrent_dropout it keeps cuDNN.
-        kernel: what computes it, see `devices.choose_kernel`; auto: that function decides. Another activation than tanh,
-            another recurrent_activation than sigmoid, and unroll are left to Keras' loop, with a warning.
+        kernel: what computes it, see `devices.choose_kernel`; auto: that function decides. Another activation than
+            tanh, another recurrent_activation than sigmoid, and unroll are left to Keras' loop, with a warning.
         The others are those of keras.layers.LSTM.
     Call: inputs (batch, time, features), mask (batch, time) bool. Returns (batch, units) or (batch, time, units).
-    Reference: Hochreiter & Schmidhuber 1997, https://doi.org/10.1162/neco.1997.9.8.1735, with the forget gate of Gers et
-        al. 2000; weight_drop: Merity et al. 2018, https://arxiv.org/abs/1708.02182.
+    Reference: Hochreiter & Schmidhuber 1997, https://doi.org/10.1162/neco.1997.9.8.1735, with the forget gate of Gers
+        et al. 2000; weight_drop: Merity et al. 2018, https://arxiv.org/abs/1708.02182.
     """
 
     kind = "lstm"
@@ -127,8 +127,8 @@ class GRU(_FastRecurrence, keras.layers.GRU):
         h̃_t = tanh(W_h x_t + b_h + r_t * (U_h h_{t-1} + b'_h))
         h_t = z_t * h_{t-1} + (1 - z_t) * h̃_t
 
-    W and U stand side by side, in the order z, r, h, in `kernel` and `recurrent_kernel`; b_z and b_r are sums of the two
-    rows of `bias`.
+    W and U stand side by side, in the order z, r, h, in `kernel` and `recurrent_kernel`; b_z and b_r are sums of
+    the two rows of `bias`.
 
     Args:
         weight_drop, kernel: as for LSTM; `reset_after=False` is left to Keras' loop too.

@@ -56,6 +56,19 @@ def test_bucketing_wastes_less_and_the_padding_share_can_be_worked_out_by_hand()
     assert compute_padding_fraction(lengths, alike, 100, False) == pytest.approx(1 - 26 / 400)
 
 
+def test_a_cap_on_tokens_makes_batches_of_many_short_or_few_long_texts():
+    lengths = np.random.default_rng(0).integers(1, 60, 500)
+    plans = [plan_epoch(lengths, 10, True, 0, epoch, batch_tokens=200) for epoch in (0, 1)]
+    for batches in plans:
+        assert sorted(np.concatenate(batches)) == list(range(500))
+        positions = [len(rows) * padded_length(lengths[rows], 100, True) for rows in batches]
+        assert max(positions) <= 200
+        assert compute_padding_fraction(lengths, batches, 100, True) < 0.1
+    assert len(plans[0]) == len(plans[1])  # the learning rate's schedule counts on it
+    assert np.concatenate(plans[0]).tolist() != np.concatenate(plans[1]).tolist()
+    assert all(len(rows) == 1 for rows in plan_epoch(lengths, 10, True, 0, 0, batch_tokens=1))
+
+
 def test_batches_are_padded_to_a_multiple_of_four_and_never_beyond_the_limit():
     assert padded_length(np.array([5, 2]), 100, True) == 8
     assert padded_length(np.array([5, 2]), 6, True) == 6
