@@ -1,5 +1,7 @@
+import importlib.util
 import json
 import multiprocessing
+import subprocess
 import sys
 import threading
 from types import SimpleNamespace
@@ -68,7 +70,9 @@ class OneAtATime:
         self.lock.release()
 
 
-def test_recurrent_measures_every_competitor_that_is_installed(tmp_path, monkeypatch, capsys):
+def test_recurrent_measures_every_competitor_but_one_that_is_not_installed(tmp_path, monkeypatch, capsys):
+    find_spec = importlib.util.find_spec  # TensorFlow and PyTorch in one process crash
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find_spec(name))
     serve = recurrent.serve  # in threads: processes would import TensorFlow once each, half a minute together
     monkeypatch.setattr(recurrent, "serve", lambda connection: serve(OneAtATime(connection)))
     threads = SimpleNamespace(Pipe=multiprocessing.Pipe, Process=threading.Thread)
@@ -80,9 +84,23 @@ def test_recurrent_measures_every_competitor_that_is_installed(tmp_path, monkeyp
     content = json.loads(file.read_text())
     assert content["command"].startswith("python benchmarks/recurrent.py --cases") and content["machine"]["cores"]
     (result,) = content["cases"]
-    installed = list(recurrent.list_competitors(recurrent.Case.parse("T4 B4 H3 E2")))
-    assert {"ours_loop", "ours_xla", "keras_fit", "keras_xla", "matmul_limit"} <= set(installed)
-    for name in ("ours", "keras_best", *installed):
+    assert result["pytorch_ms"] is None and content["machine"]["versions"]["torch"] is None
+    for name in ("ours", "ours_loop", "ours_xla", "keras_fit", "keras_xla", "keras_best", "matmul_limit"):
         low, high = result["quartiles_ms"][name]
         assert 0 < low <= result[f"{name}_ms"] <= high, name
     assert "| T4 B4 H3 E2 |" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="PyTorch is not installed")
+def test_pytorch_trains():
+    code = (
+        "import recurrent as r\n"
+        "for name in ('T4 B4 H3 E2', 'T4 B4 H3 E2 dropout'):\n"
+        "    step = r.build_pytorch(r.Case.parse(name))\n"
+        "    print([step() for _ in range(40)])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "benchmarks", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        losses = json.loads(line)
+        assert losses[-1] < losses[0]
