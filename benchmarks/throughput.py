@@ -1,0 +1,472 @@
+"""Times what a user waits for: an epoch over IMDB, training as data and model grow, prediction, and start-up.
+
+    python benchmarks/throughput.py --imdb FOLDER_OR_TABLE --json benchmarks/results/throughput.json
+
+epoch: the document's model (Embedding 128, LSTM 100 with dropout and recurrent dropout 0.2, Dense), 64 rows a step,
+    `sequence_length` 400. The document's script is plain Keras, `fit`, every text padded to 400 tokens; ours puts texts
+    of like length together. Steps of both take turns. By default not the whole epoch is timed but --steps of it: of
+    ours every n-th batch by length. Tokens are real ones, without padding. With --seeds N, whole epochs of both are
+    trained with N seeds, which takes long, and the accuracies on films that are not in the train part compared.
+growth: ours, with generated texts, as texts, tokens a text and units grow, each in a process of its own.
+inference: IMDB texts in bulk, and one text of 200 tokens alone; ids in, probabilities out.
+startup: seconds in a fresh process.
+
+Competitors have processes of their own, as in recurrent.py.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from end_to_end import ROOT, describe_machine
+from recurrent import Workers, list_versions
+
+sys.path.insert(0, str(ROOT))
+
+LENGTH, ROWS, CLASS_NAMES = 400, 64, ("negative", "positive")
+BULK_ROWS = 256  # of pipeline.predict_in_batches; Keras' predict gets as many
+GROWTH = [
+    *({"texts": n, "tokens": 100, "units": 64} for n in (1_000, 10_000, 100_000)),
+    *({"texts": 1_000, "tokens": n, "units": 64} for n in (50, 200, 400, 800)),
+    *({"texts": 1_000, "tokens": 100, "units": n} for n in (128, 256, 512, 1024)),
+]
+
+
+def run_alone(function, *arguments):
+    """Returns what the function returns in a fresh process."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+        return executor.submit(function, *arguments).result()
+
+
+def read_settings(imdb: str, *words: str):
+    """Returns the Config of the document's model for IMDB."""
+    from keras_senti.config import parse_config
+
+    fixed = f"--data.source imdb --data.validation_fraction 0.1 --text.sequence_length {LENGTH}".split()
+    cache = ["--data.cache_dir", str(ROOT / "logs" / "cache")]
+    config = str(ROOT / "configs" / "document.yaml")
+    return parse_config(["--config", config, *fixed, *cache, "--data.csv", imdb, *words])
+
+
+def build_keras(vocabulary_size: int, units: int = 100, compiled: bool = True, **arguments):
+    """Returns the document's model in plain Keras. Its mask makes padding on the right harmless."""
+    import keras
+
+    model = keras.Sequential(
+        [
+            keras.Input((None,), dtype="int32"),
+            keras.layers.Embedding(vocabulary_size, 128, mask_zero=True),
+            keras.layers.LSTM(units, dropout=0.2, recurrent_dropout=0.2, **arguments),
+            keras.layers.Dense(len(CLASS_NAMES), activation="softmax"),
+        ]
+    )
+    if compiled:
+        model.compile(keras.optimizers.Adam(0.001), "categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def build_ours(config, vocabulary_size: int):
+    """Returns our model with the kernel that `workflow` picks, and the kernel's name."""
+    from keras_senti import devices, models
+
+    settings = {**vars(config.model), "few_shapes": not config.train.bucket_by_length}
+    kernel = devices.choose_kernel(devices.find_device_kind(), settings)[0]
+    return models.build_model(config.model, vocabulary_size, len(CLASS_NAMES), kernel), kernel
+
+
+def sample_batches(lengths, bucketed: bool, steps: int | None) -> list:
+    """Returns `steps` batches of the first epoch (None: all), of all lengths alike, in random order."""
+    from keras_senti.pipeline import plan_epoch
+
+    plan = plan_epoch(lengths, ROWS, bucketed, seed=0, epoch=0)
+    if steps is None or steps >= len(plan):
+        return plan
+    by_length = sorted(plan, key=lambda rows: lengths[rows].max())
+    chosen = [by_length[int((i + 0.5) * len(plan) / steps)] for i in range(steps)]
+    return [chosen[i] for i in np.random.default_rng(0).permutation(steps)]
+
+
+# --- epoch ---
+
+
+def start_epoch(imdb: str, steps: int | None, system: str):
+    """Returns a function that does the next training step of `ours` or of the document's `script`."""
+    import tensorflow as tf
+
+    from keras_senti import devices, pipeline, training
+    from keras_senti.corpus import load_corpus
+
+    config = read_settings(imdb)
+    if system == "ours":
+        devices.set_up_device(config.device)  # repeatable results, as train.py has them, cost time
+    corpus = load_corpus(config)
+    encoded, labels = corpus.encoded["train"], corpus.splits.train.labels
+    one_hot = np.eye(len(CLASS_NAMES), dtype=np.float32)[labels]
+    batches = sample_batches(encoded.lengths, system == "ours", steps)
+    batches = [*batches[:2], *batches]  # two steps are taken, and not timed, when the process starts
+    if system == "ours":
+        model, _ = build_ours(config, len(corpus.encoder.vocabulary))
+        training.compile_model(model, config.train, total_steps=len(batches))
+        data = pipeline.make_dataset(lambda: batches, encoded, LENGTH, True, one_hot, corpus.splits.train.weights)
+    else:
+        model = build_keras(len(corpus.encoder.vocabulary))
+        rows = np.concatenate(batches)
+        data = tf.data.Dataset.from_tensor_slices((encoded.pad(rows, LENGTH), one_hot[rows])).batch(ROWS).prefetch(2)
+    model.make_train_function()
+    iterator = iter(data)
+    return lambda: float(model.train_function(iterator)["loss"])
+
+
+def time_epoch(imdb: str, steps: int | None) -> list[dict]:
+    from keras_senti.corpus import load_corpus
+
+    config = read_settings(imdb)
+    encoded = load_corpus(config).encoded["train"]
+    workers, systems = Workers(), {"ours": True, "script": False}
+    for system in systems:
+        workers.send(system, (start_epoch, imdb, steps, system))
+    for system in systems:
+        workers.receive(system)
+    batches = {system: sample_batches(encoded.lengths, bucketed, steps) for system, bucketed in systems.items()}
+    seconds = {system: [] for system in systems}
+    for _ in batches["ours"]:
+        for system in systems:
+            seconds[system].append(workers.time(system, 1))
+    return summarize_epoch(encoded.lengths, batches, seconds)
+
+
+def summarize_epoch(lengths, batches: dict, seconds: dict) -> list[dict]:
+    """Returns an entry for each system; an epoch's seconds are the mean of the timed steps times the steps."""
+    steps = -(-len(lengths) // ROWS)
+    entries = []
+    for system, times in seconds.items():
+        timed = batches[system]
+        whole = np.mean(times) * steps
+        tokens = [lengths[rows].sum() for rows in timed]
+        blocks = [sum(t) / sum(s) for t, s in zip(np.array_split(tokens, 6), np.array_split(times, 6)) if len(s)]
+        entry = {"name": system, "timed_steps": len(times), "steps": steps, "epoch_seconds": whole}
+        entry["tokens_per_second"] = lengths.sum() / whole
+        entry["quartiles_of_6_blocks"] = np.percentile(blocks, (25, 75)).tolist()
+        entries.append(entry)
+    for entry in entries:
+        entry["times_script"] = entry["tokens_per_second"] / entries[-1]["tokens_per_second"]
+    return entries
+
+
+def train_seed(imdb: str, system: str, seed: int) -> dict:
+    """Trains two epochs and returns the validation accuracies after each."""
+    import keras
+    import pandas as pd
+
+    from keras_senti import devices, training
+    from keras_senti.corpus import load_corpus
+
+    config = read_settings(imdb, "--train.epochs", "2", "--train.seed", str(seed))
+    devices.set_up_device(config.device)
+    corpus = load_corpus(config)
+    train, validation = corpus.splits.train, corpus.splits.validation
+    encoded = corpus.encoded
+    keras.utils.set_random_seed(seed)
+    begin = time.perf_counter()
+    if system == "ours":
+        model, _ = build_ours(config, len(corpus.encoder.vocabulary))
+        with tempfile.TemporaryDirectory() as folder:
+            parts = (encoded["train"], train.labels, train.weights), (encoded["validation"], validation.labels)
+            training.train_model(model, *parts, config.train, LENGTH, Path(folder))
+            accuracy = pd.read_csv(Path(folder) / "history.csv")["val_accuracy"].tolist()
+    else:
+        one_hot = np.eye(len(CLASS_NAMES), dtype=np.float32)
+        padded = [
+            (encoded[name].pad(np.arange(len(encoded[name])), LENGTH), one_hot[part.labels])
+            for name, part in (("train", train), ("validation", validation))
+        ]
+        model = build_keras(len(corpus.encoder.vocabulary))
+        history = model.fit(*padded[0], batch_size=ROWS, epochs=2, validation_data=padded[1], verbose=2)
+        accuracy = history.history["val_accuracy"]
+    seconds = time.perf_counter() - begin
+    return {"name": system, "seed": seed, "seconds": seconds, "accuracy_1": accuracy[0], "accuracy_2": accuracy[1]}
+
+
+# --- growth ---
+
+
+def grow(texts: int, tokens: int, units: int, most_seconds: float = 3.0) -> dict:
+    """Times the plan of an epoch and steps spread over it, for generated texts of tokens / 2 to `tokens` tokens."""
+    from keras_senti import pipeline, training
+    from keras_senti.config import ModelConfig, TrainConfig
+
+    rng = np.random.default_rng(0)
+    lengths = rng.integers((tokens + 1) // 2, tokens + 1, texts)
+    flat = rng.integers(2, 10_000, lengths.sum(), dtype=np.int32)
+    encoded = pipeline.EncodedTexts(flat, np.concatenate([[0], np.cumsum(lengths)]))
+    one_hot = np.eye(len(CLASS_NAMES), dtype=np.float32)[rng.integers(0, 2, texts)]
+    settings = {"bidirectional": False, "pooling": "last", "embedding_dropout": 0.0}
+    config = ModelConfig(units=units, dropout=0.2, recurrent_dropout=0.2, **settings)
+    begin = time.perf_counter()
+    plan = pipeline.plan_epoch(encoded.lengths, ROWS, True, seed=0, epoch=0)
+    plan_seconds = time.perf_counter() - begin
+    batches = sample_batches(encoded.lengths[: ROWS * len(plan)], True, min(len(plan), 40))
+    batches = [rows for rows in batches if len(rows) == ROWS]  # the last of an epoch is smaller
+    from keras_senti import models
+
+    model = models.build_model(config, 10_000, len(CLASS_NAMES))
+    training.compile_model(model, TrainConfig(), total_steps=len(plan))
+    data = pipeline.make_dataset(lambda: [batches[0], *batches], encoded, tokens, True, one_hot)
+    model.make_train_function()
+    iterator, times, done = iter(data), [], []
+    float(model.train_function(iterator)["loss"])  # traces
+    for rows in batches:
+        begin = time.perf_counter()
+        float(model.train_function(iterator)["loss"])
+        times.append(time.perf_counter() - begin)
+        done.append(int(encoded.lengths[rows].sum()))
+        if sum(times) > most_seconds and len(times) >= 5:
+            break
+    return {
+        "name": f"{texts} texts, {tokens} tokens, {units} units",
+        "timed_steps": len(times),
+        "step_ms": 1000 * float(np.mean(times)),
+        "token_us": 1e6 * sum(times) / sum(done),
+        "plan_ms": 1000 * plan_seconds,
+        "epoch_seconds": plan_seconds + float(np.mean(times)) * len(plan),
+        "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+    }
+
+
+# --- inference and start-up ---
+
+
+def export_ours(folder: Path, units: int):
+    """Writes a run folder with our SavedModel, untrained: its speed is that of a trained one."""
+    from keras_senti import export, models, runs, text
+    from keras_senti.config import parse_config, write_yaml
+
+    words = ["--config", str(ROOT / "configs" / "document.yaml"), "--text.sequence_length", str(LENGTH)]
+    config = parse_config([*words, "--model.units", str(units)])
+    encoder = text.TextEncoder(config.text, ["[PAD]", "[UNK]", *(f"w{i}" for i in range(config.text.max_tokens - 2))])
+    folder.mkdir()
+    runs.write_text(folder / "config.yaml", write_yaml(config))
+    runs.write_json(folder / "class_names.json", list(CLASS_NAMES))
+    encoder.save(folder / "vocabulary.txt")
+    model = models.build_model(config.model, len(encoder.vocabulary), len(CLASS_NAMES))
+    export.export_model(model, encoder, CLASS_NAMES, config, folder)
+
+
+def export_keras(folder: Path, units: int):
+    """Writes a SavedModel of plain Keras with an endpoint for ids."""
+    import tensorflow as tf
+
+    model = build_keras(20_000, units, compiled=False, use_cudnn=False)
+    signature = [tf.TensorSpec((None, None), tf.int32)]
+    served = tf.Module()
+    served.model, served.tokens = model, tf.function(lambda ids: {"p": model(ids, training=False)}, signature)
+    tf.saved_model.save(served, str(folder), signatures=served.tokens)
+
+
+def start_bulk(ids_file: Path, folder: Path, system: str):
+    """Returns a function that predicts all texts once."""
+    import tensorflow as tf
+
+    from keras_senti import export, pipeline
+
+    with np.load(ids_file) as file:
+        encoded = pipeline.EncodedTexts(file["flat"], file["offsets"])
+    if system == "ours":
+        tokens = export.load(folder).saved_model.tokens
+        return lambda: pipeline.predict_in_batches(lambda ids: tokens(ids)["probabilities"], encoded)
+    model = build_keras(20_000, compiled=False)
+    padded = encoded.pad(np.arange(len(encoded)), LENGTH)
+    if system == "keras_predict":
+        return lambda: model.predict(padded, batch_size=BULK_ROWS, verbose=0)
+    batches = [tf.constant(padded[begin : begin + BULK_ROWS]) for begin in range(0, len(padded), BULK_ROWS)]
+    return lambda: [np.asarray(model(ids)) for ids in batches]
+
+
+def start_single(folder: Path, system: str):
+    """Returns a function that predicts one text of 200 tokens."""
+    import tensorflow as tf
+
+    ids = np.random.default_rng(0).integers(2, 20_000, (1, 200), dtype=np.int32)
+    if system == "litert":
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=["serving_default"])
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
+        run = tf.lite.Interpreter(model_content=converter.convert()).get_signature_runner()
+        (name,) = run.get_input_details()
+        return lambda: run(**{name: ids})
+    tokens, ids = tf.saved_model.load(str(folder)).tokens, tf.constant(ids)
+    return lambda: [np.asarray(probabilities) for probabilities in tokens(ids).values()]
+
+
+def time_bulk(encoded, folder: Path, texts: int, repeats: int) -> list[dict]:
+    rows = np.random.default_rng(0).permutation(len(encoded))[:texts]
+    flat = np.concatenate([encoded.flat[encoded.offsets[i] : encoded.offsets[i + 1]] for i in rows])
+    flat = np.where(flat < 20_000, flat, 1)
+    ids_file = folder.parent / "ids.npz"
+    np.savez(ids_file, flat=flat, offsets=np.concatenate([[0], np.cumsum(encoded.lengths[rows])]))
+    workers, systems = Workers(), ("ours", "keras_predict", "keras_call")
+    for system in systems:
+        workers.send(system, (start_bulk, ids_file, folder, system))
+    for system in systems:
+        workers.receive(system)
+    seconds = {system: [] for system in systems}
+    for _ in range(repeats):
+        for system in systems:
+            seconds[system].append(workers.time(system, 1))
+    entries = []
+    for system, times in seconds.items():
+        ratios = np.divide(times, seconds["ours"])
+        entry = {"name": f"bulk, {system}", "texts": len(rows), "texts_per_second": len(rows) / np.median(times)}
+        entry["quartiles"] = (len(rows) / np.percentile(times, (75, 25))).tolist()
+        entries.append({**entry, "ours_is_times_as_fast": float(np.median(ratios))})
+    return entries
+
+
+def time_single(folders: dict[str, Path], units: int, rounds: int) -> list[dict]:
+    """Times calls in blocks of ten, of which the first, after the other systems' calls, does not count."""
+    workers, milliseconds, reasons = Workers(), {}, {}
+    for system, folder in folders.items():
+        workers.send(system, (start_single, folder, system))
+        try:
+            workers.receive(system)
+            milliseconds[system] = []
+        except SystemExit as error:  # a converter that does not take the model
+            if system != "litert":
+                raise
+            reasons[system] = str(error).strip().splitlines()[-1]
+    for _ in range(rounds):
+        for system, times in milliseconds.items():
+            times += [1000 * workers.time(system, 1) for _ in range(10)][1:]
+    reasons["onnx_runtime"] = "not tried: tf2onnx, the converter, takes no TensorFlow and NumPy as new as ours"
+    entries = []
+    for system, times in milliseconds.items():
+        p50, p99 = np.percentile(times, (50, 99))
+        entries.append({"name": f"one text, {units} units, {system}", "p50_ms": p50, "p99_ms": p99, "reason": None})
+    for system, reason in reasons.items():
+        entry = {"name": f"one text, {units} units, {system}", "p50_ms": None, "p99_ms": None}
+        entries.append({**entry, "reason": reason})
+    return entries
+
+
+def start_up(what: str, folder: Path | None) -> float:
+    """Returns seconds; runs in a fresh process."""
+    begin = time.perf_counter()
+    from keras_senti import export, workflow  # noqa: F401
+
+    imported = time.perf_counter()
+    if what == "import":
+        return imported - begin
+    ids, labels = np.full((ROWS, 100), 2, np.int32), np.eye(2, dtype=np.float32)[np.zeros(ROWS, int)]
+    if what == "load":
+        export.load(folder).predict(["w1 w2 w3"])
+    elif what == "keras":
+        build_keras(10_000).train_on_batch(ids, labels)
+    else:
+        from keras_senti import models, training
+        from keras_senti.config import ModelConfig, TrainConfig
+
+        settings = {"bidirectional": False, "pooling": "last", "embedding_dropout": 0.0}
+        config = ModelConfig(dropout=0.2, recurrent_dropout=0.2, **settings)
+        model = models.build_model(config, 10_000, len(CLASS_NAMES), what)
+        training.compile_model(model, TrainConfig(), total_steps=1)
+        model.train_on_batch(ids, labels)
+    return time.perf_counter() - imported
+
+
+def time_startup(folder: Path, repeats: int) -> list[dict]:
+    titles = {
+        "import": "import of workflow, TensorFlow and Keras",
+        "loop": "build and first step, ours, loop",
+        "xla": "build and first step, ours, xla (compiles)",
+        "keras": "build and first step, plain Keras",
+        "load": "load of our SavedModel and first prediction",
+    }
+    seconds = {what: [] for what in titles}
+    for _ in range(repeats):
+        for what, times in seconds.items():
+            times.append(run_alone(start_up, what, folder))
+    return [
+        {"name": titles[what], "seconds": float(np.median(times)), "all": sorted(times)}
+        for what, times in seconds.items()
+    ]
+
+
+# --- output ---
+
+
+def format_table(title: str, entries: list[dict]) -> str:
+    """Returns a Markdown table with a column for each key."""
+
+    def show(value):
+        if isinstance(value, list):
+            return " - ".join(show(v) for v in value)
+        return "" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+    columns = list(dict.fromkeys(key for entry in entries for key in entry if key != "name"))
+    rows = [(title, *columns), ("---",) * (1 + len(columns))]
+    rows += [(entry["name"], *(show(entry.get(column)) for column in columns)) for entry in entries]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def time_inference(imdb: str, folder: Path, options) -> list[dict]:
+    from keras_senti.corpus import load_corpus
+
+    encoded = load_corpus(read_settings(imdb)).encoded["train"]
+    entries = []
+    for units in (100, 512):
+        folders = {"ours": folder / f"ours-{units}" / "saved_model", "keras": folder / f"keras-{units}"}
+        run_alone(export_ours, folder / f"ours-{units}", units)
+        run_alone(export_keras, folders["keras"], units)
+        folders["litert"] = folders["keras"]
+        if units == 100:
+            entries += time_bulk(encoded, folder / "ours-100", options.texts, options.repeats)
+        entries += time_single(folders, units, 6 * options.repeats)
+    return entries
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--imdb", required=True, metavar="PATH", help="folder, archive or table of IMDB, see data.csv")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    parts = ("epoch", "growth", "inference", "startup")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--steps", type=int, default=60, help="steps of the epoch that are timed; 0: all")
+    parser.add_argument("--seeds", type=int, default=0, help="train two epochs of both with so many seeds")
+    parser.add_argument("--texts", type=int, default=2048, help="texts that are predicted in bulk")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds of inference")
+    options = parser.parse_args()
+    options.imdb = str(Path(options.imdb).resolve())
+    results = {}
+
+    def report(part: str, entries: list[dict]):
+        results[part] = entries
+        print(format_table(part, entries), flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        if "epoch" in options.parts:
+            report("epoch", time_epoch(options.imdb, options.steps or None))
+        if options.seeds:
+            systems = [(system, seed) for seed in range(options.seeds) for system in ("ours", "script")]
+            report("seeds", [run_alone(train_seed, options.imdb, *system) for system in systems])
+        if "growth" in options.parts:
+            report("growth", [run_alone(grow, *sizes.values()) for sizes in GROWTH])
+        if "inference" in options.parts:
+            report("inference", time_inference(options.imdb, Path(folder), options))
+        if "startup" in options.parts:
+            if not (ours := Path(folder) / "ours-100").exists():
+                run_alone(export_ours, ours, 100)
+            report("startup", time_startup(ours, 3))
+    if options.json:
+        machine = {**describe_machine(), "versions": list_versions()}
+        content = {"command": " ".join(["python", *sys.argv]), "machine": machine, **results}
+        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
