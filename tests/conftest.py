@@ -23,6 +23,14 @@ def make_rows() -> list[tuple[str, str]]:
     return rows
 
 
+@pytest.fixture(scope="session", autouse=True)
+def whole_batches():
+    """Batches in one part: tracing parts costs seconds a model. test_kernels.py and tests of commands have them."""
+    from keras_senti import kernels
+
+    kernels.MOST_PARTS = 1
+
+
 @pytest.fixture(scope="session")
 def tiny_csv(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("data") / "reviews.csv"

@@ -20,6 +20,7 @@ def two_parts(monkeypatch):
     """As with two threads and a large batch: 3 rows become parts of 1 and 2."""
     monkeypatch.setattr(kernels.devices, "count_threads", lambda: 2)
     monkeypatch.setattr(kernels, "PART_ROWS", 1)
+    monkeypatch.setattr(kernels, "MOST_PARTS", 4)
 
 
 def sigmoid(x):
