@@ -31,7 +31,7 @@ from recurrent import Workers, list_versions
 sys.path.insert(0, str(ROOT))
 
 LENGTH, ROWS, CLASS_NAMES = 400, 64, ("negative", "positive")
-BULK_ROWS = 256  # of pipeline.predict_in_batches; Keras' predict gets as many
+BULK_ROWS = 128  # of pipeline.predict_in_batches; Keras' predict gets as many
 GROWTH = [
     *({"texts": n, "tokens": 100, "units": 64} for n in (1_000, 10_000, 100_000)),
     *({"texts": 1_000, "tokens": n, "units": 64} for n in (50, 200, 400, 800)),
