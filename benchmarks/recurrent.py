@@ -208,6 +208,12 @@ class Workers:
             self.context.Process(target=serve, args=(end,), daemon=True).start()
         self.connections[name].send(request)
 
+    def build(self, requests: dict[str, tuple]) -> dict:
+        """Sends each process the builder of a step and its arguments; returns the replies."""
+        for name, request in requests.items():
+            self.send(name, request)
+        return {name: self.receive(name) for name in requests}
+
     def receive(self, name: str):
         succeeded, reply = self.connections[name].recv()
         if not succeeded:
@@ -223,9 +229,7 @@ class Workers:
 def measure(case: Case, workers: Workers, repeats: int) -> tuple[dict[str, list[float]], str]:
     """Returns (by competitor the milliseconds of a step in each round, the kernel that ours would use)."""
     competitors = list_competitors(case)
-    for name, request in competitors.items():
-        workers.send(name, request)
-    kernel = [workers.receive(name) for name in competitors][0]
+    kernel = workers.build(competitors)["ours_loop"]
     steps = {name: math.ceil(TURN_SECONDS / workers.time(name, 1)) for name in competitors}
     # Steps of the limit's process are products of PRODUCT³ multiplications and additions.
     operations = 3 * 2 * case.steps * case.rows * 4 * case.units * (case.inputs + case.units)

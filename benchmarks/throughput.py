@@ -31,6 +31,7 @@ from recurrent import Workers, list_versions
 sys.path.insert(0, str(ROOT))
 
 LENGTH, ROWS, CLASS_NAMES = 400, 64, ("negative", "positive")
+SINGLE = (1, 200)  # ids of one text
 BULK_ROWS = 128  # of pipeline.predict_in_batches; Keras' predict gets as many
 GROWTH = [
     *({"texts": n, "tokens": 100, "units": 64} for n in (1_000, 10_000, 100_000)),
@@ -55,19 +56,23 @@ def read_settings(imdb: str, *words: str):
     return parse_config(["--config", config, *fixed, *cache, "--data.csv", imdb, *words])
 
 
-def build_keras(vocabulary_size: int, units: int = 100, compiled: bool = True, **arguments):
-    """Returns the document's model in plain Keras. Its mask makes padding on the right harmless."""
+def build_keras(vocabulary_size: int, units: int = 100, trains: bool = True, **arguments):
+    """Returns the document's model in plain Keras, without dropout if it never trains.
+
+    Its mask makes padding on the right harmless.
+    """
     import keras
 
+    dropout = 0.2 if trains else 0.0
     model = keras.Sequential(
         [
             keras.Input((None,), dtype="int32"),
             keras.layers.Embedding(vocabulary_size, 128, mask_zero=True),
-            keras.layers.LSTM(units, dropout=0.2, recurrent_dropout=0.2, **arguments),
+            keras.layers.LSTM(units, dropout=dropout, recurrent_dropout=dropout, **arguments),
             keras.layers.Dense(len(CLASS_NAMES), activation="softmax"),
         ]
     )
-    if compiled:
+    if trains:
         model.compile(keras.optimizers.Adam(0.001), "categorical_crossentropy", metrics=["accuracy"])
     return model
 
@@ -130,10 +135,7 @@ def time_epoch(imdb: str, steps: int | None) -> list[dict]:
     config = read_settings(imdb)
     encoded = load_corpus(config).encoded["train"]
     workers, systems = Workers(), {"ours": True, "script": False}
-    for system in systems:
-        workers.send(system, (start_epoch, imdb, steps, system))
-    for system in systems:
-        workers.receive(system)
+    workers.build({system: (start_epoch, imdb, steps, system) for system in systems})
     batches = {system: sample_batches(encoded.lengths, bucketed, steps) for system, bucketed in systems.items()}
     seconds = {system: [] for system in systems}
     for _ in batches["ours"]:
@@ -260,14 +262,17 @@ def export_ours(folder: Path, units: int):
 
 
 def export_keras(folder: Path, units: int):
-    """Writes a SavedModel of plain Keras with an endpoint for ids."""
+    """Writes a SavedModel of plain Keras with an endpoint for ids, and one for the shape that start_single asks for."""
     import tensorflow as tf
 
-    model = build_keras(20_000, units, compiled=False, use_cudnn=False)
-    signature = [tf.TensorSpec((None, None), tf.int32)]
+    model = build_keras(20_000, units, trains=False, use_cudnn=False)
     served = tf.Module()
-    served.model, served.tokens = model, tf.function(lambda ids: {"p": model(ids, training=False)}, signature)
-    tf.saved_model.save(served, str(folder), signatures=served.tokens)
+    served.kept = [variable.value for variable in model.variables]
+    served.tokens, served.one_text = (
+        tf.function(lambda ids: {"probabilities": model(ids, training=False)}, [tf.TensorSpec(shape, tf.int32, "ids")])
+        for shape in ((None, None), SINGLE)
+    )
+    tf.saved_model.save(served, str(folder), {"tokens": served.tokens, "one_text": served.one_text})
 
 
 def start_bulk(ids_file: Path, folder: Path, system: str):
@@ -279,9 +284,9 @@ def start_bulk(ids_file: Path, folder: Path, system: str):
     with np.load(ids_file) as file:
         encoded = pipeline.EncodedTexts(file["flat"], file["offsets"])
     if system == "ours":
-        tokens = export.load(folder).saved_model.tokens
-        return lambda: pipeline.predict_in_batches(lambda ids: tokens(ids)["probabilities"], encoded)
-    model = build_keras(20_000, compiled=False)
+        loaded = export.load(folder).saved_model
+        return lambda: pipeline.predict_in_batches(lambda ids: loaded.tokens(ids)["probabilities"], encoded)
+    model = build_keras(20_000, trains=False)
     padded = encoded.pad(np.arange(len(encoded)), LENGTH)
     if system == "keras_predict":
         return lambda: model.predict(padded, batch_size=BULK_ROWS, verbose=0)
@@ -290,18 +295,24 @@ def start_bulk(ids_file: Path, folder: Path, system: str):
 
 
 def start_single(folder: Path, system: str):
-    """Returns a function that predicts one text of 200 tokens."""
+    """Returns a function that predicts one text: ours | keras | litert | onnx_runtime (from Keras' model)."""
     import tensorflow as tf
 
-    ids = np.random.default_rng(0).integers(2, 20_000, (1, 200), dtype=np.int32)
+    ids = np.random.default_rng(0).integers(2, 20_000, SINGLE, dtype=np.int32)
     if system == "litert":
-        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=["serving_default"])
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
-        run = tf.lite.Interpreter(model_content=converter.convert()).get_signature_runner()
-        (name,) = run.get_input_details()
-        return lambda: run(**{name: ids})
-    tokens, ids = tf.saved_model.load(str(folder)).tokens, tf.constant(ids)
-    return lambda: [np.asarray(probabilities) for probabilities in tokens(ids).values()]
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=["one_text"])
+        run = tf.lite.Interpreter(model_content=converter.convert()).get_signature_runner("one_text")
+        return lambda: run(ids=ids)
+    loaded = tf.saved_model.load(str(folder))
+    if system == "onnx_runtime":
+        import onnxruntime
+        import tf2onnx
+
+        model, _ = tf2onnx.convert.from_function(loaded.one_text, [tf.TensorSpec(SINGLE, tf.int32, "ids")])
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        return lambda: session.run(None, {"ids": ids})
+    ids = tf.constant(ids)
+    return lambda: np.asarray(loaded.tokens(ids)["probabilities"])
 
 
 def time_bulk(encoded, folder: Path, texts: int, repeats: int) -> list[dict]:
@@ -311,10 +322,7 @@ def time_bulk(encoded, folder: Path, texts: int, repeats: int) -> list[dict]:
     ids_file = folder.parent / "ids.npz"
     np.savez(ids_file, flat=flat, offsets=np.concatenate([[0], np.cumsum(encoded.lengths[rows])]))
     workers, systems = Workers(), ("ours", "keras_predict", "keras_call")
-    for system in systems:
-        workers.send(system, (start_bulk, ids_file, folder, system))
-    for system in systems:
-        workers.receive(system)
+    workers.build({system: (start_bulk, ids_file, folder, system) for system in systems})
     seconds = {system: [] for system in systems}
     for _ in range(repeats):
         for system in systems:
@@ -332,18 +340,16 @@ def time_single(folders: dict[str, Path], units: int, rounds: int) -> list[dict]
     """Times calls in blocks of ten, of which the first, after the other systems' calls, does not count."""
     workers, milliseconds, reasons = Workers(), {}, {}
     for system, folder in folders.items():
-        workers.send(system, (start_single, folder, system))
         try:
-            workers.receive(system)
+            workers.build({system: (start_single, folder, system)})
             milliseconds[system] = []
-        except SystemExit as error:  # a converter that does not take the model
-            if system != "litert":
+        except SystemExit as error:  # not installed, or the converter does not take the model
+            if system in ("ours", "keras"):
                 raise
-            reasons[system] = str(error).strip().splitlines()[-1]
+            reasons[system] = str(error).strip().splitlines()[-1][:200]
     for _ in range(rounds):
         for system, times in milliseconds.items():
             times += [1000 * workers.time(system, 1) for _ in range(10)][1:]
-    reasons["onnx_runtime"] = "not tried: tf2onnx, the converter, takes no TensorFlow and NumPy as new as ours"
     entries = []
     for system, times in milliseconds.items():
         p50, p99 = np.percentile(times, (50, 99))
@@ -423,7 +429,7 @@ def time_inference(imdb: str, folder: Path, options) -> list[dict]:
         folders = {"ours": folder / f"ours-{units}" / "saved_model", "keras": folder / f"keras-{units}"}
         run_alone(export_ours, folder / f"ours-{units}", units)
         run_alone(export_keras, folders["keras"], units)
-        folders["litert"] = folders["keras"]
+        folders["litert"] = folders["onnx_runtime"] = folders["keras"]
         if units == 100:
             entries += time_bulk(encoded, folder / "ours-100", options.texts, options.repeats)
         entries += time_single(folders, units, 6 * options.repeats)
