@@ -219,7 +219,8 @@ class TrainConfig:
     batch_size: int = 64
     """Texts a step."""
     batch_tokens: int | None = None
-    """Tokens a step, padding included, instead of batch_size: more short texts, fewer long ones; null: batch_size."""
+    """Tokens a step at most (but one text at least), padding included, instead of batch_size: more short texts, fewer
+    long ones, and each step counts the same; null: batch_size."""
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
     """Optimiser."""
     learning_rate: float = 0.001
@@ -291,11 +292,11 @@ class DeviceConfig:
     cpu_threads: int | None = None
     """Processor threads that TensorFlow uses; null: all."""
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
-    """mixed_bfloat16: products in bfloat16, weights and states in float32. For TPUs, newer GPUs, and CPUs with AMX; on
-    other CPUs it is slower than float32."""
+    """mixed_bfloat16: products in bfloat16, weights and the state within the fast loop in float32. For TPUs, newer
+    GPUs, and CPUs with AMX; on other CPUs it is slower than float32."""
     kernel: Literal["auto", "loop", "xla", "keras"] = "auto"
     """What computes LSTM and GRU: the fast loop, the same compiled by XLA in training (once for each shape of a batch),
-    or Keras' own layer (on a GPU: cuDNN); auto: what is fastest there."""
+    or Keras' own layer (on a GPU: cuDNN); auto: the start of a run says which, and why."""
 
     def __post_init__(self):
         _require_at_least(1, "device.cpu_threads", self.cpu_threads)

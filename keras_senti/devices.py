@@ -49,6 +49,8 @@ def find_obstacle(settings: dict) -> str | None:
     """Returns why a recurrent layer cannot use `kernels.run`, None if it can; `settings` as for choose_kernel."""
     if settings["cell"] not in ("lstm", "gru"):
         return f"there is no fast loop for {settings['cell']}"
+    if settings.get("dtype") == "float64":
+        return "the fast loop computes in float32, not in float64"
     for name, expected in (("activation", "tanh"), ("recurrent_activation", "sigmoid"), ("unroll", False)):
         if settings.get(name, expected) != expected:
             return f"the fast loop has {name} {expected} only, not {settings[name]}"
@@ -65,8 +67,8 @@ def choose_kernel(device_kind: str, settings: dict) -> tuple[str, str]:
     Args:
         device_kind: cpu | gpu | tpu.
         settings: `cell` (lstm | gru | simple_rnn), and where they differ from Keras' defaults `activation`,
-            `recurrent_activation`, `recurrent_dropout`, `use_bias`, `unroll`, `reset_after`; `few_shapes`: the batches
-            of training have a few shapes only, so that compiling them pays.
+            `recurrent_activation`, `recurrent_dropout`, `use_bias`, `unroll`, `reset_after`, `dtype`; `few_shapes`: the
+            batches of training have a few shapes only, so that compiling them pays.
     """
     obstacle = find_obstacle(settings)
     if obstacle:

@@ -18,14 +18,14 @@ class _FastRecurrence:
     Only `inner_loop` is replaced, so states, dropout, Bidirectional and saving are Keras' own.
     """
 
-    def __init__(self, units, *, weight_drop: float = 0.0, kernel: str = "auto", **kwargs):
+    def __init__(self, *args, weight_drop: float = 0.0, kernel: str = "auto", **kwargs):
         if not 0 <= weight_drop < 1:
             raise ValueError(f"weight_drop: received {weight_drop}, expected a fraction of at least 0 and below 1.")
         if kernel not in ("auto", *devices.KERNELS):
             raise ValueError(f"kernel: received '{kernel}', expected auto or one of {', '.join(devices.KERNELS)}.")
-        super().__init__(units, **kwargs)
+        super().__init__(*args, **kwargs)
         self.weight_drop, self.kernel = weight_drop, kernel
-        settings = {"cell": self.kind, **self.get_config()}
+        settings = {"cell": self.kind, **self.get_config(), "dtype": self.compute_dtype}
         self.used_kernel = (
             devices.choose_kernel(devices.find_device_kind(), settings)[0] if kernel == "auto" else kernel
         )
@@ -57,9 +57,9 @@ class _FastRecurrence:
         if self.go_backwards:
             sequences, mask = tf.reverse(sequences, [1]), None if mask is None else tf.reverse(mask, [1])
         masks = [None, None]
-        if training and cell.dropout:
+        if training and 0 < cell.dropout < 1:  # Keras' cells take 1 as none
             masks[0] = cell.get_dropout_mask(sequences[:, 0, :])
-        if training and cell.recurrent_dropout:
+        if training and 0 < cell.recurrent_dropout < 1:
             masks[1] = cell.get_recurrent_dropout_mask(state[0])
         masks = [None if m is None else tf.stack(m if isinstance(m, list) else [m]) for m in masks]
         weights = [w if w is None else tf.convert_to_tensor(w.value) for w in (cell.kernel, cell.bias)]
@@ -78,21 +78,23 @@ class _FastRecurrence:
         for array, shape in [*((o, sequences.shape[:2]) for o in outputs), *((s, sequences.shape[:1]) for s in last)]:
             array.set_shape((*shape, self.units))  # which loops and parts of a batch forget
         if not self.return_sequences:
-            return last[0], last[0], last
+            output = last[0]
+            if mask is not None:  # as Keras: zeros without a real token, whatever the state
+                output = tf.where(tf.reduce_any(mask, 1, keepdims=True), output, 0.0)
+            return output, output, last
         if mask is not None:
             # As Keras: zeros where Bidirectional asks for them, and before the first real token, whatever the state.
             seen = mask if self.zero_output_for_mask else tf.cumsum(tf.cast(mask, tf.int32), 1) > 0
             outputs = [tf.where(seen[:, :, tf.newaxis], outputs[0], 0.0)]
-        return outputs[0][:, -1], outputs[0], last
+        return last[0], outputs[0], last
 
     def get_config(self):
-        # Keras' constructor asks for it too, before there are settings of ours.
         return {**super().get_config(), "weight_drop": self.weight_drop, "kernel": self.kernel}
 
 
 @keras.saving.register_keras_serializable("keras_senti")
 class LSTM(_FastRecurrence, keras.layers.LSTM):
-    """keras.layers.LSTM with the same weights, names, arguments and results, but faster: see `kernels`.
+    """keras.layers.LSTM with the same weights, names, arguments and results, mostly faster: see `kernels`.
 
         f_t = σ(W_f · [h_{t-1}, x_t] + b_f)          what is kept of the memory
         i_t = σ(W_i · [h_{t-1}, x_t] + b_i)          what is added to it
@@ -107,8 +109,9 @@ class LSTM(_FastRecurrence, keras.layers.LSTM):
     Args:
         weight_drop: share of the entries of recurrent_kernel that are dropped in training, the same for all rows and
             steps of a batch; what is left is divided by 1 - weight_drop. Unlike recurrent_dropout it keeps cuDNN.
-        kernel: what computes it, see `devices.choose_kernel`; auto: that function decides. Another activation than
-            tanh, another recurrent_activation than sigmoid, and unroll are left to Keras' loop, with a warning.
+        kernel: what computes it, see `devices.choose_kernel`; auto: that function decides. `xla` is the fastest where
+            batches have few shapes; it works inside of a tf.function only, which `fit` is. Another activation than
+            tanh, another recurrent_activation than sigmoid, float64 and unroll are left to Keras, with a warning.
         The others are those of keras.layers.LSTM.
     Call: inputs (batch, time, features), mask (batch, time) bool. Returns (batch, units) or (batch, time, units).
     Reference: Hochreiter & Schmidhuber 1997, https://doi.org/10.1162/neco.1997.9.8.1735, with the forget gate of Gers
@@ -120,7 +123,7 @@ class LSTM(_FastRecurrence, keras.layers.LSTM):
 
 @keras.saving.register_keras_serializable("keras_senti")
 class GRU(_FastRecurrence, keras.layers.GRU):
-    """keras.layers.GRU with the same weights, names, arguments and results, but faster: see `kernels`.
+    """keras.layers.GRU with the same weights, names, arguments and results, mostly faster: see `kernels`.
 
         z_t = σ(W_z x_t + U_z h_{t-1} + b_z)         what is kept of the state
         r_t = σ(W_r x_t + U_r h_{t-1} + b_r)
@@ -221,8 +224,9 @@ def _weights(inputs, mask):
 
 
 def _masked_mean(inputs, mask):
-    weights = _weights(inputs, mask)
-    return ops.sum(inputs * weights, axis=1) / ops.sum(weights, axis=1)
+    # In float32: bfloat16 counts to 256 only.
+    weights, values = ops.cast(_weights(inputs, mask), "float32"), ops.cast(inputs, "float32")
+    return ops.cast(ops.sum(values * weights, axis=1) / ops.sum(weights, axis=1), inputs.dtype)
 
 
 def _masked_max(inputs, mask):
@@ -235,7 +239,7 @@ def _last_state(inputs, mask, bidirectional: bool):
 
     A Bidirectional layer puts its backward states in reading order, so its last state stands at position 0.
     """
-    last = ops.cast(ops.sum(_weights(inputs, mask), axis=1), "int32") - 1  # (batch, 1)
+    last = ops.sum(ops.cast(_weights(inputs, mask), "int32"), axis=1) - 1  # (batch, 1)
     forward = ops.squeeze(ops.take_along_axis(inputs, ops.expand_dims(last, -1), axis=1), 1)
     if not bidirectional:
         return forward

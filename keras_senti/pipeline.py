@@ -18,6 +18,7 @@ LENGTH_STEP = 4
 # Texts are sorted by length within so many batches of a shuffled epoch: enough for little padding (tweets: see
 # `padding_fraction` in the manifest), while which texts meet in a batch still changes in every epoch.
 WINDOW_BATCHES = 50
+SCORED_ROWS = 128  # texts scored at once: 64 to 128 take the least time each, beyond it arrays leave the caches
 LENGTH_CLASS = 1.1  # see plan_epoch
 ENCODE_ROWS = 4096  # texts that are turned into ids at once
 
@@ -132,21 +133,21 @@ def make_dataset(make_batches, encoded: EncodedTexts, sequence_length: int, buck
     return tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(tf.data.AUTOTUNE)
 
 
-def plan_by_length(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+def plan_by_length(lengths: np.ndarray, batch_size: int = SCORED_ROWS) -> list[np.ndarray]:
     """Returns batches for scoring: all rows, longest texts first: a batch too large for memory fails at once."""
     order = np.argsort(-lengths, kind="stable")
     return np.split(order, range(batch_size, len(order), batch_size)) if len(order) else []
 
 
-def predict_in_batches(predict, encoded: EncodedTexts, batch_size: int = 128) -> np.ndarray:
+def predict_in_batches(predict, encoded: EncodedTexts, batch_size: int = SCORED_ROWS) -> np.ndarray:
     """Calls `predict` on padded ids, similar lengths together, and returns (rows, classes) in the order of the rows.
 
     Args:
         predict: from (batch, time) int32 to (batch, classes) float32.
     """
     result = None
-    # Batches of 64 to 128 rows take the least time a text: beyond it the arrays leave the processor's caches.
-    for rows in tqdm(plan_by_length(encoded.lengths, batch_size), "predicting", unit=" batches", delay=2, leave=False):
+    plan = plan_by_length(encoded.lengths, batch_size)
+    for rows in tqdm(plan, "predicting", unit=" batches", delay=2, leave=False, disable=None):
         ids = encoded.pad(rows, padded_length(encoded.lengths[rows], int(encoded.lengths.max()), True))
         probabilities = np.asarray(predict(tf.constant(ids)))
         if result is None:

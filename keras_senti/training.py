@@ -255,7 +255,7 @@ def train_model(
     first = plan(0)
     compile_model(model, settings, total_steps=len(first) * settings.epochs)
     encoded_validation, validation_labels = validation
-    validation_plan = plan_by_length(encoded_validation.lengths, 256)
+    validation_plan = plan_by_length(encoded_validation.lengths)
     validation_data = make_dataset(
         lambda: validation_plan, encoded_validation, sequence_length, bucket, one_hot[validation_labels]
     ).apply(tf.data.experimental.assert_cardinality(len(validation_plan)))  # else Keras warns that the data ran out

@@ -168,10 +168,10 @@ def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | No
         unknown_fraction={name: _compute_unknown_fraction(e.flat) for name, e in encoded.items() if len(e.flat)},
     )
     keras.utils.set_random_seed(config.train.seed)
-    kernel, reason = config.device.kernel, "as device.kernel says"
-    if kernel == "auto":
-        settings = {**vars(config.model), "few_shapes": not config.train.bucket_by_length}
-        kernel, reason = devices.choose_kernel(devices.find_device_kind(), settings)
+    settings = {**vars(config.model), "few_shapes": not config.train.bucket_by_length}
+    kernel, reason = devices.choose_kernel(devices.find_device_kind(), settings)
+    if config.device.kernel != "auto" and not devices.find_obstacle(settings):
+        kernel, reason = config.device.kernel, "as device.kernel says"
     print(f"recurrent kernel: {kernel} ({reason})", flush=True)
     runs.update_manifest(run_dir, kernel=kernel, precision=config.device.precision)
     sizes = len(encoder.vocabulary), len(splits.class_names)

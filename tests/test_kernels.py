@@ -262,6 +262,31 @@ def test_what_the_fast_loop_lacks_is_computed_by_keras_and_said_aloud(arguments,
         layers.GRU(UNITS, reset_after=False)
 
 
+def test_float64_is_left_to_keras():
+    with pytest.warns(UserWarning, match="computes in float32, not in float64"):
+        assert layers.LSTM(UNITS, "tanh", dtype="float64").used_kernel == "keras"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_state_that_a_layer_gives_gets_a_gradient_and_a_row_without_tokens_gives_zeros(cell, dtype):
+    dense = keras.layers.Dense(UNITS, activation="tanh", dtype=dtype)
+    theirs, ours = make_pair(cell, {"dtype": dtype}, "loop")
+    first = tf.constant(INPUTS[:, 0])
+    dense.build(first.shape)
+    mask, results = np.bool([[1, 1, 1, 1, 1], [0, 0, 0, 0, 0], [1, 1, 0, 0, 0]]), []
+    for layer in (theirs, ours):
+        with tf.GradientTape() as tape:
+            state = [dense(first)] * (2 if cell == "lstm" else 1)
+            outputs = tf.cast(layer(INPUTS, mask=mask, initial_state=state, training=True), tf.float32)
+            loss = tf.reduce_sum(outputs)
+        results.append((outputs, tape.gradient(loss, dense.kernel.value)))
+    within = 1e-5 if dtype == "float32" else 0.05
+    for a, b in zip(*results):
+        np.testing.assert_allclose(a, b, atol=within)
+    assert not np.any(results[1][0][1])
+
+
 def test_wrong_arguments_are_refused_by_name():
     with pytest.raises(ValueError, match="weight_drop: received 1.0, expected a fraction"):
         layers.LSTM(UNITS, weight_drop=1.0)

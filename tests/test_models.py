@@ -140,6 +140,8 @@ def test_in_bfloat16_the_weights_stay_float32_and_the_probabilities_are_near():
     difference = np.abs(other(IDS) - model(IDS)).max()
     assert 0 < difference < 0.02  # eight bits of mantissa
     assert keras.config.dtype_policy().name == "float32"
+    long = np.full((1, 303), 2, np.int32)  # bfloat16 counts to 256 only
+    np.testing.assert_allclose(other(long), model(long), atol=0.02)
 
 
 def test_settings_reach_the_layers():
