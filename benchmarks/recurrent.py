@@ -18,7 +18,9 @@ to T tokens, padding on the right); `bfloat16` is ours only, against our float32
 
 Each competitor has a process of its own, because the thread pools of TensorFlow and PyTorch disturb each other, and all
 threads of the machine. They take turns, in another order in each round; one that is not installed is null. A ratio is
-the median over the rounds of (time of the competitor / time of ours in the same round).
+the median over the rounds of (time of the competitor / time of ours in the same round). The machine must be quiet:
+PyTorch above all gets many times slower when something else runs, which its quartiles tell; `fastest_ms` in the file is
+the fastest round of each.
 """
 
 import argparse
@@ -173,6 +175,8 @@ def build_products(case: Case):
 def serve(connection):
     """Runs in a process of its own: builds the competitor that it is told, and times as many steps as it is told."""
     os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # the first process would take a whole GPU
+    # PyTorch's threads would else wait in busy loops, and a step takes 10 times as long when anything else runs.
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     step = None
     while True:
         try:
@@ -255,6 +259,7 @@ def summarize(name: str, times: dict[str, list[float]], kernel: str) -> dict:
     for column in shown:
         result[f"{column}_ms"] = float(np.median(times[column])) if column in times else None
     result["quartiles_ms"] = {c: np.percentile(times[c], (25, 75)).tolist() for c in shown if c in times}
+    result["fastest_ms"] = {c: min(times[c]) for c in shown if c in times}
     ratios = {c: np.divide(times[c], times["ours"]) for c in shown if c in times and c != "ours"}
     result["ratios"] = {c: float(np.median(r)) for c, r in ratios.items()}
     result["ratio_quartiles"] = {c: np.percentile(r, (25, 75)).tolist() for c, r in ratios.items()}

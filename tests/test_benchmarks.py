@@ -6,12 +6,14 @@ import sys
 import threading
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import recurrent
+import throughput
 
 TIMES = {
     "ours_loop": [30.0, 40.0, 50.0],
@@ -41,6 +43,7 @@ def test_ratios_are_medians_of_paired_ratios_and_what_is_not_installed_is_null()
     assert result["ratios"]["keras_fit"] == 3.0 and result["ratios"]["matmul_limit"] == 0.5
     assert result["ratios"]["ours_loop"] == 2.0  # of 3, 2 and 1.25; of the medians it would be 2 too
     assert result["quartiles_ms"]["ours"] == [15.0, 30.0] and result["ratio_quartiles"]["keras_fit"] == [2.5, 3.0]
+    assert result["fastest_ms"]["keras_best"] == 20.0
     assert json.loads(json.dumps(result)) == result
 
 
@@ -104,3 +107,28 @@ def test_pytorch_trains():
     for line in done.stdout.splitlines():
         losses = json.loads(line)
         assert losses[-1] < losses[0]
+
+
+def test_an_epoch_is_extrapolated_from_the_timed_steps_and_counts_real_tokens():
+    lengths = np.full(10 * throughput.ROWS, 5)
+    rows = np.arange(throughput.ROWS)
+    batches = {"ours": [rows] * 6, "script": [rows] * 6}
+    ours, script = throughput.summarize_epoch(lengths, batches, {"ours": [0.5] * 6, "script": [2.0] * 6})
+    assert (ours["timed_steps"], ours["steps"], ours["epoch_seconds"], script["epoch_seconds"]) == (6, 10, 5.0, 20.0)
+    assert ours["tokens_per_second"] == 10 * throughput.ROWS * 5 / 5.0 and ours["times_script"] == 4.0
+
+
+def test_the_timed_batches_are_of_all_lengths():
+    lengths = np.random.default_rng(0).integers(1, 100, 50 * throughput.ROWS)
+    plan = throughput.sample_batches(lengths, True, None)
+    longest = [lengths[rows].max() for rows in throughput.sample_batches(lengths, True, 10)]
+    assert len(plan) == 50 and len(longest) == 10
+    assert abs(np.mean(longest) - np.mean([lengths[rows].max() for rows in plan])) < 1
+
+
+def test_growth_is_measured_in_steps_of_our_model():
+    entry = throughput.grow(130, 4, 3)
+    assert entry["timed_steps"] == 2 and entry["step_ms"] > 0  # the third batch of the epoch has two rows only
+    table = throughput.format_table("growth", [entry, {"name": "b", "reason": "none", "all": [1.0, 2.5]}])
+    assert table.splitlines()[0].startswith("| growth | timed_steps | step_ms | token_us | plan_ms | epoch_seconds |")
+    assert table.splitlines()[3].endswith("| none | 1 - 2.5 |")
