@@ -73,6 +73,7 @@ class OneAtATime:
         self.lock.release()
 
 
+@pytest.mark.slow
 def test_recurrent_measures_every_competitor_but_one_that_is_not_installed(tmp_path, monkeypatch, capsys):
     find_spec = importlib.util.find_spec  # TensorFlow and PyTorch in one process crash
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find_spec(name))
@@ -95,6 +96,7 @@ def test_recurrent_measures_every_competitor_but_one_that_is_not_installed(tmp_p
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="PyTorch is not installed")
+@pytest.mark.slow
 def test_pytorch_trains():
     code = (
         "import recurrent as r\n"

@@ -365,6 +365,7 @@ assert losses[0][0] > losses[0][-1]
 """
 
 
+@pytest.mark.slow
 def test_two_replicas_of_a_mirrored_strategy_learn_what_one_device_learns():
     # In a process of its own: devices are cut before TensorFlow starts.
     done = subprocess.run([sys.executable, "-c", MIRRORED], capture_output=True, text=True)

@@ -165,6 +165,7 @@ sys.exit(run_command(train.main))
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_clearly_and_the_run_goes_on_from_its_last_good_state(tiny_settings, trained_run, tmp_path):
     run_dir = tmp_path / "run"
     words = [sys.executable, "-c", FULL_DISK, *tiny_settings, "--run_dir", str(run_dir)]

@@ -260,6 +260,7 @@ def read_history(run_dir):
         return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_in_mid_epoch_ends_as_if_it_had_not_been(tmp_path, kill_before_step):
     # 3 steps an epoch. Stopped in the first epoch, after the last step of the third, and in the one after.
     settings = {"epochs": 50, "early_stopping_patience_epochs": 2, "checkpoint_minutes": 1e-9}

@@ -117,6 +117,7 @@ def test_the_same_data_split_in_another_way_is_warned_of(trained_run):
     assert find_seen_rows("nowhere", files, {**split, "train": "others"}) == ""
 
 
+@pytest.mark.slow
 def test_a_run_with_stop_words_needs_their_file_no_more(words, tiny_csv, tmp_path, monkeypatch):
     (tmp_path / "words.txt").write_text("the\nwas\n")
     monkeypatch.chdir(tmp_path)

@@ -169,6 +169,7 @@ def test_separate_files_dropped_rows_and_an_unscored_test_part(tiny_settings, ti
     assert "test" not in set(read_table(run_dir / "predictions.csv")["part"])
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_predictions_to_the_last_digit_in_another_process(tiny_settings, tmp_path):
     for name in ("a", "b"):
         done = run("train.py", *tiny_settings, "--train.epochs", "2", "--run_dir", tmp_path / name)
@@ -215,6 +216,7 @@ def test_a_folder_that_is_not_empty_is_refused_before_any_work_and_stays_as_it_w
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_scores_and_exports_the_best_epoch(tiny_settings, tmp_path):
     run_dir = tmp_path / "run"
     words = [sys.executable, "train.py", *tiny_settings, "--train.epochs", "100000", "--run_dir", str(run_dir)]
