@@ -173,7 +173,7 @@ def draw_confusion_matrix(matrix: np.ndarray, class_names) -> tuple[np.ndarray, 
         label.set_fontproperties(font)
         label.set_parse_math(False)  # a $ is a $
     axes.set(xlabel="predicted class", ylabel="true class")
-    axes.set_title(f"accuracy {np.trace(matrix) / max(1, matrix.sum()):.3f} on {matrix.sum():,} rows")
+    axes.set_title(f"accuracy {np.trace(matrix) / max(1, matrix.sum()):.3f}\n{matrix.sum():,} rows")
     if classes <= MOST_COUNTED_CLASSES:
         for (row, column), count in np.ndenumerate(matrix):
             color = "white" if share[row, column] > 0.5 else "black"
