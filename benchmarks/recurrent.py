@@ -14,7 +14,12 @@ to T tokens, padding on the right); `bfloat16` is ours only, against our float32
                          inputs only (one mask for all steps), so it does less work than the others
     matmul_limit         the same floating-point operations, 3 * 2 * T * B * 4H * (E + H), in products of 2048 x 2048
                          float32 matrices
+    step_products        the same operations in the products in which a step of ours does them, and nothing else: those in
+                         the loop one after the other, in as many parts side by side as ours, with the picked kernel. What
+                         ours needs beyond it is element-wise work, Adam, and the rest of the network
     ours_no_dropout      in `dropout` cases: ours without dropout and mask
+    ours_gate_masks      in `dropout` cases: ours with a dropout mask for each gate, as Keras draws them
+                         (implementation=1); by default all gates share one, which is less work
 
 Each competitor has a process of its own, because the thread pools of TensorFlow and PyTorch disturb each other, and all
 threads of the machine. They take turns, in another order in each round; one that is not installed is null. A ratio is
@@ -50,7 +55,7 @@ CASES += ["T100 B256 H100 E128", "T200 B128 H512 E256 bfloat16"]
 # A turn is at least so many seconds of steps: one short step alone would mostly fill the caches that others emptied.
 TURN_SECONDS = 0.12
 COLUMNS = ("ours", "ours_loop", "ours_xla", "keras_fit", "keras_xla", "pytorch", "matmul_limit")
-COLUMNS_MORE = ("ours_no_dropout", "ours_float32_loop", "ours_float32_xla")
+COLUMNS_MORE = ("step_products", "ours_no_dropout", "ours_gate_masks", "ours_float32_loop", "ours_float32_xla")
 
 
 @dataclass(frozen=True)
@@ -90,11 +95,13 @@ def list_competitors(case: Case) -> dict[str, tuple]:
         "keras_fit": (build_keras, case, "keras"),
         "keras_xla": (build_keras, case, "keras_xla"),
         "pytorch": (build_pytorch, case),
+        "step_products": (build_step_products, case),
     }
     if not importlib.util.find_spec("torch"):
         del others["pytorch"]
     if case.dropout:
         others["ours_no_dropout"] = (build_keras, replace(case, dropout=False), "picked")
+        others["ours_gate_masks"] = (build_keras, case, "picked", 1)
     return ours | others | limit
 
 
@@ -106,7 +113,7 @@ def pick_kernel(case: Case) -> str:
     return devices.choose_kernel(devices.find_device_kind(), settings)[0]
 
 
-def build_keras(case: Case, kernel: str):
+def build_keras(case: Case, kernel: str, implementation: int = 2):
     """Returns a function that does one training step; kernel: that of ours, keras | keras_xla for Keras' own layer."""
     import keras
     import tensorflow as tf
@@ -120,7 +127,8 @@ def build_keras(case: Case, kernel: str):
     elif kernel == "keras_xla":
         recurrent = keras.layers.LSTM(case.units, use_cudnn=False, **arguments)
     else:
-        recurrent = layers.LSTM(case.units, kernel=pick_kernel(case) if kernel == "picked" else kernel, **arguments)
+        kernel = pick_kernel(case) if kernel == "picked" else kernel
+        recurrent = layers.LSTM(case.units, kernel=kernel, implementation=implementation, **arguments)
     model = keras.Sequential(
         [
             keras.layers.Embedding(VOCABULARY, case.inputs, mask_zero=case.dropout, dtype=dtype),
@@ -170,6 +178,38 @@ def build_products(case: Case):
     a, b = (tf.random.normal((PRODUCT, PRODUCT)) for _ in range(2))
     multiply = tf.function(lambda: tf.reduce_sum(tf.matmul(a, b)[0]))
     return lambda: float(multiply())
+
+
+def build_step_products(case: Case):
+    """Returns a function that does the products of one training step, forward and backward."""
+    import tensorflow as tf
+
+    from keras_senti import kernels
+
+    parts = max(1, min(kernels.devices.count_threads(), kernels.MOST_PARTS, case.rows // kernels.PART_ROWS))
+    rng, gates = np.random.default_rng(0), 4 * case.units
+    # With orthonormal rows the state keeps its size through the product with it and that with its transpose.
+    recurrent = tf.constant(np.linalg.qr(rng.normal(size=(gates, case.units)))[0].T, tf.float32)
+    transposed, kernel = tf.transpose(recurrent), tf.random.normal((case.inputs, gates))
+    sizes = [case.steps * case.rows * (i + 1) // parts - case.steps * case.rows * i // parts for i in range(parts)]
+    arrays = [
+        [tf.random.normal((size, width)) for width in (case.inputs, gates, case.units)] for size in sizes
+    ]  # inputs, gradients of the gates and states of all steps
+
+    def multiply(x, d_gates, h):
+        before = tf.matmul(x, kernel)
+        _, last = tf.while_loop(
+            lambda t, h: t < case.steps,
+            lambda t, h: (t + 1, tf.matmul(tf.matmul(h, recurrent), transposed)),
+            (0, h[: h.shape[0] // case.steps]),
+        )
+        after = tf.matmul(d_gates, kernel, transpose_b=True), tf.matmul(x, d_gates, transpose_a=True)
+        return [array[0, 0] for array in (before, last, *after, tf.matmul(h, d_gates, transpose_a=True))]
+
+    if pick_kernel(case) == "xla":
+        multiply = tf.function(multiply, jit_compile=True)
+    step = tf.function(lambda: tf.add_n([value for part in arrays for value in multiply(*part)]))
+    return lambda: float(step())
 
 
 def serve(connection):

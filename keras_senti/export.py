@@ -63,12 +63,15 @@ def export_model(model: keras.Model, encoder: TextEncoder, class_names, config: 
         tokenize: text → token_ids
     vocabulary.txt, class_names.json and config.yaml of the run folder become assets of the SavedModel.
     """
-    portable = build_model(config.model, len(encoder.vocabulary), len(class_names))  # with the loop, in float32
-    portable.set_weights(model.get_weights())
+    portable, serving = (  # whatever the run computed with, in float32
+        build_model(config.model, len(encoder.vocabulary), len(class_names), kernel) for kernel in ("loop", "serving")
+    )
+    for copy in (portable, serving):
+        copy.set_weights(model.get_weights())
     with replace(run_dir / "model.keras") as temporary:
         portable.save(temporary)
     served = _Served(
-        portable, encoder, class_names, [run_dir / n for n in ("vocabulary.txt", "class_names.json", "config.yaml")]
+        serving, encoder, class_names, [run_dir / n for n in ("vocabulary.txt", "class_names.json", "config.yaml")]
     )
     signatures = {name: getattr(served, name) for name in ("tokens", "training", "tokenize")}
     with replace(run_dir / "saved_model") as temporary:

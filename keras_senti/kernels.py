@@ -255,7 +255,40 @@ def _compile(cell: str) -> list:
     return [tf.function(way, jit_compile=True) for way in CELLS[cell]]
 
 
-def run(cell, inputs, mask, state, weights, input_masks, recurrent_masks, *, sequences, training, compiled):
+def _run_fused(inputs, mask, state, weights):
+    """Runs an LSTM over one text by one operation of TensorFlow, `BlockLSTM`; a loop's steps cost more than they compute.
+
+    Not `BlockLSTMV2`, whose gradient TensorFlow 2.21 takes from `BlockLSTM`, where the gates stand in another order.
+
+    Args: inputs (1, T, E) float32, and the others of `run`.
+    Returns: all states (1, T, H), the last state [h, c].
+    """
+    units = weights[1].shape[0]
+
+    def reorder(weights):  # i, f, C, o to i, C, f, o
+        return tf.gather(tf.reshape(weights, (-1, 4, units)), (0, 2, 1, 3), axis=1)
+
+    bias = tf.zeros(4 * units) if weights[2] is None else reorder(weights[2])
+    row, zeros = inputs[0], tf.zeros(units)
+    if mask is not None:  # a masked step would hand the state on, which it has no way to say
+        row = tf.boolean_mask(row, mask[0])
+    outputs = tf.raw_ops.BlockLSTM(
+        seq_len_max=tf.shape(row, tf.int64)[0],
+        x=row[:, tf.newaxis],
+        h_prev=state[0],
+        cs_prev=state[1],
+        w=tf.reshape(reorder(tf.concat(weights[:2], 0)), (-1, 4 * units)),
+        b=tf.reshape(bias, [-1]),
+        **dict.fromkeys(("wci", "wcf", "wco"), zeros),  # peepholes, which are not used
+        forget_bias=0.0,
+        cell_clip=-1.0,
+    )
+    states, memories = (tf.concat([first, found[:, 0]], 0) for first, found in zip(state, (outputs.h, outputs.cs)))
+    steps_done = tf.cumsum(tf.ones_like(inputs[0, :, 0], tf.int32) if mask is None else tf.cast(mask[0], tf.int32))
+    return tf.gather(states, steps_done)[tf.newaxis], [states[-1:], memories[-1:]]
+
+
+def run(cell, inputs, mask, state, weights, input_masks, recurrent_masks, *, sequences, training, compiled, fused=False):
     """Runs a recurrent cell over a batch of sequences; differentiable for inputs, state and weights.
 
     Args:
@@ -266,6 +299,7 @@ def run(cell, inputs, mask, state, weights, input_masks, recurrent_masks, *, seq
         sequences: return all states.
         training: with the gradient of this file; otherwise TensorFlow derives one itself, if it is asked for.
         compiled: by XLA, anew for each shape, so only where shapes are few.
+        fused: one text alone may be computed by an operation that XLA cannot compile.
     Returns: ([all states (B, T, H)] or [], the last state [h] or [h, c]), float32.
     """
     forward, backward = _compile(cell) if compiled else CELLS[cell]
@@ -315,7 +349,17 @@ def run(cell, inputs, mask, state, weights, input_masks, recurrent_masks, *, seq
     is_parallel = devices.find_device_kind() == "cpu" and tf.inside_function()
     parts = min(devices.count_threads(), MOST_PARTS) if is_parallel else 1
     rows = inputs.shape[0]
-    if rows is None and not training and parts > 1:  # one text alone must not wait for empty parts
-        pick = tf.shape(inputs)[0] >= parts * PART_ROWS
-        return tf.cond(pick, lambda: run_parts(parts), lambda: run_parts(1))
+    if rows is None and not training:  # one text alone must not wait for empty parts
+
+        def run_one():
+            all_states, last = _run_fused(inputs, mask, state, weights)
+            return [all_states] if sequences else [], last
+
+        def run_few():
+            return tf.cond(tf.shape(inputs)[0] >= parts * PART_ROWS, lambda: run_parts(parts), lambda: run_parts(1))
+
+        run_many = run_few if parts > 1 else lambda: run_parts(1)
+        if fused and cell == "lstm" and inputs.dtype == tf.float32:
+            return tf.cond(tf.shape(inputs)[0] == 1, run_one, run_many)
+        return run_many()
     return run_parts(parts if rows is None else max(1, min(parts, rows // PART_ROWS)))

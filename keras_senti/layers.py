@@ -21,8 +21,9 @@ class _FastRecurrence:
     def __init__(self, *args, weight_drop: float = 0.0, kernel: str = "auto", **kwargs):
         if not 0 <= weight_drop < 1:
             raise ValueError(f"weight_drop: received {weight_drop}, expected a fraction of at least 0 and below 1.")
-        if kernel not in ("auto", *devices.KERNELS):
-            raise ValueError(f"kernel: received '{kernel}', expected auto or one of {', '.join(devices.KERNELS)}.")
+        names = (*devices.KERNELS, "serving")
+        if kernel not in ("auto", *names):
+            raise ValueError(f"kernel: received '{kernel}', expected auto or one of {', '.join(names)}.")
         super().__init__(*args, **kwargs)
         self.weight_drop, self.kernel = weight_drop, kernel
         settings = {"cell": self.kind, **self.get_config(), "dtype": self.compute_dtype}
@@ -34,7 +35,9 @@ class _FastRecurrence:
             warnings.warn(f"{self.name}: {obstacle}; Keras' own, slower loop is used.", stacklevel=3)
             self.used_kernel = "keras"
         if self.used_kernel != "keras":
-            self.use_cudnn, self.supports_jit = False, True
+            self.use_cudnn, self.supports_jit = False, self.used_kernel != "serving"
+            if kwargs.get("implementation", 2) == 2:  # Keras' cells go to 1 with recurrent_dropout
+                self.cell.implementation, self.cell.dropout_mask_count = 2, None
         if weight_drop:  # only then: a layer without it has the variables of Keras' own
             self.weight_drop_seed = keras.random.SeedGenerator(self.cell.seed)
 
@@ -74,6 +77,7 @@ class _FastRecurrence:
             sequences=self.return_sequences,
             training=bool(training),
             compiled=bool(training) and self.used_kernel == "xla" and tf.inside_function(),
+            fused=self.used_kernel == "serving",
         )
         for array, shape in [*((o, sequences.shape[:2]) for o in outputs), *((s, sequences.shape[:1]) for s in last)]:
             array.set_shape((*shape, self.units))  # which loops and parts of a batch forget
@@ -89,7 +93,8 @@ class _FastRecurrence:
         return last[0], outputs[0], last
 
     def get_config(self):
-        return {**super().get_config(), "weight_drop": self.weight_drop, "kernel": self.kernel}
+        ours = {"weight_drop": self.weight_drop, "kernel": self.kernel, "implementation": self.cell.implementation}
+        return {**super().get_config(), **ours}
 
 
 @keras.saving.register_keras_serializable("keras_senti")
@@ -112,6 +117,10 @@ class LSTM(_FastRecurrence, keras.layers.LSTM):
         kernel: what computes it, see `devices.choose_kernel`; auto: that function decides. `xla` is the fastest where
             batches have few shapes; it works inside of a tf.function only, which `fit` is. Another activation than
             tanh, another recurrent_activation than sigmoid, float64 and unroll are left to Keras, with a warning.
+            `serving`: the loop, but for one text alone TensorFlow's fused operation, which XLA does not have.
+        implementation: 2 (default): one mask of `dropout` and one of `recurrent_dropout` a sequence, for all gates; 1: one
+            a gate, which is slower, and what Keras' layer does wherever recurrent_dropout is set (and the kernel `keras`).
+            Gal & Ghahramani 2016, https://arxiv.org/abs/1512.05287, call them tied and untied.
         The others are those of keras.layers.LSTM.
     Call: inputs (batch, time, features), mask (batch, time) bool. Returns (batch, units) or (batch, time, units).
     Reference: Hochreiter & Schmidhuber 1997, https://doi.org/10.1162/neco.1997.9.8.1735, with the forget gate of Gers
@@ -134,7 +143,8 @@ class GRU(_FastRecurrence, keras.layers.GRU):
     the two rows of `bias`.
 
     Args:
-        weight_drop, kernel: as for LSTM; `reset_after=False` is left to Keras' loop too.
+        weight_drop, kernel, implementation: as for LSTM; `reset_after=False` is left to Keras' loop too, and there is no
+            fused operation.
         The others are those of keras.layers.GRU.
     Call: inputs (batch, time, features), mask (batch, time) bool. Returns (batch, units) or (batch, time, units).
     Reference: Cho et al. 2014, https://arxiv.org/abs/1406.1078; the reset gate behind the product as in cuDNN.

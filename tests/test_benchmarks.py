@@ -82,17 +82,18 @@ def test_recurrent_measures_every_competitor_but_one_that_is_not_installed(tmp_p
     threads = SimpleNamespace(Pipe=multiprocessing.Pipe, Process=threading.Thread)
     monkeypatch.setattr(multiprocessing, "get_context", lambda kind: threads)
     file = tmp_path / "result.json"
-    words = ["--cases", "T4 B4 H3 E2", "--repeats", "2", "--json", str(file)]
+    words = ["--cases", "T4 B4 H3 E2 dropout", "--repeats", "2", "--json", str(file)]
     monkeypatch.setattr(sys, "argv", ["benchmarks/recurrent.py", *words])
     recurrent.main()
     content = json.loads(file.read_text())
     assert content["command"].startswith("python benchmarks/recurrent.py --cases") and content["machine"]["cores"]
     (result,) = content["cases"]
     assert result["pytorch_ms"] is None and content["machine"]["versions"]["torch"] is None
-    for name in ("ours", "ours_loop", "ours_xla", "keras_fit", "keras_xla", "keras_best", "matmul_limit"):
+    names = ("ours", "ours_loop", "ours_xla", "keras_fit", "keras_xla", "keras_best", "matmul_limit", "step_products")
+    for name in (*names, "ours_no_dropout", "ours_gate_masks"):
         low, high = result["quartiles_ms"][name]
         assert 0 < low <= result[f"{name}_ms"] <= high, name
-    assert "| T4 B4 H3 E2 |" in capsys.readouterr().out
+    assert "| T4 B4 H3 E2 dropout |" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="PyTorch is not installed")

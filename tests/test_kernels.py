@@ -137,15 +137,15 @@ MASKS = {  # 1 = a real token
     "padding before": np.bool([[1, 1, 1, 1, 1], [0, 0, 0, 0, 1], [0, 0, 1, 1, 1]]),
     "holes": np.bool([[1, 0, 1, 0, 1], [0, 1, 0, 0, 0], [1, 1, 0, 1, 1]]),
 }
-OPTIONS = [
+OPTIONS = [  # implementation 1: with recurrent_dropout Keras draws a mask for each gate
     {},
     {"return_sequences": True},
     {"return_state": True},
     {"return_sequences": True, "return_state": True, "go_backwards": True},
     {"use_bias": False, "go_backwards": True},
     {"dropout": 0.4},
-    {"recurrent_dropout": 0.4, "return_sequences": True},
-    {"dropout": 0.3, "recurrent_dropout": 0.4, "go_backwards": True},
+    {"recurrent_dropout": 0.4, "implementation": 1, "return_sequences": True},
+    {"dropout": 0.3, "recurrent_dropout": 0.4, "implementation": 1, "go_backwards": True},
 ]
 INPUTS = np.random.default_rng(2).normal(size=(BATCH, TIME, FEATURES)).astype("float32")
 
@@ -172,6 +172,57 @@ def test_results_and_gradients_are_those_of_keras_with_any_mask(cell, mask, opti
 def test_compiled_by_xla_it_gives_the_same(cell, options):
     theirs, ours = make_pair(cell, options, "xla")
     assert_agree(theirs, ours, INPUTS, mask=MASKS["holes"], training=True)
+
+
+@pytest.mark.parametrize("kernel", ["loop", "xla"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_by_default_all_gates_of_a_sequence_share_a_dropout_mask(cell, kernel):
+    dropout = {"dropout": 0.3, "recurrent_dropout": 0.4, "return_sequences": True}
+    rng, results = np.random.default_rng(4), []
+    gates = 4 if cell == "lstm" else 3
+    weights = [rng.normal(size=w.shape) for w in make_pair(cell, {}, kernel)[1].weights]
+    of_inputs, of_states = (tf.constant(rng.integers(0, 2, (BATCH, n)) * 2.0, tf.float32) for n in (FEATURES, UNITS))
+    for implementation in (2, 1):
+        layer = OURS[cell].from_config({**dropout, "units": UNITS, "kernel": kernel, "implementation": implementation})
+        layer = OURS[cell].from_config(layer.get_config())  # as a saved model does
+        layer.build((None, None, FEATURES))
+        layer.set_weights(weights)
+        drawn = layer.cell.get_dropout_mask(tf.ones((BATCH, FEATURES)))
+        assert len(drawn) == gates if implementation == 1 else drawn.shape == (BATCH, FEATURES)
+        for name, mask in (("get_dropout_mask", of_inputs), ("get_recurrent_dropout_mask", of_states)):
+            given = mask if implementation == 2 else [mask] * gates
+            setattr(layer.cell, name, lambda _, given=given: given)
+        results.append(run(layer, INPUTS, mask=MASKS["holes"], training=True))
+    for one, many in zip(*(tf.nest.flatten(result) for result in results)):
+        np.testing.assert_allclose(one, many, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, OPTIONS[3]], ids=["default", "go_backwards, sequences"])
+@pytest.mark.parametrize("mask", [*MASKS.values(), np.zeros((BATCH, TIME), bool)], ids=[*MASKS, "all masked"])
+def test_one_text_alone_in_a_saved_model_gives_what_keras_gives(mask, options):
+    theirs, ours = make_pair("lstm", options, "serving")
+    shapes = [tf.TensorSpec((None, None, FEATURES)), None if mask is None else tf.TensorSpec((None, None), tf.bool)]
+
+    @tf.function
+    def predict(inputs, mask):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = tf.nest.flatten(ours(inputs, mask=mask, training=False))
+        return outputs, tape.gradient(outputs, inputs)
+
+    concrete = predict.get_concrete_function(*shapes)
+    branches = [f for name, f in concrete.graph._functions.items() if "cond" in name]
+    assert any(n.op == "BlockLSTM" for f in branches for n in f.cached_definition.node_def)
+    for rows in (slice(0, 1), slice(1, 2), slice(0, 3)):
+        rows_mask = None if mask is None else tf.constant(mask[rows])
+        with tf.GradientTape() as tape:
+            inputs = tf.constant(INPUTS[rows])
+            tape.watch(inputs)
+            expected = tf.nest.flatten(theirs(inputs, mask=rows_mask, training=False))
+        received, gradient = concrete(inputs, rows_mask) if rows_mask is not None else concrete(inputs)
+        for a, b in zip(received, expected, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+        np.testing.assert_allclose(gradient, tape.gradient(expected, inputs), atol=1e-5)
 
 
 @pytest.mark.parametrize("sequences", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -290,7 +341,7 @@ def test_a_state_that_a_layer_gives_gets_a_gradient_and_a_row_without_tokens_giv
 def test_wrong_arguments_are_refused_by_name():
     with pytest.raises(ValueError, match="weight_drop: received 1.0, expected a fraction"):
         layers.LSTM(UNITS, weight_drop=1.0)
-    with pytest.raises(ValueError, match="kernel: received 'cuda', expected auto or one of loop, xla, keras"):
+    with pytest.raises(ValueError, match="kernel: received 'cuda', expected auto or one of loop, xla, keras, serving"):
         layers.GRU(UNITS, kernel="cuda")
 
 
