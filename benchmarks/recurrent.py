@@ -14,9 +14,9 @@ to T tokens, padding on the right); `bfloat16` is ours only, against our float32
                          inputs only (one mask for all steps), so it does less work than the others
     matmul_limit         the same floating-point operations, 3 * 2 * T * B * 4H * (E + H), in products of 2048 x 2048
                          float32 matrices
-    step_products        the same operations in the products in which a step of ours does them, and nothing else: those in
-                         the loop one after the other, in as many parts side by side as ours, with the picked kernel. What
-                         ours needs beyond it is element-wise work, Adam, and the rest of the network
+    step_products        the same operations in the products in which a step of ours does them, and nothing else: those
+                         in the loop one after the other, in as many parts side by side as ours, with the picked kernel.
+                         What ours needs beyond it is element-wise work, Adam, and the rest of the network
     ours_no_dropout      in `dropout` cases: ours without dropout and mask
     ours_gate_masks      in `dropout` cases: ours with a dropout mask for each gate, as Keras draws them
                          (implementation=1); by default all gates share one, which is less work

@@ -442,7 +442,9 @@ def main():
     parser.add_argument("--imdb", required=True, metavar="PATH", help="folder, archive or table of IMDB, see data.csv")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     parts = ("epoch", "growth", "inference", "startup")
-    parser.add_argument("--parts", nargs="+", choices=(*parts, "accuracy"), default=parts, help="default: all but accuracy")
+    parser.add_argument(
+        "--parts", nargs="+", choices=(*parts, "accuracy"), default=parts, help="default: all but accuracy"
+    )
     parser.add_argument("--steps", type=int, default=60, help="steps of the epoch that are timed; 0: all")
     parser.add_argument("--seeds", type=int, default=3, help="seeds for the accuracy")
     parser.add_argument("--texts", type=int, default=2048, help="texts that are predicted in bulk")

@@ -256,7 +256,7 @@ def _compile(cell: str) -> list:
 
 
 def _run_fused(inputs, mask, state, weights):
-    """Runs an LSTM over one text by one operation of TensorFlow, `BlockLSTM`; a loop's steps cost more than they compute.
+    """Runs an LSTM over one text by TensorFlow's operation `BlockLSTM`; a loop's steps cost more than they compute.
 
     Not `BlockLSTMV2`, whose gradient TensorFlow 2.21 takes from `BlockLSTM`, where the gates stand in another order.
 
@@ -288,7 +288,9 @@ def _run_fused(inputs, mask, state, weights):
     return tf.gather(states, steps_done)[tf.newaxis], [states[-1:], memories[-1:]]
 
 
-def run(cell, inputs, mask, state, weights, input_masks, recurrent_masks, *, sequences, training, compiled, fused=False):
+def run(
+    cell, inputs, mask, state, weights, input_masks, recurrent_masks, *, sequences, training, compiled, fused=False
+):
     """Runs a recurrent cell over a batch of sequences; differentiable for inputs, state and weights.
 
     Args:

@@ -118,9 +118,9 @@ class LSTM(_FastRecurrence, keras.layers.LSTM):
             batches have few shapes; it works inside of a tf.function only, which `fit` is. Another activation than
             tanh, another recurrent_activation than sigmoid, float64 and unroll are left to Keras, with a warning.
             `serving`: the loop, but for one text alone TensorFlow's fused operation, which XLA does not have.
-        implementation: 2 (default): one mask of `dropout` and one of `recurrent_dropout` a sequence, for all gates; 1: one
-            a gate, which is slower, and what Keras' layer does wherever recurrent_dropout is set (and the kernel `keras`).
-            Gal & Ghahramani 2016, https://arxiv.org/abs/1512.05287, call them tied and untied.
+        implementation: 2 (default): one mask of `dropout` and one of `recurrent_dropout` a sequence, for all gates; 1:
+            one a gate, which is slower, and what Keras' layer (so also the kernel `keras`) does wherever
+            recurrent_dropout is set. Gal & Ghahramani 2016, https://arxiv.org/abs/1512.05287: tied and untied.
         The others are those of keras.layers.LSTM.
     Call: inputs (batch, time, features), mask (batch, time) bool. Returns (batch, units) or (batch, time, units).
     Reference: Hochreiter & Schmidhuber 1997, https://doi.org/10.1162/neco.1997.9.8.1735, with the forget gate of Gers
@@ -143,8 +143,8 @@ class GRU(_FastRecurrence, keras.layers.GRU):
     the two rows of `bias`.
 
     Args:
-        weight_drop, kernel, implementation: as for LSTM; `reset_after=False` is left to Keras' loop too, and there is no
-            fused operation.
+        weight_drop, kernel, implementation: as for LSTM; `reset_after=False` is left to Keras' loop too, and there is
+            no fused operation.
         The others are those of keras.layers.GRU.
     Call: inputs (batch, time, features), mask (batch, time) bool. Returns (batch, units) or (batch, time, units).
     Reference: Cho et al. 2014, https://arxiv.org/abs/1406.1078; the reset gate behind the product as in cuDNN.
