@@ -30,7 +30,7 @@ def test_ci_takes_both_commands_from_the_readme():
     ).stdout.splitlines()
     assert found == [
         'python -m pip install -e ".[demo]" && python train.py --config configs/tweets.yaml',
-        'python -m pip install -e ".[test]" && python -m pytest',
+        'python -m pip install -e ".[test]" && python -m pytest -n 2 --dist loadfile',
     ]
     subprocess.run(["bash", "-n", str(ROOT / ".ci" / "run")], check=True)
 
