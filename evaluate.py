@@ -5,7 +5,8 @@ import sys
 
 import yaml
 
-from keras_senti.config import UserError, run_command
+from keras_senti.config import UserError
+from keras_senti.parsing import run_command
 
 
 def main(argv):

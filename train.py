@@ -3,7 +3,7 @@
 import shlex
 import sys
 
-from keras_senti.config import parse_config, run_command
+from keras_senti.parsing import parse_config, run_command
 
 
 def main(argv):

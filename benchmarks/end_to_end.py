@@ -24,7 +24,7 @@ import pandas as pd
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from keras_senti.config import parse_config, read_config, settle  # noqa: E402
+from keras_senti.parsing import parse_config, read_config, settle  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "end_to_end.json"
 README = ROOT / "README.md"

@@ -49,7 +49,7 @@ def run_alone(function, *arguments):
 
 def read_settings(imdb: str, *words: str):
     """Returns the Config of the document's model for IMDB."""
-    from keras_senti.config import parse_config
+    from keras_senti.parsing import parse_config
 
     fixed = f"--data.source imdb --data.validation_fraction 0.1 --text.sequence_length {LENGTH}".split()
     cache = ["--data.cache_dir", str(ROOT / "logs" / "cache")]
@@ -249,7 +249,7 @@ def grow(texts: int, tokens: int, units: int, most_seconds: float = 3.0) -> dict
 def export_ours(folder: Path, units: int):
     """Writes a run folder with our SavedModel, untrained: its speed is that of a trained one."""
     from keras_senti import export, models, runs, text
-    from keras_senti.config import parse_config, write_yaml
+    from keras_senti.parsing import parse_config, write_yaml
 
     words = ["--config", str(ROOT / "configs" / "document.yaml"), "--text.sequence_length", str(LENGTH)]
     config = parse_config([*words, "--model.units", str(units)])

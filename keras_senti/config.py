@@ -1,23 +1,13 @@
-"""The settings of a run: frozen dataclasses, read from YAML and the command line.
+"""The settings of a run: frozen dataclasses with their defaults, meanings and limits.
 
-A YAML file holds only what differs from the defaults below. Any key can be given on the command line with its dotted
-name (`--model.units 64`), and the command line wins over the file wherever it stands. The text under each key is what
-`--help` and `--print_config` show. What is learned from data (vocabulary, class names) is never a setting.
+The text under each key is what `--help` and `--print_config` show; `parsing` reads them from YAML and the command line.
+What is learned from data (vocabulary, class names) is never a setting.
 """
 
-import dataclasses
 import difflib
 import math
-import os
-import sys
-import textwrap
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
-
-import docstring_parser
-import jsonargparse
-import yaml
 
 
 class UserError(Exception):
@@ -33,24 +23,23 @@ def suggest(name: str, known) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
-def _require(condition: bool, key: str, value, expected: str):
+def require(condition: bool, key: str, value, expected: str):
     if not condition:
         raise ValueError(f"{key}: received {value!r}, expected {expected}.")
 
 
 def _require_fraction(key: str, value: float):
-    _require(0 <= value < 1, key, value, "a fraction of at least 0 and below 1")
+    require(0 <= value < 1, key, value, "a fraction of at least 0 and below 1")
 
 
 def _require_at_least(minimum, key: str, value):
-    _require(value is None or (math.isfinite(value) and value >= minimum), key, value, f"at least {minimum}")
+    require(value is None or (math.isfinite(value) and value >= minimum), key, value, f"at least {minimum}")
 
 
-_BOOLEAN_LABEL = (
+BOOLEAN_LABEL = (
     "received the label {0} as true or false, which is how YAML reads an unquoted yes, no, on or off. "
     'Put labels in quotes: {{"no": negative}}.'
 )
-_NOT_INHERITED = ("extend_vocabulary", "word_vectors", "embedding_trainable")  # by init_from
 _LARGEST_SEED = 2**32 - 1  # NumPy's limit
 
 
@@ -93,15 +82,15 @@ class DataConfig:
     def __post_init__(self):
         _require_fraction("data.validation_fraction", self.validation_fraction)
         _require_fraction("data.test_fraction", self.test_fraction)
-        _require(0 <= self.seed <= _LARGEST_SEED, "data.seed", self.seed, f"0 to {_LARGEST_SEED}")
+        require(0 <= self.seed <= _LARGEST_SEED, "data.seed", self.seed, f"0 to {_LARGEST_SEED}")
         if self.label_map is not None:
-            _require(
+            require(
                 self.label_map and all(str(v).strip() for v in self.label_map.values()),
                 "data.label_map", self.label_map, "a class name for each label, or null for no map",
             )  # fmt: skip
             booleans = [k for k in self.label_map if isinstance(k, bool)]
             if booleans:
-                raise ValueError(f"data.label_map: {_BOOLEAN_LABEL.format(booleans[0])}")
+                raise ValueError(f"data.label_map: {BOOLEAN_LABEL.format(booleans[0])}")
             object.__setattr__(self, "label_map", {str(k): str(v) for k, v in self.label_map.items()})
 
 
@@ -207,7 +196,7 @@ class ModelConfig:
         for key in ("dropout", "recurrent_dropout", "weight_drop", "embedding_dropout", "head_dropout"):
             _require_fraction(f"model.{key}", getattr(self, key))
         has_drop = self.cell != "simple_rnn" or not self.weight_drop
-        _require(has_drop, "model.weight_drop", self.weight_drop, "0 with cell simple_rnn: only lstm and gru have it")
+        require(has_drop, "model.weight_drop", self.weight_drop, "0 with cell simple_rnn: only lstm and gru have it")
 
 
 @dataclass(frozen=True)
@@ -254,15 +243,15 @@ class TrainConfig:
         _require_at_least(1, "train.epochs", self.epochs)
         _require_at_least(1, "train.batch_size", self.batch_size)
         _require_at_least(1, "train.batch_tokens", self.batch_tokens)
-        _require(
+        require(
             self.batch_tokens is None or self.bucket_by_length,
             "train.batch_tokens", self.batch_tokens, "null where train.bucket_by_length is false",
         )  # fmt: skip
-        _require(0 < self.learning_rate < math.inf, "train.learning_rate", self.learning_rate, "a number above 0")
+        require(0 < self.learning_rate < math.inf, "train.learning_rate", self.learning_rate, "a number above 0")
         _require_at_least(0, "train.weight_decay", self.weight_decay)
         _require_fraction("train.warmup_fraction", self.warmup_fraction)
         _require_fraction("train.label_smoothing", self.label_smoothing)
-        _require(
+        require(
             self.clip_norm is None or 0 < self.clip_norm < math.inf,
             "train.clip_norm",
             self.clip_norm,
@@ -270,8 +259,8 @@ class TrainConfig:
         )
         _require_at_least(1, "train.early_stopping_patience_epochs", self.early_stopping_patience_epochs)
         minutes = self.checkpoint_minutes
-        _require(0 < minutes < math.inf, "train.checkpoint_minutes", minutes, "a number above 0")
-        _require(0 <= self.seed <= _LARGEST_SEED, "train.seed", self.seed, f"0 to {_LARGEST_SEED}")
+        require(0 < minutes < math.inf, "train.checkpoint_minutes", minutes, "a number above 0")
+        require(0 <= self.seed <= _LARGEST_SEED, "train.seed", self.seed, f"0 to {_LARGEST_SEED}")
 
 
 @dataclass(frozen=True)
@@ -325,7 +314,7 @@ class Config:
 
     def __post_init__(self):
         plain = self.name and all(c.isalnum() or c in "-_." for c in self.name) and self.name.strip(".")
-        _require(plain, "name", self.name, "letters, digits, '-', '_' and '.', because it names a folder")
+        require(plain, "name", self.name, "letters, digits, '-', '_' and '.', because it names a folder")
 
 
 def check_source(settings: DataConfig):
@@ -341,297 +330,3 @@ def check_source(settings: DataConfig):
                 f"data.{key}: received {getattr(settings, key)!r} although data.source is {settings.source}. "
                 "Set --data.source csv to read your own file."
             )
-
-
-def list_keys(cls=Config, prefix: str = "") -> list[str]:
-    """Returns every dotted key, e.g. "model.units", in the order of this file."""
-    keys = []
-    for item in dataclasses.fields(cls):
-        section = dataclasses.is_dataclass(item.type)
-        keys += list_keys(item.type, f"{prefix}{item.name}.") if section else [prefix + item.name]
-    return keys
-
-
-def parse_config(argv: list[str], is_stored: bool = False) -> Config:
-    """Turns command-line words (without the program's name) into a checked Config.
-
-    `--help` and `--print_config` print and end the program, as usual.
-
-    Args:
-        is_stored: the words name the config.yaml of a run, which says everything and may outlive `init_from`.
-
-    Raises:
-        UserError: for an unknown key (with the nearest name), a wrong type, value or file.
-    """
-    _check_option_names(argv)
-    resume, argv = _take_option(argv, "--resume", "folder", "logs/tweets/2026-01-31T12-00-00Z")
-    if resume is not None:
-        argv = [*_words_of_run(resume, argv), *argv]
-    file, argv = _take_option(argv, "--config", "file", "configs/tweets.yaml")
-    if file is not None:
-        _check_file(file)
-        argv = ["--config", file, *argv]  # in front, so that everything on the command line overrides it
-    show = "--print_config" in argv
-    argv = [word for word in argv if word != "--print_config"]
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(
-        prog="train.py",
-        description="Trains, scores and exports a sentiment classifier.",
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", action="config", help="YAML file with what differs from the defaults.")
-    parser.add_class_arguments(Config, as_group=True)
-    model_dir = None if is_stored or resume else _find_init_from(argv)
-    if model_dir:
-        model_settings = _read_model_settings(model_dir)
-        parser.set_defaults(model_settings)
-    try:
-        values = parser.parse_args(argv)
-        values.pop("config")
-        config = Config(**vars(parser.instantiate(values)))
-        if model_dir:
-            _check_inherited(settle(config), model_settings)
-        _require(config.resume is None, "resume", config.resume, "it on the command line: --resume RUN_DIR")
-        config = dataclasses.replace(config, resume=resume)
-        if config.text.extend_vocabulary and not config.init_from:
-            raise ValueError(
-                f"text.extend_vocabulary: received {config.text.extend_vocabulary} without init_from, whose vocabulary "
-                "it would extend. Name a model with --init_from, or leave it out (text.max_tokens sets the size)."
-            )
-        if not show:
-            check_source(config.data)
-    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        raise UserError(f"settings: {_plain(str(error))}") from None
-    if show:
-        print(_write_commented(config), end="")
-        raise SystemExit(0)
-    return config
-
-
-def _find_init_from(argv: list[str]) -> str | None:
-    """Returns the value of init_from, which decides the defaults of other settings, before they are parsed."""
-    found = None
-    for word, following in zip(argv, [*argv[1:], None]):
-        if word == "--config" or word.startswith("--config="):
-            file = following if word == "--config" else word.removeprefix("--config=")
-            found = yaml.safe_load(Path(file).read_text(encoding="utf-8-sig")).get("init_from")
-    for word, following in zip(argv, [*argv[1:], None]):  # the command line wins
-        if word == "--init_from" or word.startswith("--init_from="):
-            found = following if word == "--init_from" else word.removeprefix("--init_from=")
-    return None if found in (None, "null") else str(found)
-
-
-def _read_model_settings(model_dir: str) -> dict:
-    """Returns the text and model settings of a run folder or SavedModel, by dotted key."""
-    files = [Path(model_dir) / name for name in ("assets/config.yaml", "saved_model/assets/config.yaml")]
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        what = "no such folder" if not Path(model_dir).is_dir() else "neither a finished run nor a SavedModel of ours"
-        raise UserError(
-            f"init_from: {model_dir}: {what}. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z, or its "
-            "saved_model."
-        )
-    content = read_config(file)
-    return {
-        f"{section}.{item.name}": getattr(getattr(content, section), item.name)
-        for section in ("text", "model")
-        for item in dataclasses.fields(getattr(content, section))
-        if item.name not in _NOT_INHERITED
-    }
-
-
-def _check_inherited(config: Config, model_settings: dict):
-    """Raises a ValueError if a setting contradicts the model in init_from, also where no weight would tell."""
-    for key, value in model_settings.items():
-        section, name = key.split(".")
-        received = getattr(getattr(config, section), name)
-        if received != value and "drop" not in name:  # dropouts act in training only
-            does, why = {
-                "text": ("reads text with", "text must be read as the model learned it"),
-                "model": ("was made with", "its weights mean something with its own settings only"),
-            }[section]
-            raise ValueError(
-                f"{key}: received {received!r}, but the model in init_from {does} {value!r}. "
-                f"Leave this setting out: {why}."
-            )
-
-
-def read_words(setting: str | list[str]) -> list[str]:
-    """Returns the words of `text.stop_words`: of a file, or those in the list.
-
-    Raises:
-        UserError: if the file is missing or not UTF-8, or there is no word.
-    """
-    try:
-        content = "\n".join(setting) if isinstance(setting, list) else Path(setting).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"text.stop_words: received '{setting}', expected `english` or a UTF-8 file with one word a line ({error})."
-        ) from None
-    words = content.lower().replace("’", "'").split()
-    if not words:
-        raise UserError(f"text.stop_words: {setting} holds no word. Leave the setting out to keep all words.")
-    return words
-
-
-def settle(config: Config) -> Config:
-    """Returns the settings as a run folder keeps them: no path is relative, and stop words are there themselves.
-
-    So a run means the same in every working directory, and needs no file but its data.
-    """
-    names = ("csv", "validation_csv", "test_csv", "cache_dir")
-    data = {name: os.path.abspath(path) for name in names if (path := getattr(config.data, name))}
-    words, vectors = config.text.stop_words, config.text.word_vectors
-    return dataclasses.replace(
-        config,
-        init_from=config.init_from and os.path.abspath(config.init_from),
-        data=dataclasses.replace(config.data, **data),
-        text=dataclasses.replace(
-            config.text,
-            word_vectors=vectors and os.path.abspath(vectors),
-            stop_words=words if words in (None, "english") else read_words(words),
-        ),
-    )
-
-
-def _write_commented(config, indent: str = "") -> str:
-    """Returns the settings as YAML with the meaning of each key above it."""
-    meanings = {p.arg_name: p.description for p in docstring_parser.parse_from_object(type(config)).params}
-    lines = []
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
-            lines += [f"\n# {type(value).__doc__.splitlines()[0]}\n{item.name}:\n" + _write_commented(value, "  ")]
-        else:
-            comment = textwrap.fill(
-                " ".join(meanings[item.name].split()), 100, initial_indent="# ", subsequent_indent="# "
-            )
-            pair = yaml.safe_dump({item.name: value}, allow_unicode=True, default_flow_style=False)
-            lines.append(textwrap.indent(f"{comment}\n{pair}", indent))
-    return "".join(lines)
-
-
-def read_config(path) -> Config:
-    """Reads a YAML file as `--config` does."""
-    return parse_config(["--config", str(path)], is_stored=True)
-
-
-def write_yaml(config: Config) -> str:
-    """Returns all settings as YAML, which `--config` reads back to an equal Config."""
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
-
-
-def _plain(message: str) -> str:
-    """Puts a parser's message into one line, with type names as people write them."""
-    for ugly, plain in (
-        ("<class '", ""),
-        ("'>", ""),
-        ("typing.Literal", "one of "),
-        ("Parser key ", ""),
-        ("Expected a ", "expected "),
-    ):
-        message = message.replace(ugly, plain)
-    return " ".join(message.split())
-
-
-def _take_option(argv: list[str], name: str, what: str, example: str) -> tuple[str | None, list[str]]:
-    """Returns the value of an option, None where it is not given, and the other words."""
-    values, rest, words = [], [], iter(argv)
-    for word in words:
-        if word == name:
-            values.append(next(words, ""))
-        elif word.startswith(f"{name}="):
-            values.append(word.partition("=")[2])
-        else:
-            rest.append(word)
-    if "" in values:
-        raise UserError(f"{name}: received no {what} name. Give one: {name} {example}")
-    if len(values) > 1:
-        raise UserError(f"{name}: received twice, expected one {what}.")
-    return (values[0] if values else None), rest
-
-
-def _words_of_run(run_dir: str, argv: list[str]) -> list[str]:
-    """Returns the words that read the settings of a run which is resumed; checks what else was given."""
-    for name in (word[2:].partition("=")[0] for word in argv if word.startswith("--")):
-        if name not in ("train.epochs", "help") and not name.startswith("device."):
-            raise UserError(
-                f"--{name}: a resumed run keeps its settings. Beside --resume only --train.epochs and --device.* "
-                "can be given; leave this one out, or start a new run."
-            )
-    file = Path(run_dir) / "config.yaml"
-    if not file.is_file():
-        raise UserError(
-            f"--resume: {run_dir} is not a run folder (no config.yaml). Expected one such as "
-            "logs/tweets/2026-01-31T12-00-00Z."
-        )
-    return ["--config", str(file)]
-
-
-def _check_file(name: str):
-    path = Path(name)
-    if not path.is_file():
-        siblings = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise UserError(f"--config: no such file: {name}.{suggest(name, siblings)}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{name}: not valid YAML: {_plain(str(error))}") from None
-    if not isinstance(content, dict):
-        received = "an empty file" if content is None else type(content).__name__
-        raise UserError(f"{name}: expected `key: value` lines, received {received}.")
-    for section in (f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)):
-        if not isinstance(content.get(section, {}), dict):
-            raise UserError(f"{name}: '{section}:' is a section: expected indented `key: value` lines below it.")
-    for key in _flatten(content):
-        if not _is_known(key):
-            raise UserError(f"{name}: unknown key '{key}'.{suggest(key, list_keys())} `--help` lists every key.")
-    if content.get("data", {}).get("label_map"):
-        # After loading it is too late: 0 and an unquoted no (False) are one key of a dictionary.
-        sections = {key.value: value for key, value in yaml.compose(text).value}
-        label_map = {key.value: value for key, value in sections["data"].value}["label_map"]
-        for key, _ in label_map.value:
-            if key.tag == "tag:yaml.org,2002:bool":
-                raise UserError(f"{name}: data.label_map: {_BOOLEAN_LABEL.format(key.value)}")
-
-
-def _check_option_names(argv: list[str]):
-    for word in argv:
-        name = word[2:].partition("=")[0]
-        if word.startswith("--print_config="):
-            raise UserError(f"--print_config takes no value, received '{word}'.")
-        sections = [f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)]
-        if word.startswith("--") and name in sections:
-            keys = [f"--{key}" for key in list_keys() if key.startswith(f"{name}.")]
-            raise UserError(f"--{name} is a section, expected one of its keys: {', '.join(keys)}.")
-        if word.startswith("--") and not _is_known(name) and name not in ("config", "help", "print_config"):
-            raise UserError(f"unknown option '--{name}'.{suggest(name, list_keys())} `--help` lists every key.")
-
-
-def _flatten(content: dict, prefix: str = "") -> list[str]:
-    keys = []
-    for key, value in content.items():
-        name = f"{prefix}{key}"
-        inner = isinstance(value, dict) and name in {f.name for f in dataclasses.fields(Config)}
-        keys += _flatten(value, f"{name}.") if inner else [name]
-    return keys
-
-
-def _is_known(name: str) -> bool:
-    known = list_keys()
-    return name in known or name.startswith("data.label_map.") or any(k.startswith(name + ".") for k in known)
-
-
-def run_command(main) -> int:
-    """Runs `main(argv)` as a command: exit code 0, or 2 with one message and no traceback for a UserError."""
-    try:
-        main(sys.argv[1:])
-        return 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped.", file=sys.stderr)
-        return 130

@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-from keras_senti.config import TextConfig, UserError, read_words
+from keras_senti.config import TextConfig, UserError
+from keras_senti.parsing import read_words
 from keras_senti.runs import write_text
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"

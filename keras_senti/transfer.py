@@ -6,9 +6,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_senti.config import Config, UserError, read_config
+from keras_senti.config import Config, UserError
 from keras_senti.export import load
 from keras_senti.models import build_model
+from keras_senti.parsing import read_config
 from keras_senti.runs import read_json
 from keras_senti.text import TextEncoder
 

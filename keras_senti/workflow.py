@@ -20,10 +20,11 @@ import yaml
 from tqdm import tqdm
 
 from keras_senti import baselines, devices, evaluation, export, runs, tensorboard, vectors
-from keras_senti.config import Config, UserError, read_config, settle, suggest, write_yaml
+from keras_senti.config import Config, UserError, suggest
 from keras_senti.corpus import Corpus, load_corpus
 from keras_senti.data import Dataset, clean_label, format_check, map_label
 from keras_senti.models import build_model, check_activation
+from keras_senti.parsing import read_config, settle, write_yaml
 from keras_senti.pipeline import predict_in_batches
 from keras_senti.tables import Table
 from keras_senti.text import TextEncoder, make_simplifier

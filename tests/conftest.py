@@ -52,7 +52,7 @@ def tiny_settings(tiny_csv) -> list[str]:
 def trained_run(tiny_settings, tmp_path_factory) -> Path:
     """The folder of a finished run on the tiny file; tests only read it (evaluations/ is theirs)."""
     from keras_senti import workflow
-    from keras_senti.config import parse_config
+    from keras_senti.parsing import parse_config
 
     run_dir = tmp_path_factory.mktemp("runs") / "tiny"
     return workflow.train_run(parse_config([*tiny_settings, "--run_dir", str(run_dir)]))

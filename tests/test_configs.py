@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_senti.config import TrainConfig, parse_config
+from keras_senti.config import TrainConfig
 from keras_senti.models import build_model
+from keras_senti.parsing import parse_config
 from keras_senti.training import compile_model
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("**/*.yaml"))

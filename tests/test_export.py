@@ -12,9 +12,10 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_senti
-from keras_senti.config import Config, DataConfig, ModelConfig, UserError, read_config
+from keras_senti.config import Config, DataConfig, ModelConfig, UserError
 from keras_senti.export import export_model
 from keras_senti.models import build_model
+from keras_senti.parsing import read_config
 from keras_senti.pipeline import encode_texts, predict_in_batches
 from keras_senti.text import TextEncoder
 from keras_senti.training import make_predict

@@ -6,8 +6,9 @@ import pytest
 import tensorflow as tf
 
 from keras_senti import layers
-from keras_senti.config import ModelConfig, UserError, read_config
+from keras_senti.config import ModelConfig, UserError
 from keras_senti.models import build_model
+from keras_senti.parsing import read_config
 
 CELLS, POOLINGS = ("lstm", "gru", "simple_rnn"), ("last", "mean", "max", "attention", "concat")
 SMALL = {"units": 4, "embedding_dim": 3, "embedding_dropout": 0.5}

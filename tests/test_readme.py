@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import keras_senti
-from keras_senti.config import parse_config, read_config, write_yaml
+from keras_senti.parsing import parse_config, read_config, write_yaml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,8 +11,9 @@ import pytest
 import tensorflow as tf
 
 from keras_senti import workflow
-from keras_senti.config import UserError, parse_config
+from keras_senti.config import UserError
 from keras_senti.models import build_model
+from keras_senti.parsing import parse_config
 from keras_senti.transfer import Pretrained, copy_weights, find_seen_rows, name_of, read_pretrained
 
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 
 from keras_senti import workflow
-from keras_senti.config import UserError, parse_config, read_config
+from keras_senti.config import UserError
+from keras_senti.parsing import parse_config, read_config
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,0 +1,351 @@
+import re
+
+import pytest
+
+from keras_senti import parsing
+from keras_senti.config import Config, DataConfig, ModelConfig, TrainConfig, UserError, suggest
+from keras_senti.parsing import list_keys, parse_config, read_config, run_command, settle, write_yaml
+
+TWEETS = ("--data.source", "tweets")
+
+
+@pytest.fixture
+def write_config(tmp_path):
+    def write(content: str | bytes, name="settings.yaml") -> str:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return str(path)
+
+    return write
+
+
+def print_config(capsys, *argv: str) -> str:
+    with pytest.raises(SystemExit) as end:
+        parse_config([*argv, "--print_config"])
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+# YAML and command line
+
+
+def test_a_file_holds_only_what_differs_from_the_defaults(write_config):
+    path = write_config("data: {csv: reviews.csv}\nmodel:\n  units: 7\n  cell: gru\n")
+    config = read_config(path)
+    assert config == Config(data=DataConfig(csv="reviews.csv"), model=ModelConfig(units=7, cell="gru"))
+
+
+def test_the_command_line_alone_is_enough():
+    config = parse_config(["--data.csv", "reviews.csv", "--train.clip_norm", "null", "--train.learning_rate=1e-2"])
+    assert config == Config(data=DataConfig(csv="reviews.csv"), train=TrainConfig(clip_norm=None, learning_rate=0.01))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--config", "FILE", "--model.units", "7"],
+        ["--model.units", "7", "--config", "FILE"],
+        ["--model.units=7", "--config=FILE"],
+    ],
+)
+def test_the_command_line_wins_over_the_file_wherever_it_stands(write_config, argv):
+    path = write_config("data: {source: tweets}\nmodel: {units: 9, num_layers: 2}\n")
+    config = parse_config([word.replace("FILE", path) for word in argv])
+    assert (config.model.units, config.model.num_layers) == (7, 2)
+
+
+def test_a_file_with_a_byte_order_mark_is_read(write_config):
+    assert read_config(write_config(b"\xef\xbb\xbfname: x\ndata: {source: tweets}\n")).name == "x"
+
+
+def test_a_label_map_can_be_given_in_the_file_and_on_the_line(write_config):
+    path = write_config('data:\n  csv: r.csv\n  label_map: {"no": negative, 1: positive}\n')
+    assert read_config(path).data.label_map == {"no": "negative", "1": "positive"}
+    argv = ["--data.csv", "r.csv", "--data.label_map", '{"0": negative, "1": positive}']
+    assert parse_config(argv).data.label_map == {"0": "negative", "1": "positive"}
+    argv = ["--data.csv", "r.csv", "--data.label_map.no", "negative", "--data.label_map.1", "positive"]
+    assert parse_config(argv).data.label_map == {"no": "negative", "1": "positive"}
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("model: {unit: 9}", r"settings\.yaml: unknown key 'model\.unit'\. Did you mean 'model\.units'\? `--help`"),
+        ("trian: {epochs: 9}", r"settings\.yaml: unknown key 'trian'\. Did you mean 'train\."),
+        ("nmae: x", r"settings\.yaml: unknown key 'nmae'\. Did you mean 'name'\?"),
+        ("3: 4", r"settings\.yaml: unknown key '3'\."),
+        ("model: {units: many}", r'"model\.units": expected int\. Got value: many'),
+        ("model: {units: 1.5}", r'"model\.units": expected int\. Got value: 1\.5'),
+        ("model: {units: true}", r'"model\.units": expected int\. Got value: True'),
+        ("model: {cell: lsmt}", r"\"model\.cell\": expected one of \['lstm', 'gru', 'simple_rnn'\]\. Got value: lsmt"),
+        ("model: 3", r"settings\.yaml: 'model:' is a section: expected indented `key: value` lines"),
+        ("model:", r"settings\.yaml: 'model:' is a section"),
+        ("", r"settings\.yaml: expected `key: value` lines, received an empty file\."),
+        ("- a", r"settings\.yaml: expected `key: value` lines, received list\."),
+        ("a: [", r"settings\.yaml: not valid YAML: while parsing"),
+        (b"# caf\xe9\nname: x", r"settings\.yaml: not valid YAML: .*0xe9"),
+    ],
+)
+def test_a_bad_file_is_refused_by_name(write_config, content, message):
+    with pytest.raises(UserError, match=message):
+        read_config(write_config(content))
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (
+            ["--model.unit", "3"],
+            r"unknown option '--model\.unit'\. Did you mean 'model\.units'\? `--help` lists every key",
+        ),
+        (["--model.unit=3"], r"unknown option '--model\.unit'\. Did you mean 'model\.units'\?"),
+        (["--epochs", "3"], r"unknown option '--epochs'\. Did you mean 'train\.epochs'\?"),
+        (["--model.units"], r"--model\.units: expected one argument"),
+        (["--model.units", "many"], r'"model\.units": expected int\. Got value: many'),
+        (["--train.schedule", "step"], r"\"train\.schedule\": expected one of \['constant', 'cosine', 'linear'\]"),
+        (["--train.evaluate_test", "perhaps"], r'"train\.evaluate_test": .*perhaps'),
+        (["extra"], r"unrecognized arguments: extra"),
+    ],
+)
+def test_a_bad_command_line_is_refused_by_name(argv, message):
+    with pytest.raises(UserError, match=message):
+        parse_config([*TWEETS, *argv])
+
+
+@pytest.mark.parametrize(
+    "key, value, expected",
+    [
+        ("data.validation_fraction", "1", "a fraction of at least 0 and below 1"),
+        ("data.test_fraction", "-0.1", "a fraction of at least 0 and below 1"),
+        ("data.seed", "-1", "0 to 4294967295"),
+        ("text.max_tokens", "2", "at least 3"),
+        ("text.sequence_length", "0", "at least 1"),
+        ("model.num_layers", "0", "at least 1"),
+        ("model.units", "0", "at least 1"),
+        ("model.embedding_dim", "0", "at least 1"),
+        ("model.conv_filters", "-1", "at least 0"),
+        ("model.conv_width", "0", "at least 1"),
+        ("model.dropout", "1.7", "a fraction of at least 0 and below 1"),
+        ("model.recurrent_dropout", "1", "a fraction of at least 0 and below 1"),
+        ("model.embedding_dropout", "-1", "a fraction of at least 0 and below 1"),
+        ("train.epochs", "0", "at least 1"),
+        ("train.batch_size", "0", "at least 1"),
+        ("train.learning_rate", "0", "a number above 0"),
+        ("train.weight_decay", "-1", "at least 0"),
+        ("train.warmup_fraction", "1", "a fraction of at least 0 and below 1"),
+        ("train.label_smoothing", "1", "a fraction of at least 0 and below 1"),
+        ("train.clip_norm", "0", "a number above 0, or null for no clipping"),
+        ("train.early_stopping_patience_epochs", "0", "at least 1"),
+        ("train.seed", "-1", "0 to 4294967295"),
+        ("device.cpu_threads", "0", "at least 1"),
+        ("name", "a/b", "letters, digits, '-', '_' and '.', because it names a folder"),
+        ("name", "..", "letters, digits, '-', '_' and '.', because it names a folder"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_never_clamped(key, value, expected):
+    message = rf"settings: {re.escape(key)}: received '?{re.escape(value)}.*expected {re.escape(expected)}"
+    with pytest.raises(UserError, match=message):
+        parse_config([*TWEETS, f"--{key}", value])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_is_refused_from_python_too(value):
+    with pytest.raises(ValueError, match=r"model\.dropout: received (nan|inf), expected a fraction"):
+        ModelConfig(dropout=value)
+    with pytest.raises(ValueError, match=r"train\.learning_rate: received (nan|inf), expected a number above 0"):
+        TrainConfig(learning_rate=value)
+    with pytest.raises(ValueError, match=r"train\.weight_decay: received (nan|inf), expected at least 0"):
+        TrainConfig(weight_decay=value)
+
+
+@pytest.mark.parametrize("key", ["csv", "validation_csv", "test_csv"])
+def test_a_file_beside_the_tweets_is_refused(key):
+    with pytest.raises(UserError, match=rf"data\.{key}: received 'r\.csv' although data\.source is tweets"):
+        parse_config([*TWEETS, f"--data.{key}", "r.csv"])
+
+
+def test_an_unquoted_no_in_the_label_map_is_named(write_config):
+    path = write_config("data:\n  csv: r.csv\n  label_map: {no: negative, yes: positive}\n")
+    with pytest.raises(
+        UserError, match=r"data\.label_map: received the label no as true or false.*an unquoted yes, no.*quotes"
+    ):
+        read_config(path)
+
+
+def test_an_unquoted_no_beside_a_zero_in_the_label_map_is_named(write_config):
+
+    path = write_config("data:\n  csv: r.csv\n  label_map: {0: negative, no: positive}\n")
+    with pytest.raises(UserError, match=r"data\.label_map"):
+        read_config(path)
+
+
+def test_a_config_that_is_missing_names_the_nearest_file(write_config):
+    path = write_config("name: x", name="tweets.yaml")
+    with pytest.raises(UserError, match=r"--config: no such file: .*tweet\.yaml\. Did you mean '.*tweets\.yaml'\?"):
+        parse_config(["--config", path.replace("tweets.yaml", "tweet.yaml")])
+
+
+def test_config_without_a_name_or_twice_is_refused(write_config):
+    path = write_config("data: {source: tweets}")
+    with pytest.raises(UserError, match="--config: received no file name"):
+        parse_config(["--config"])
+    with pytest.raises(UserError, match="--config: received twice, expected one file"):
+        parse_config(["--config", path, f"--config={path}"])
+
+
+# What is shown
+
+
+def test_print_config_shows_every_key_with_its_meaning(capsys):
+    lines = print_config(capsys, *TWEETS).splitlines()
+    meanings = {
+        "units": "# Size of a recurrent layer's state, for each direction.",
+        "cell": "# Recurrent layer.",
+        "source": "# once, or named by data.csv.",
+    }
+    for key in list_keys():
+        leaf = key.rpartition(".")[2]
+        at = [i for i, line in enumerate(lines) if line.strip().partition(":")[0] == leaf]
+        assert at, f"{key} is not printed"
+        comments = [lines[i - 1].strip() for i in at]
+        assert all(c and not c.endswith(":") for c in comments), f"{key} is printed without its meaning"
+        assert any(c.startswith(meanings.get(leaf, "")) for c in comments)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        TWEETS,
+        ("--data.csv", "my reviews: ü.csv", "--train.clip_norm", "null", "--train.learning_rate", "1e-05"),
+        ("--data.csv", "r.csv", "--data.label_map", '{"1": positive, "a b": "c: d"}'),
+        ("--data.csv", "r.csv", "--data.label_map", '{"no": negative, "yes": positive}'),
+    ],
+    ids=["tweets", "odd values", "odd words", "label no"],
+)
+def test_print_config_reads_back_to_an_equal_config(capsys, write_config, argv):
+    printed = print_config(capsys, *argv)
+    assert read_config(write_config(printed)) == parse_config(list(argv))
+
+
+def test_help_lists_every_key_with_its_meaning(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse_config(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert end.value.code == 0
+    assert [key for key in list_keys() if f"--{key} " not in shown] == []
+    assert "Size of a recurrent layer's state, for each direction." in shown
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(data=DataConfig(source="tweets")),
+        Config(
+            name="2024-01-01",
+            run_dir="runs/no",
+            data=DataConfig(csv="情感.csv", text_column="yes", label_column="0", label_map={"no": "off", "1": "~"}),
+            train=TrainConfig(clip_norm=None, learning_rate=1e-05, early_stopping_patience_epochs=3),
+        ),
+    ],
+    ids=["defaults", "words that YAML reads otherwise"],
+)
+def test_write_yaml_reads_back_to_an_equal_config(write_config, config):
+    assert read_config(write_config(write_yaml(config))) == config
+
+
+def test_write_yaml_leaves_other_scripts_readable():
+    assert "csv: 情感.csv\n" in write_yaml(Config(data=DataConfig(csv="情感.csv")))
+
+
+def test_suggest_names_the_nearest_or_nothing():
+    assert suggest("pozitive", ["negative", "positive"]) == " Did you mean 'positive'?"
+    assert suggest("xyz", ["negative", "positive"]) == ""
+
+
+# The command
+
+
+def test_a_user_error_becomes_one_message_and_exit_code_2(capsys, monkeypatch):
+    def fail(argv):
+        raise UserError(f"received {argv}")
+
+    monkeypatch.setattr(parsing.sys, "argv", ["train.py", "--x"])
+    assert run_command(fail) == 2
+    assert capsys.readouterr().err == "error: received ['--x']\n"
+
+
+def test_other_ends_of_a_command_have_their_own_exit_codes(capsys, monkeypatch):
+    def stop(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parsing.sys, "argv", ["train.py"])
+    assert run_command(lambda argv: None) == 0
+    assert run_command(stop) == 130
+    assert capsys.readouterr().err == "\nstopped.\n"
+
+
+# --resume
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    (tmp_path / "run").mkdir()
+    settings = Config(data=DataConfig(source="tweets"), train=TrainConfig(epochs=3, learning_rate=0.5))
+    (tmp_path / "run" / "config.yaml").write_text(write_yaml(settings))
+    return str(tmp_path / "run")
+
+
+@pytest.mark.parametrize("words", [("--resume", "{}"), ("--resume={}",)])
+def test_resume_takes_the_settings_of_the_run(run_folder, words):
+    config = parse_config([word.format(run_folder) for word in words])
+    assert config.resume == run_folder and (config.train.epochs, config.train.learning_rate) == (3, 0.5)
+
+
+def test_epochs_and_device_can_be_given_beside_resume(run_folder):
+    config = parse_config(["--train.epochs", "7", "--resume", run_folder, "--device.cpu_threads=2"])
+    assert (config.train.epochs, config.train.learning_rate, config.device.cpu_threads) == (7, 0.5, 2)
+
+
+@pytest.mark.parametrize("word", ["--config=x.yaml", "--train.seed=1", "--run_dir=x", "--data.csv=x", "--print_config"])
+def test_nothing_else_can_be_given_beside_resume(run_folder, word):
+    name = word.split("=")[0]
+    with pytest.raises(UserError, match=f"{name}: a resumed run keeps its settings. Beside --resume only"):
+        parse_config(["--resume", run_folder, word])
+
+
+def test_resume_of_no_run_folder_or_of_nothing_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"--resume: .*nowhere is not a run folder \(no config\.yaml\)"):
+        parse_config(["--resume", str(tmp_path / "nowhere")])
+    with pytest.raises(UserError, match="--resume: received no folder name"):
+        parse_config(["--resume"])
+
+
+def test_resume_in_a_file_is_refused(write_config):
+    with pytest.raises(UserError, match="resume: received 'logs/x', expected it on the command line"):
+        parse_config(["--config", write_config("resume: logs/x\n"), *TWEETS])
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", ".inf", ".nan"])
+def test_checkpoint_minutes_are_above_zero(minutes):
+    with pytest.raises(UserError, match="train.checkpoint_minutes: received .*, expected a number above 0"):
+        parse_config([*TWEETS, "--train.checkpoint_minutes", minutes])
+
+
+# What a run folder keeps
+
+
+def test_settled_settings_have_no_relative_path_and_the_stop_words_themselves(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.txt").write_text("The\na\n")
+    words = "--data.csv a.csv --text.stop_words words.txt --text.word_vectors v.txt --data.cache_dir /cache".split()
+    config = settle(parse_config(words))
+    assert (config.data.csv, config.text.word_vectors) == (f"{tmp_path}/a.csv", f"{tmp_path}/v.txt")
+    assert (config.data.cache_dir, config.data.test_csv, config.init_from) == ("/cache", None, None)
+    assert config.text.stop_words == ["the", "a"]
+    (tmp_path / "words.txt").unlink()
+    (tmp_path / "config.yaml").write_text(write_yaml(config))
+    assert settle(read_config(tmp_path / "config.yaml")) == config
+    assert settle(parse_config([*words, "--text.stop_words", "english"])).text.stop_words == "english"
