@@ -64,6 +64,9 @@ class DataConfig:
     weight_column: str | None = None
     """Name of a column with the weight of a row in the loss, at least 0, such as an annotator's confidence; an empty
     cell is 1.0. null: all rows weigh 1.0."""
+    unlabeled_csv: str | None = None
+    """With task language_model: a file of texts without labels, which are read beside the train part. For imdb: the
+    50,000 unlabelled reviews, if this is null and the archive or the folder has them."""
     group_column: str | None = None
     """Name of a column with what a row belongs to, such as a film or an author. Rows of one group go to the same part,
     so that no score comes from knowing the group. For imdb: the film, where it is known."""
@@ -181,6 +184,8 @@ class ModelConfig:
     """Size of the output of a convolution over time (with ReLU) before the recurrent layers; 0: no convolution."""
     conv_width: int = 3
     """Neighbouring tokens that the convolution sees at once."""
+    word_dropout: float = 0.0
+    """Share of the vocabulary whose vectors are dropped, wherever the word stands in a batch."""
     embedding_dropout: float = 0.5
     """Share of the entries of the token vectors that is dropped; another mask at every time step."""
     head_dropout: float = 0.0
@@ -193,7 +198,8 @@ class ModelConfig:
         for key in ("num_layers", "units", "embedding_dim", "conv_width"):
             _require_at_least(1, f"model.{key}", getattr(self, key))
         _require_at_least(0, "model.conv_filters", self.conv_filters)
-        for key in ("dropout", "recurrent_dropout", "weight_drop", "embedding_dropout", "head_dropout"):
+        drops = ("dropout", "recurrent_dropout", "weight_drop", "word_dropout", "embedding_dropout", "head_dropout")
+        for key in drops:
             _require_fraction(f"model.{key}", getattr(self, key))
         has_drop = self.cell != "simple_rnn" or not self.weight_drop
         require(has_drop, "model.weight_drop", self.weight_drop, "0 with cell simple_rnn: only lstm and gru have it")
@@ -214,10 +220,17 @@ class TrainConfig:
     """Optimiser."""
     learning_rate: float = 0.001
     """Highest learning rate."""
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"
-    """Course of the learning rate after the warm-up: constant, or down to 0 at the last planned step."""
+    schedule: Literal["constant", "cosine", "linear", "slanted_triangular"] = "cosine"
+    """Course of the learning rate after the warm-up: constant, or down to 0 at the last planned step;
+    slanted_triangular: along lines, up from and down to 1/32 of the highest."""
     warmup_fraction: float = 0.1
     """Share of all planned steps in which the learning rate rises linearly from 0."""
+    layer_rate_decay: float = 1.0
+    """Discriminative learning rates: each layer with weights learns at the rate of the one above it (nearer to the
+    output) divided by this."""
+    train_from_epoch: dict[str, int | None] | None = None
+    """Gradual unfreezing: from a layer's name to the first epoch, counted from 1, in which it learns, e.g.
+    {embedding: 3, recurrent_0: 2}; null there: it stays as it is. Layers that are not named learn from the start."""
     weight_decay: float = 0.0
     """Decoupled weight decay, applied by any of the optimisers (adamw means nothing else than adam with it)."""
     clip_norm: float | None = 1.0
@@ -226,8 +239,8 @@ class TrainConfig:
     """Share of the target probability that is spread evenly over the classes."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: each class weighs the same in the loss, however rare (rows / (classes * rows of the class))."""
-    monitor: Literal["val_loss", "val_accuracy", "val_macro_f1"] = "val_loss"
-    """What decides which epoch was best; its weights are restored at the end."""
+    monitor: Literal["val_loss", "val_accuracy", "val_macro_f1", "none"] = "val_loss"
+    """What decides which epoch was best; its weights are restored at the end. none: the last epoch's are kept."""
     early_stopping_patience_epochs: int | None = None
     """Stop after so many epochs without improvement; null: run all epochs."""
     bucket_by_length: bool = True
@@ -248,6 +261,7 @@ class TrainConfig:
             "train.batch_tokens", self.batch_tokens, "null where train.bucket_by_length is false",
         )  # fmt: skip
         require(0 < self.learning_rate < math.inf, "train.learning_rate", self.learning_rate, "a number above 0")
+        _require_at_least(1, "train.layer_rate_decay", self.layer_rate_decay)
         _require_at_least(0, "train.weight_decay", self.weight_decay)
         _require_fraction("train.warmup_fraction", self.warmup_fraction)
         _require_fraction("train.label_smoothing", self.label_smoothing)
@@ -261,6 +275,26 @@ class TrainConfig:
         minutes = self.checkpoint_minutes
         require(0 < minutes < math.inf, "train.checkpoint_minutes", minutes, "a number above 0")
         require(0 <= self.seed <= _LARGEST_SEED, "train.seed", self.seed, f"0 to {_LARGEST_SEED}")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """With task language_model: how the network learns to predict the next token of a text."""
+
+    window_tokens: int = 100
+    """Steps of truncated back-propagation; the state is carried over from one window to the next."""
+    negatives: int = 2048
+    """Tokens that a step's sampled softmax is computed over, besides the right ones: the same for all positions, drawn
+    by frequency; 0: the full softmax."""
+    tie_embeddings: bool = True
+    """The output layer uses the token vectors; false: it has vectors of its own."""
+    output_dropout: float = 0.0
+    """Share of the last recurrent layer's outputs that is dropped; one mask for all time steps of a window."""
+
+    def __post_init__(self):
+        _require_at_least(1, "pretrain.window_tokens", self.window_tokens)
+        _require_at_least(0, "pretrain.negatives", self.negatives)
+        _require_fraction("pretrain.output_dropout", self.output_dropout)
 
 
 @dataclass(frozen=True)
@@ -297,11 +331,15 @@ class Config:
 
     name: str = "run"
     """Name of the recipe; runs go to logs/<name>/<UTC time>."""
+    task: Literal["classification", "language_model"] = "classification"
+    """classification: learn labels; language_model: learn to predict the next token, labels unread, and leave an
+    encoder for init_from."""
     run_dir: str | None = None
     """Folder of this run, instead of logs/<name>/<UTC time>. One that is not empty is refused."""
     init_from: str | None = None
-    """Run folder or SavedModel to train further. Its vocabulary, text and model settings are used unless you give
-    others; only dropouts and embedding_trainable may differ. Other classes get a new last layer."""
+    """Run folder, SavedModel or encoder to train further. Its vocabulary, text and model settings are used unless you
+    give others; only dropouts and embedding_trainable may differ (for an encoder also what it does not have: pooling,
+    text.sequence_length, text.truncate). Other classes get a new last layer."""
     resume: str | None = None
     """On the command line only: folder of an unfinished run, which goes on with its own settings. Beside it, only
     train.epochs and device.* can be given."""
@@ -309,6 +347,7 @@ class Config:
     text: TextConfig = field(default_factory=TextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
 
