@@ -181,19 +181,20 @@ class Throughput(keras.callbacks.Callback):
         logs["tokens_per_second"] = self.tokens / seconds
 
 
+def build_optimizer(settings: TrainConfig, total_steps: int) -> keras.optimizers.Optimizer:
+    """Returns the optimiser that the settings name, with its schedule over so many steps."""
+    warmup_steps = round(total_steps * settings.warmup_fraction)
+    return OPTIMIZERS[settings.optimizer](
+        learning_rate=WarmupDecay(settings.learning_rate, settings.schedule, total_steps, warmup_steps),
+        weight_decay=settings.weight_decay,
+        global_clipnorm=settings.clip_norm,
+    )
+
+
 def compile_model(model: keras.Model, settings: TrainConfig, total_steps: int):
     """Compiles with cross-entropy, accuracy and macro-F1. Labels are one-hot, as label smoothing needs them."""
     model.compile(
-        optimizer=OPTIMIZERS[settings.optimizer](
-            learning_rate=WarmupDecay(
-                settings.learning_rate,
-                settings.schedule,
-                total_steps,
-                round(total_steps * settings.warmup_fraction),
-            ),
-            weight_decay=settings.weight_decay,
-            global_clipnorm=settings.clip_norm,
-        ),
+        optimizer=build_optimizer(settings, total_steps),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=settings.label_smoothing),
         metrics=["accuracy", keras.metrics.F1Score(average="macro", name="macro_f1")],
     )
