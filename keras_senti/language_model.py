@@ -71,6 +71,7 @@ def compute_sampled_cross_entropy(vectors, targets, weights, table, bias, negati
 
 def _cut(array):
     """Returns (pieces, PIECE, ...), padded with zeros."""
+    array = tf.convert_to_tensor(array)
     rows = tf.shape(array)[0]
     padding = [[0, -rows % PIECE], *([[0, 0]] * (array.shape.rank - 1))]
     return tf.reshape(tf.pad(array, padding), (-1, PIECE, *array.shape[1:]))
