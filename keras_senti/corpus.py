@@ -1,14 +1,18 @@
-"""Labelled text to token ids on disk, once: the second run of the same data and text settings reads them from there.
+"""Text to token ids on disk, once: the second run of the same data and text settings reads them from there.
 
 A cache folder ids-<key> holds, for each part, flat.bin (token ids, see `EncodedTexts`) and arrays with one entry a row,
 besides vocabulary.txt and facts.json. The key is a hash of everything that decides its content: the files, the settings
 and this package's own code, so a cache of other data or settings is never taken for this one.
+
+A language model reads whole texts: those of the train part and the unlabelled ones, and the validation part to be
+scored. Its test part is found, so that the split is that of a classifier with the same data settings, and not encoded.
 """
 
 import contextlib
 import dataclasses
 import hashlib
 import inspect
+import itertools
 import json
 import shutil
 import sys
@@ -16,24 +20,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 from tqdm import tqdm
 
 from keras_senti import data, pipeline, runs, tables, text
 from keras_senti.config import Config, TextConfig, UserError
 from keras_senti.data import Dataset, Splits, StoredTexts, load_splits
-from keras_senti.pipeline import ENCODE_ROWS, EncodedTexts, encode_texts
+from keras_senti.pipeline import ENCODE_ROWS, EncodedTexts
 from keras_senti.runs import compute_sha256, read_json, write_json
 from keras_senti.sources import Source, add_to_cache, prepare_source
-from keras_senti.text import TextEncoder, fit_vocabulary
+from keras_senti.text import TextEncoder, encode_utf8, fit_vocabulary
 
-PARTS = ("train", "validation", "test")
+WHOLE = 2**31 - 1  # tokens: longer than any text
+ENCODE_CHARACTERS = 8_000_000  # of the texts that are turned into ids at once, as they may be whole books
 
 
 @dataclass(frozen=True)
 class Corpus:
     """All that a run learns from its data: the parts, their token ids, and the encoder that made them.
 
-    encoded: EncodedTexts by part. files: SHA-256 by path. cache: the folder that holds the ids.
+    encoded: EncodedTexts by part; for a language model without "test", and with "unlabeled" if there is such a file.
+    files: SHA-256 by path, the main file first. cache: the folder that holds the ids.
     """
 
     splits: Splits
@@ -47,14 +54,18 @@ def load_corpus(config: Config, vocabulary: list[str] | None = None) -> Corpus:
     """Reads, splits and encodes the data, or maps the ids that an earlier run left in data.cache_dir.
 
     Args:
-        vocabulary: of the model that is trained further; None: the most frequent tokens of the train part.
+        vocabulary: of the model that is trained further; None: the most frequent tokens of the train part and of the
+            unlabelled texts.
     Raises:
         UserError: for whatever is wrong with the data.
     """
+    if config.task == "language_model":
+        whole = dataclasses.replace(config.text, sequence_length=WHOLE, truncate="tail")
+        config = dataclasses.replace(config, text=whole)
     with runs.share_cache(Path(config.data.cache_dir)):
-        source = prepare_source(config.data)
+        source = prepare_source(config.data, config.task)
         files = {str(path): compute_sha256(path) for path in source.stamps if path.is_file()}
-        folder = Path(config.data.cache_dir) / f"ids-{_compute_key(config, source, list(files.values()), vocabulary)}"
+        folder = Path(config.data.cache_dir) / f"ids-{_compute_key(config, source, files, vocabulary)}"
         if folder.is_dir():
             try:
                 corpus = _read(folder, config, source, files)
@@ -67,17 +78,17 @@ def load_corpus(config: Config, vocabulary: list[str] | None = None) -> Corpus:
         return _read(folder, config, source, files)
 
 
-def _compute_key(config: Config, source: Source, digests: list[str], vocabulary) -> str:
+def _compute_key(config: Config, source: Source, files: dict[str, str], vocabulary) -> str:
     settings = dataclasses.asdict(source.settings)
-    for name in ("csv", "validation_csv", "test_csv", "cache_dir", "source"):
+    for name in ("csv", "validation_csv", "test_csv", "unlabeled_csv", "cache_dir", "source"):
         settings.pop(name)  # content counts, not the place
     code = [inspect.getsource(module) for module in (tables, data, text, pipeline, sys.modules[__name__])]
     versions = runs.describe_environment()["versions"]
     words = text.read_stop_words(config.text.stop_words) if config.text.stop_words else None
-    reader = [source.damaged, [path and path.suffixes for path in (source.main, source.validation, source.test)]]
-    parts = [bool(source.validation), bool(source.test)]
+    paths = (source.main, source.validation, source.test, source.unlabeled)
+    reader = [source.damaged, source.labelled, [path and (path.suffixes, files.get(str(path))) for path in paths]]
     reading = {**dataclasses.asdict(config.text), "word_vectors": None}  # which change no id
-    content = [settings, reading, digests, parts, vocabulary]
+    content = [config.task, settings, reading, vocabulary]
     return hashlib.sha256(json.dumps([content, code, versions, words, reader]).encode()).hexdigest()[:16]
 
 
@@ -85,15 +96,16 @@ def _write(folder: Path, config: Config, source: Source, vocabulary: list[str] |
     """Makes the cache under a temporary name and renames it, so that a folder ids-<key> is always whole."""
     splits = load_splits(source)
     if vocabulary is None or config.text.extend_vocabulary:
-        batches = _batch(splits.train.texts, "counting words", len(splits.train))
-        vocabulary = _extend(vocabulary, batches, config.text)
+        read = [part for name, part in splits.parts().items() if name in ("train", "unlabeled")]
+        batches = (_batch(part.texts, "counting words", len(part)) for part in read)
+        vocabulary = _extend(vocabulary, itertools.chain.from_iterable(batches), config.text)
     encoder = TextEncoder(config.text, vocabulary)
     with add_to_cache(folder) as temporary:
         for name, part in splits.parts().items():
             (temporary / name).mkdir(parents=True)
             for column, array in part.arrays().items():
                 np.save(temporary / name / f"{column}.npy", array)
-        _write_ids(temporary, splits, encoder)
+        _write_ids(temporary, _list_encoded(config, splits.parts()), encoder)
         encoder.save(temporary / "vocabulary.txt")
         facts = {"class_names": splits.class_names, "check": splits.check, "dropped": splits.dropped}
         sums = {str(p.relative_to(temporary)): compute_sha256(p) for p in sorted(temporary.glob("**/*")) if p.is_file()}
@@ -101,14 +113,19 @@ def _write(folder: Path, config: Config, source: Source, vocabulary: list[str] |
         source.check_unchanged()  # the cache's name says of which content it is
 
 
+def _list_encoded(config: Config, parts: dict[str, Dataset]) -> dict[str, Dataset]:
+    return {name: part for name, part in parts.items() if name != "test" or config.task == "classification"}
+
+
 def _batch(texts: StoredTexts, title: str, rows: int):
-    """Yields lists of ENCODE_ROWS texts, with a progress bar."""
-    batch = []
+    """Yields lists of at most ENCODE_ROWS texts, fewer of long ones, with a progress bar."""
+    batch, characters = [], 0
     for text_of_row in tqdm(texts, desc=title, unit=" texts", total=rows, delay=2):
         batch.append(text_of_row)
-        if len(batch) == ENCODE_ROWS:
+        characters += len(text_of_row)
+        if len(batch) == ENCODE_ROWS or characters >= ENCODE_CHARACTERS:
             yield batch
-            batch = []
+            batch, characters = [], 0
     if batch:
         yield batch
 
@@ -122,15 +139,14 @@ def _extend(old: list[str] | None, batches, settings: TextConfig) -> list[str]:
     return old + [token for token in fitted if token not in known][:limit]
 
 
-def _write_ids(folder: Path, splits: Splits, encoder: TextEncoder):
+def _write_ids(folder: Path, encoded: dict[str, Dataset], encoder: TextEncoder):
     """Reads each file once, whichever parts its rows belong to."""
-    lengths = {name: [np.zeros(1, np.int64)] for name in PARTS}
+    lengths = {name: [np.zeros(1, np.int64)] for name in encoded}
     by_file = {}
-    for index, name in enumerate(PARTS):
-        part = splits.parts()[name]
+    for index, part in enumerate(encoded.values()):
         by_file.setdefault(str(part.texts.path), []).append((part, np.full(len(part), index)))
     with contextlib.ExitStack() as stack:
-        flat = [stack.enter_context(open(folder / name / "flat.bin", "wb")) for name in PARTS]
+        flat = [stack.enter_context(open(folder / name / "flat.bin", "wb")) for name in encoded]
         for parts in by_file.values():
             lines = np.concatenate([part.lines for part, _ in parts])
             order = np.argsort(lines)
@@ -138,13 +154,13 @@ def _write_ids(folder: Path, splits: Splits, encoder: TextEncoder):
             first = parts[0][0].texts
             texts, begin = dataclasses.replace(first, lines=lines[order]), 0
             for batch in _batch(texts, "encoding", len(texts)):
-                encoded = encode_texts(encoder, batch)
-                owners = owner[begin : begin + len(batch)]
-                for index, name in enumerate(PARTS):
-                    flat[index].write(encoded.flat[np.repeat(owners == index, encoded.lengths)].tobytes())
-                    lengths[name].append(encoded.lengths[owners == index])
+                ids = encoder.encode(tf.constant(encode_utf8(batch), tf.string))
+                tokens, owners = ids.row_lengths().numpy(), owner[begin : begin + len(batch)]
+                for index, name in enumerate(encoded):
+                    flat[index].write(ids.flat_values.numpy()[np.repeat(owners == index, tokens)].tobytes())
+                    lengths[name].append(tokens[owners == index])
                 begin += len(batch)
-    for name in PARTS:
+    for name in encoded:
         np.save(folder / name / "offsets.npy", np.cumsum(np.concatenate(lengths[name])))
 
 
@@ -155,7 +171,9 @@ def _read(folder: Path, config: Config, source: Source, files: dict[str, str]) -
             raise ValueError(f"{name} has changed")
     main, settings, parts, encoded = source.main, source.settings, {}, {}
     paths = {"train": main, "validation": source.validation or main, "test": source.test or main}
-    for name in PARTS:
+    if source.unlabeled:
+        paths["unlabeled"] = source.unlabeled
+    for name in paths:
         arrays = {
             item.name: np.load(folder / name / f"{item.name}.npy")
             for item in dataclasses.fields(Dataset)
@@ -164,6 +182,7 @@ def _read(folder: Path, config: Config, source: Source, files: dict[str, str]) -
         damaged = source.damaged if paths[name] == main else "strict"
         stamp = source.stamps[paths[name]]
         parts[name] = Dataset(StoredTexts(paths[name], settings.text_column, arrays["lines"], damaged, stamp), **arrays)
+    for name in _list_encoded(config, parts):
         offsets, flat = np.load(folder / name / "offsets.npy"), folder / name / "flat.bin"
         empty = not flat.stat().st_size  # which cannot be mapped
         encoded[name] = EncodedTexts(np.zeros(0, np.int32) if empty else np.memmap(flat, np.int32, "r"), offsets)

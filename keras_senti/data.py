@@ -79,9 +79,9 @@ class StoredTexts:
 class Dataset:
     """Texts with their labels; one entry a row.
 
-    texts: where to read them. labels: int64, index into class_names. lines: int64, line of the source file.
-    hashes: uint64, equal for equal texts. groups: uint64, equal for rows that belong together. weights: float32.
-    characters, words: int64, lengths.
+    texts: where to read them. labels: int64, index into class_names; -1 where labels are not read. lines: int64, line
+    of the source file. hashes: uint64, equal for equal texts. groups: uint64, equal for rows that belong together.
+    weights: float32. characters, words: int64, lengths.
     """
 
     texts: StoredTexts
@@ -115,7 +115,9 @@ class Dataset:
 class Splits:
     """The three parts, the class order they share, and what was found on the way.
 
-    check: the content of data_check.json. dropped: one dict a dropped row, the first MAX_DROPPED of them.
+    class_names: () where the main file has no labels. check: the content of data_check.json. dropped: one dict a
+    dropped row, the first MAX_DROPPED of them. unlabeled: what a language model reads beside the train part, if there
+    is such a file.
     """
 
     train: Dataset
@@ -124,9 +126,11 @@ class Splits:
     class_names: tuple[str, ...]
     check: dict
     dropped: list[dict]
+    unlabeled: Dataset | None = None
 
     def parts(self) -> dict[str, Dataset]:
-        return {"train": self.train, "validation": self.validation, "test": self.test}
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return parts if self.unlabeled is None else {**parts, "unlabeled": self.unlabeled}
 
 
 def order_class_names(names) -> tuple[str, ...]:
@@ -218,18 +222,20 @@ def split_rows(hashes: np.ndarray, labels: np.ndarray, test_fraction: float, val
     return part_of_group[group_of_row]
 
 
-def read_labelled(path, settings: DataConfig, class_names=None, damaged="strict") -> tuple[Dataset, tuple, Dropped]:
-    """Reads a labelled file once, row by row; of a row only numbers stay in memory.
+def read_rows(path, settings: DataConfig, class_names=None, damaged="strict") -> tuple[Dataset, tuple, Dropped]:
+    """Reads a file once, row by row; of a row only numbers stay in memory.
 
     Args:
-        class_names: the only classes allowed, in order; None: take those that occur.
+        class_names: the only classes allowed, in order; (): labels are not read; None: take the classes that occur.
     Returns: (Dataset, class_names, the rows that were left out because text or label is missing).
     Raises:
         UserError: for a damaged file, a missing column, no rows, an unknown label, or a weight that is none.
     """
     stamp, table = read_stamp(path), Table(path, damaged)
     table.require_column(settings.text_column, "data.text_column")
-    table.require_column(settings.label_column, "data.label_column")
+    has_labels = class_names != ()
+    if has_labels:
+        table.require_column(settings.label_column, "data.label_column")
     for name in ("weight_column", "group_column"):
         if getattr(settings, name):
             table.require_column(getattr(settings, name), f"data.{name}")
@@ -238,12 +244,13 @@ def read_labelled(path, settings: DataConfig, class_names=None, damaged="strict"
     index = {} if class_names is None else {name: i for i, name in enumerate(class_names)}
     for line, row in tqdm(table, desc=f"reading {Path(path).name}", unit=" rows", delay=2):
         rows += 1
-        text, label = row.get(settings.text_column) or "", clean_label(row.get(settings.label_column))
-        if not text.strip() or not label:
+        text = row.get(settings.text_column) or ""
+        label = clean_label(row.get(settings.label_column)) if has_labels else ""
+        if not text.strip() or (has_labels and not label):
             dropped.add(path, line, "no label" if text.strip() else "no text", text, label)
             continue
-        name = map_label(label, settings.label_map, f"{path}, line {line}")
-        if class_names is not None and name not in index:
+        name = map_label(label, settings.label_map, f"{path}, line {line}") if has_labels else None
+        if class_names and name not in index:
             raise UserError(
                 f"{path}, line {line}: unknown label '{name}', expected one of {', '.join(map(repr, class_names))}."
                 f"{suggest(name, class_names)} Mend the file, or translate it with data.label_map."
@@ -251,7 +258,8 @@ def read_labelled(path, settings: DataConfig, class_names=None, damaged="strict"
         weight = read_weight(row.get(settings.weight_column), f"{path}, line {line}") if settings.weight_column else 1.0
         group = (row.get(settings.group_column) or "").strip() if settings.group_column else ""
         hashed = hash_text(text, key)
-        values = (index.setdefault(name, len(index)), line, hashed, hash_text(group, key) if group else hashed, weight,
+        label_index = index.setdefault(name, len(index)) if has_labels else -1
+        values = (label_index, line, hashed, hash_text(group, key) if group else hashed, weight,
                   len(text), len(text.split()))  # fmt: skip
         for column, value in zip(columns.values(), values):
             column.append(value)
@@ -264,7 +272,8 @@ def read_labelled(path, settings: DataConfig, class_names=None, damaged="strict"
         position = np.array([order[name] for name in index], np.int64)
         arrays["labels"] = position[arrays["labels"]] if index else arrays["labels"]
     elif not len(arrays["labels"]):
-        raise UserError(f"{path}: none of its {rows} rows has both a text and a label. Is it the right file?")
+        what = "both a text and a label" if has_labels else "a text"
+        raise UserError(f"{path}: none of its {rows} rows has {what}. Is it the right file?")
     if settings.group_column:
         arrays["groups"] = join_groups(arrays["hashes"], arrays["groups"])
     texts = StoredTexts(path, settings.text_column, arrays["lines"], damaged, stamp)
@@ -295,7 +304,7 @@ def load_splits(source: Source) -> Splits:
         UserError: for whatever is wrong with the files, or if too little is left to train on.
     """
     settings, main = source.settings, source.main
-    everything, class_names, dropped = read_labelled(main, settings, damaged=source.damaged)
+    everything, class_names, dropped = read_rows(main, settings, damaged=source.damaged)
     _check_classes(main, everything.labels, class_names)
     part = split_rows(
         everything.groups,
@@ -304,11 +313,11 @@ def load_splits(source: Source) -> Splits:
         0.0 if source.validation else settings.validation_fraction,
     )
     parts = {name: everything.take(np.flatnonzero(part == p)) for p, name in enumerate(("train", "validation", "test"))}
+    # Weights count in training only, and groups in splitting: the other files need not have these columns.
+    plain = dataclasses.replace(settings, weight_column=None, group_column=None)
     for name, path in (("validation", source.validation), ("test", source.test)):
         if path:
-            # Weights count in training only, and groups in splitting: such a file need not have these columns.
-            plain = dataclasses.replace(settings, weight_column=None, group_column=None)
-            parts[name], _, more = read_labelled(path, plain, class_names)
+            parts[name], _, more = read_rows(path, plain, class_names)
             dropped.join(more)
     for name in ("train", "validation"):
         if not len(parts[name]):
@@ -322,11 +331,38 @@ def load_splits(source: Source) -> Splits:
                 f"{main}: no row of the class '{name}' is left for the train part, because its texts also stand there "
                 "under other labels. Mend these labels, or join the classes with data.label_map."
             )
+    if source.unlabeled:
+        unlabeled, _, more = read_rows(source.unlabeled, plain, ())
+        dropped.join(more)
+        parts["unlabeled"] = _leave_out_known(unlabeled, parts, dropped)
     asked = {"test": None if source.test else round(len(everything) * settings.test_fraction)}
     left = len(everything) - (0 if source.test else len(parts["test"]))
     asked["validation"] = None if source.validation else round(left * settings.validation_fraction)
     check = {**check_data(parts, class_names, dropped.counts), "group_column": settings.group_column, "asked": asked}
     return Splits(**parts, class_names=class_names, check=check, dropped=dropped.rows)
+
+
+def _leave_out_known(unlabeled: Dataset, parts: dict[str, Dataset], dropped: Dropped) -> Dataset:
+    """Returns the unlabelled rows whose texts are new; the others are added to `dropped`.
+
+    Texts of the validation and test parts would make perplexity and later scores flatter, and those of the train part
+    are read there. Rows that are equal to each other stay, and so do other texts of a held-out group, such as a film of
+    the validation part: they carry no label.
+
+    Raises:
+        UserError: if no row is left.
+    """
+    held_out = np.isin(unlabeled.hashes, np.concatenate([parts["validation"].hashes, parts["test"].hashes]))
+    known = held_out | np.isin(unlabeled.hashes, parts["train"].hashes)
+    if known.all():
+        raise UserError(
+            f"{unlabeled.texts.path}: all of its {len(known)} texts are in the labelled files too, expected others. "
+            "Leave data.unlabeled_csv out, or name another file."
+        )
+    texts = unlabeled.take(np.flatnonzero(known)).texts
+    for line, is_held_out, text in zip(texts.lines.tolist(), held_out[known], texts):
+        dropped.add(texts.path, line, "text held out" if is_held_out else "text of the train part", text, "")
+    return unlabeled.take(np.flatnonzero(~known))
 
 
 def _check_classes(path, labels: np.ndarray, class_names):
@@ -377,6 +413,7 @@ def check_data(parts: dict[str, Dataset], class_names, dropped: dict[str, int]) 
         "rows_per_class": {
             name: dict(zip(class_names, np.bincount(part.labels, minlength=len(class_names)).tolist()))
             for name, part in parts.items()
+            if name != "unlabeled"
         },
         "length_percentiles": {
             "percentile": list(percentiles),
@@ -396,7 +433,7 @@ def format_check(check: dict) -> str:
     width = max(10, *(len(name) for name in check["class_names"]))
     lines = [" " * 12 + f"{'rows':>9}" + "".join(f"  {name:>{width}}" for name in check["class_names"])]
     for part, rows in check["rows"].items():
-        counts = check["rows_per_class"][part].values()
+        counts = check["rows_per_class"].get(part, {}).values()
         shares = "".join(f"  {f'{c:,} ({c / max(rows, 1):.0%})':>{width}}" for c in counts)
         lines.append(f"{part:12}{rows:9,}{shares}")
     length = check["length_percentiles"]

@@ -156,7 +156,7 @@ def settle(config: Config) -> Config:
 
     So a run means the same in every working directory, and needs no file but its data.
     """
-    names = ("csv", "validation_csv", "test_csv", "cache_dir")
+    names = ("csv", "validation_csv", "test_csv", "unlabeled_csv", "cache_dir")
     data = {name: os.path.abspath(path) for name in names if (path := getattr(config.data, name))}
     words, vectors = config.text.stop_words, config.text.word_vectors
     return dataclasses.replace(

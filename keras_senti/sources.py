@@ -35,8 +35,9 @@ _BY_HAND = (
 class Source:
     """The files of a data source, ready to be read as tables.
 
-    main, validation, test: None where there is no such file. settings: the data settings with this source's columns and
-    fractions. damaged: see `Table`. stamps: of the files, see `read_stamp`.
+    main, validation, test, unlabeled: None where there is no such file. settings: the data settings with this source's
+    columns and fractions. damaged: of main, see `Table`. labelled: whether main has labels. stamps: of the files, see
+    `read_stamp`.
     """
 
     main: Path
@@ -44,10 +45,12 @@ class Source:
     test: Path | None
     settings: DataConfig
     damaged: str = "strict"
+    unlabeled: Path | None = None
+    labelled: bool = True
     stamps: dict[Path, tuple | None] = field(init=False)
 
     def __post_init__(self):
-        files = (path for path in (self.main, self.validation, self.test) if path)
+        files = (path for path in (self.main, self.validation, self.test, self.unlabeled) if path)
         object.__setattr__(self, "stamps", {path: read_stamp(path) for path in files})
 
     def check_unchanged(self):
@@ -56,22 +59,26 @@ class Source:
             check_stamp(path, stamp)
 
 
-def prepare_source(settings: DataConfig) -> Source:
+def prepare_source(settings: DataConfig, task: str = "classification") -> Source:
     """Finds the files of `data.source`; fetches or unpacks what is not a table yet into data.cache_dir, once.
 
+    Args:
+        task: as `Config.task`; for language_model, the files of texts without labels are found too.
     Raises:
         UserError: if a package, a file or the network is missing, or a file is not what it should be.
     """
+    unlabeled = Path(settings.unlabeled_csv) if settings.unlabeled_csv else None
     if settings.source == "tweets":
         # They hold a few damaged bytes; a user's own file should rather be mended.
-        return Source(find_tweets(), None, None, settings, damaged="replace")
+        return Source(find_tweets(), None, None, settings, damaged="replace", unlabeled=unlabeled)
     if settings.source == "reviews_zh":
         columns = dataclasses.replace(settings, text_column="text", label_column="sentiment")
-        return Source(_prepare_reviews_zh(Path(settings.cache_dir)), None, None, columns)
+        return Source(_prepare_reviews_zh(Path(settings.cache_dir)), None, None, columns, unlabeled=unlabeled)
     if settings.source == "imdb":
-        return _prepare_imdb(settings)
+        return _prepare_imdb(settings, task)
     names = (settings.csv, settings.validation_csv, settings.test_csv)
-    return Source(*(Path(name) if name else None for name in names), settings)
+    main, validation, test = (Path(name) if name else None for name in names)
+    return Source(main, validation, test, settings, unlabeled=unlabeled)
 
 
 def _find_package_file(package: str, file: str, source: str, extra: str) -> Path:
@@ -137,7 +144,7 @@ def _hash_files(paths) -> str:
     return hashlib.sha256("".join(compute_sha256(path) for path in paths).encode()).hexdigest()[:16]
 
 
-def _prepare_imdb(settings: DataConfig) -> Source:
+def _prepare_imdb(settings: DataConfig, task: str) -> Source:
     """The archive (fetched if no other is named), a folder, or the user's own CSV of the train part."""
     cache_dir, named, counted = Path(settings.cache_dir), settings.csv and Path(settings.csv), []
     if named and named.is_file() and not _is_archive(named):
@@ -156,6 +163,8 @@ def _prepare_imdb(settings: DataConfig) -> Source:
         counted = list(files.values())
     if settings.test_csv:
         files["test"] = Path(settings.test_csv)
+    if task != "language_model" or settings.unlabeled_csv:
+        files["unlabeled"] = None
     for part, path in files.items():
         if path and path not in counted:
             _check_rows(path, part)
@@ -163,7 +172,8 @@ def _prepare_imdb(settings: DataConfig) -> Source:
     train, group_column = _add_movies(files["train"], cache_dir, settings.group_column)
     # Without the official test part there is none: part of train under that name would mislead.
     columns = dataclasses.replace(settings, group_column=group_column, test_fraction=0.0)
-    return Source(train, settings.validation_csv and Path(settings.validation_csv), test, columns)
+    validation, unlabeled = (name and Path(name) for name in (settings.validation_csv, settings.unlabeled_csv))
+    return Source(train, validation, test, columns, unlabeled=unlabeled or files.get("unlabeled"))
 
 
 def _find_table(folder: Path, part: str) -> Path | None:

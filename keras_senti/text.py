@@ -174,6 +174,10 @@ class TextEncoder:
         self.vectorizer = _build_vectorizer(settings, vocabulary=self.vocabulary[2:])
 
     def __call__(self, texts) -> tf.Tensor:
+        return self.encode(texts).to_tensor(0)
+
+    def encode(self, texts) -> tf.RaggedTensor:
+        """Returns the ids without padding, (batch, None) int32."""
         ids = self.vectorizer(texts)
         limit = self.settings.sequence_length
         if self.settings.truncate == "tail":
@@ -188,7 +192,7 @@ class TextEncoder:
             ids = tf.ragged.boolean_mask(ids, keep)
         empty = tf.cast(ids.row_lengths() == 0, tf.int64)
         one_unknown = tf.RaggedTensor.from_row_lengths(tf.ones([tf.reduce_sum(empty)], ids.dtype), empty)
-        return tf.cast(tf.concat([ids, one_unknown], axis=1).to_tensor(0), tf.int32)
+        return tf.cast(tf.concat([ids, one_unknown], axis=1), tf.int32)
 
     def save(self, path: Path):
         """Writes the vocabulary, one token a line; the line number, counted from 0, is the id."""

@@ -30,6 +30,18 @@ def load(tmp_path):
     return load_it
 
 
+@pytest.fixture
+def load_language_model(load, tmp_path):
+    """As `load`, for a language model that reads unlabelled texts too."""
+
+    def load_it(*options, texts=("a new text", "a new text", "words", ""), **others):
+        path = tmp_path / "unlabeled.csv"
+        path.write_text("text\n" + "".join(f'"{text}"\n' for text in texts), encoding="utf-8")
+        return load("--task", "language_model", "--data.unlabeled_csv", str(path), *options, **others)
+
+    return load_it
+
+
 def decode(found, name):
     encoded, tokens = found.encoded[name], np.array(found.encoder.vocabulary, dtype=object)
     rows = np.split(encoded.flat, encoded.offsets[1:-1])
@@ -54,7 +66,7 @@ def test_a_second_run_takes_the_ids_from_disk(load, monkeypatch, capsys):
     again = load()
     assert f"token ids from {first.cache}" in capsys.readouterr().out
     assert again.splits.check == first.splits.check and again.files == first.files
-    for name in corpus.PARTS:
+    for name in first.splits.parts():
         assert again.encoded[name].flat.tolist() == first.encoded[name].flat.tolist()
         assert list(again.splits.parts()[name].texts) == list(first.splits.parts()[name].texts)
 
@@ -150,3 +162,69 @@ def test_a_vocabulary_that_is_given_is_used_and_extended_by_the_commonest_new_to
 def test_the_length_of_a_batch_costs_nothing_in_the_number_of_rows():
     encoded = pipeline.EncodedTexts(np.ones(3, np.int32), np.array([0, 1, 3]))
     assert encoded.lengths is encoded.lengths and encoded.lengths.tolist() == [1, 2]
+
+
+# Language models
+
+
+def test_a_language_model_reads_the_train_part_and_the_unlabelled_texts_and_no_test_part(load_language_model, load):
+    found, classifier = load_language_model(), load()
+    assert list(found.encoded) == ["train", "validation", "unlabeled"]
+    assert decode(found, "unlabeled") == ["a new text", "a new text", "words"]
+    for name in ("train", "validation", "test"):
+        assert list(found.splits.parts()[name].texts) == list(classifier.splits.parts()[name].texts)
+    assert decode(found, "train") == list(found.splits.train.texts)
+    assert len(found.encoded["validation"]) == len(found.splits.validation)
+    shown, expected = found.splits.check, classifier.splits.check
+    assert shown["rows"] == {**expected["rows"], "unlabeled": 3} and shown["dropped_rows"] == {"no text": 1}
+    assert {**shown["split_sha256"], "unlabeled": None} == {**expected["split_sha256"], "unlabeled": None}
+    assert [path.rsplit("/", 1)[1] for path in found.files] == ["a.csv", "unlabeled.csv"]
+
+
+def test_its_vocabulary_counts_the_unlabelled_texts(load_language_model):
+    assert load_language_model("--text.max_tokens", "4", texts=["rare"] * 999).encoder.vocabulary[2] == "rare"
+
+
+@pytest.mark.parametrize("truncate", ["head", "tail", "both"])
+def test_its_texts_are_whole_whatever_the_cut_of_a_classifier(load_language_model, truncate):
+    text = " ".join(f"w{i}" for i in range(500))
+    found = load_language_model("--text.sequence_length", "3", "--text.truncate", truncate, texts=[text])
+    assert decode(found, "unlabeled") == [text] and min(found.encoded["train"].lengths) > 3
+
+
+def test_long_texts_are_encoded_fewer_at_once(load_language_model, monkeypatch):
+    sizes, encode = [], corpus.TextEncoder.encode
+    monkeypatch.setattr(
+        corpus.TextEncoder, "encode", lambda self, texts: sizes.append(len(texts)) or encode(self, texts)
+    )
+    monkeypatch.setattr(corpus, "ENCODE_CHARACTERS", 30)
+    found = load_language_model(texts=["x" * 29, "y", "z" * 31, "end"])
+    assert sizes[-3:] == [2, 1, 1] and len(found.encoded["unlabeled"]) == 4
+
+
+def test_a_second_run_of_a_language_model_takes_the_ids_from_disk(load_language_model, monkeypatch):
+    first = load_language_model()
+    monkeypatch.setattr(corpus, "_write", lambda *_: pytest.fail("made again"))
+    again = load_language_model("--text.sequence_length", "7")
+    assert again.cache == first.cache and again.splits.check == first.splits.check
+    for name in first.encoded:
+        assert decode(again, name) == decode(first, name)
+    assert list(again.splits.unlabeled.texts) == ["a new text", "a new text", "words"]
+
+
+def test_task_and_unlabelled_texts_have_caches_of_their_own(load_language_model, load):
+    names = [found.cache for found in (load(), load("--task", "language_model"), load_language_model())]
+    names.append(load_language_model(texts=["others"]).cache)
+    assert len(set(names)) == 4 and names == [
+        load().cache,
+        load("--task", "language_model").cache,
+        load_language_model().cache,
+        names[3],
+    ]
+
+
+def test_files_that_change_places_have_caches_of_their_own(load, tmp_path):
+    other = tmp_path / "b.csv"
+    other.write_text("text,sentiment\none text,p\nanother text,n\n", encoding="utf-8")
+    both = [("--data.validation_csv", str(other), "--data.test_csv", str(path)) for path in (other, tmp_path / "a.csv")]
+    assert load(*both[0]).cache != load(*both[1]).cache

@@ -19,7 +19,7 @@ from keras_senti.data import (
     join_groups,
     load_splits,
     order_class_names,
-    read_labelled,
+    read_rows,
     split_rows,
 )
 from keras_senti.sources import prepare_source
@@ -44,7 +44,7 @@ def write(tmp_path):
 
 
 def read(path, class_names=None, **settings):
-    return read_labelled(path, DataConfig(csv=str(path), **settings), class_names)
+    return read_rows(path, DataConfig(csv=str(path), **settings), class_names)
 
 
 def split(path, **settings):
@@ -333,7 +333,7 @@ def test_only_the_tweets_may_hold_damaged_bytes(write):
     path = write("a.csv", HEADER + b"caf\xe9,p\nb,p\nc,n\nd,n\n")
     with pytest.raises(UserError, match=r"a\.csv, line 2: byte 0xe9 is not UTF-8"):
         split(path)
-    dataset, _, _ = read_labelled(path, DataConfig(csv=str(path)), damaged="replace")
+    dataset, _, _ = read_rows(path, DataConfig(csv=str(path)), damaged="replace")
     assert next(iter(dataset.texts)) == "caf\ufffd"
 
 
@@ -644,7 +644,7 @@ def test_of_many_dropped_rows_all_are_counted_and_the_first_are_listed(write, mo
 
 
 def test_the_tweets_are_all_there():
-    dataset, class_names, dropped = read_labelled(sources.find_tweets(), DataConfig(source="tweets"), damaged="replace")
+    dataset, class_names, dropped = read_rows(sources.find_tweets(), DataConfig(source="tweets"), damaged="replace")
     assert len(dataset) == 38_158
     assert class_names == ("negative", "neutral", "positive")
     assert np.bincount(dataset.labels).tolist() == [16_186, 15_018, 6_954]

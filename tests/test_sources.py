@@ -176,7 +176,19 @@ def test_named_test_and_unlabelled_tables_are_counted_too(imdb, tmp_path):
         prepare_source(settings(tmp_path, csv=str(train), test_csv=str(other)))
     write_csv(tmp_path / "unlabeled.csv", ("text",), [("a",)])
     with pytest.raises(UserError, match=r"unlabeled\.csv: received 1 rows, expected the 2 of the unlabeled part"):
-        prepare_source(settings(tmp_path, csv=str(tmp_path)))
+        prepare_source(settings(tmp_path, csv=str(tmp_path)), "language_model")
+    assert prepare_source(settings(tmp_path, csv=str(tmp_path))).unlabeled is None  # nor is it read
+
+
+def test_a_language_model_finds_the_unlabelled_reviews_or_those_that_are_named_instead(archive, imdb, tmp_path):
+    for named in (archive, imdb):
+        source = prepare_source(settings(tmp_path, csv=str(named)), "language_model")
+        assert [row[0] for row in read_rows(source.unlabeled)] == [f"unsup {i} of train,<br />\n" for i in range(2)]
+        assert list(source.stamps) == [source.main, source.test, source.unlabeled]
+        assert prepare_source(settings(tmp_path, csv=str(named))).unlabeled is None
+    other = write_csv(tmp_path / "other.csv", ("text",), [(f"other {i}",) for i in range(5)])
+    source = prepare_source(settings(tmp_path, csv=str(imdb), unlabeled_csv=str(other)), "language_model")
+    assert source.unlabeled == other
 
 
 def test_a_folder_or_name_that_holds_no_imdb_is_an_error(imdb, tmp_path):
