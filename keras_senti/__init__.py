@@ -6,7 +6,7 @@
 Importing this package imports nothing heavy: TensorFlow starts when something that needs it is first used.
 The modules are stages, in the order in which text flows through them; each imports only from those above it:
 config, parsing, runs, devices, tables, sources, data, text, vectors, pipeline, corpus, kernels, layers, models,
-evaluation, baselines, tensorboard, checkpoints, training, export, transfer, workflow.
+evaluation, baselines, tensorboard, checkpoints, optimizers, training, export, transfer, workflow.
 """
 
 import os
