@@ -6,8 +6,8 @@
 Importing this package imports nothing heavy: TensorFlow starts when something that needs it is first used.
 The modules are stages, in the order in which text flows through them; each imports only from those above it:
 config, parsing, runs, devices, tables, sources, data, text, vectors, pipeline, corpus, kernels, layers,
-language_model, models, evaluation, baselines, tensorboard, checkpoints, training, pretraining, export, transfer,
-workflow.
+language_model, models, evaluation, baselines, tensorboard, checkpoints, optimizers, training, pretraining, export,
+transfer, workflow.
 """
 
 import os

@@ -18,8 +18,9 @@ import tensorflow as tf
 from keras_senti.checkpoints import Progress, restore_newest
 from keras_senti.config import Config, UserError
 from keras_senti.language_model import LanguageModel
+from keras_senti.optimizers import make_optimizer
 from keras_senti.pipeline import EncodedTexts
-from keras_senti.training import KeepBest, SaveProgress, StopOnNonFinite, TrainedRun, build_optimizer, write_history
+from keras_senti.training import KeepBest, SaveProgress, StopOnNonFinite, TrainedRun, write_history
 
 COUNTED_AT_ONCE = 10_000_000
 SECONDS_BETWEEN_LINES = 60
@@ -265,7 +266,7 @@ def train_language_model(
         )
     counts = count_tokens(train, len(vocabulary))
     model.layers[-1].set_frequencies(counts)
-    model.compile(optimizer=build_optimizer(settings, streams.steps * settings.epochs), jit_compile=False)
+    model.compile(optimizer=make_optimizer(settings, streams.steps * settings.epochs), jit_compile=False)
     model.optimizer.build(model.trainable_variables)
     (run_dir / "checkpoints").mkdir(exist_ok=True)
     progress = restore_newest(run_dir / "checkpoints", model)

@@ -17,15 +17,9 @@ from keras import ops
 from keras_senti import runs
 from keras_senti.checkpoints import Progress, restore_metrics, restore_newest, write_checkpoint
 from keras_senti.config import TrainConfig, UserError
+from keras_senti.optimizers import make_optimizer
 from keras_senti.pipeline import EncodedTexts, compute_padding_fraction, make_dataset, plan_by_length, plan_epoch
 from keras_senti.tensorboard import Board, Examples
-
-OPTIMIZERS = {
-    "adam": keras.optimizers.Adam,
-    "adamw": keras.optimizers.AdamW,
-    "sgd": keras.optimizers.SGD,
-    "rmsprop": keras.optimizers.RMSprop,
-}
 
 
 @dataclass(frozen=True)
@@ -40,40 +34,6 @@ class TrainedRun:
     interrupted: bool
     seconds: float
     padding_fraction: float
-
-
-@keras.saving.register_keras_serializable("keras_senti")
-class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up to `peak`, then constant, or down to 0 at the last step along a line or half a cosine.
-
-        step < w:  peak (step + 1) / w        otherwise, with p = (step - w) / (total - w):
-        constant:  peak       linear: peak (1 - p)       cosine: peak (1 + cos(π p)) / 2
-
-    Keras' CosineDecay does the same for the cosine only.
-
-    Args:
-        peak: highest learning rate. schedule: constant | cosine | linear.
-        total_steps: steps of the whole run. warmup_steps: w above; 0: no warm-up.
-    Reference: Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983 (one period, no restart).
-    """
-
-    def __init__(self, peak: float, schedule: str, total_steps: int, warmup_steps: int):
-        self.peak, self.schedule, self.total_steps, self.warmup_steps = peak, schedule, total_steps, warmup_steps
-
-    def __call__(self, step):
-        step = ops.cast(step, "float32")
-        progress = ops.clip((step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps), 0.0, 1.0)
-        factor = {
-            "constant": ops.ones_like(progress),
-            "linear": 1.0 - progress,
-            "cosine": 0.5 * (1.0 + ops.cos(math.pi * progress)),
-        }[self.schedule]
-        warmup = (step + 1.0) / max(1, self.warmup_steps)
-        return self.peak * ops.where(step < self.warmup_steps, warmup, factor)
-
-    def get_config(self):
-        names = ("peak", "schedule", "total_steps", "warmup_steps")
-        return {name: getattr(self, name) for name in names}
 
 
 class KeepBest(keras.callbacks.Callback):
@@ -181,20 +141,10 @@ class Throughput(keras.callbacks.Callback):
         logs["tokens_per_second"] = self.tokens / seconds
 
 
-def build_optimizer(settings: TrainConfig, total_steps: int) -> keras.optimizers.Optimizer:
-    """Returns the optimiser that the settings name, with its schedule over so many steps."""
-    warmup_steps = round(total_steps * settings.warmup_fraction)
-    return OPTIMIZERS[settings.optimizer](
-        learning_rate=WarmupDecay(settings.learning_rate, settings.schedule, total_steps, warmup_steps),
-        weight_decay=settings.weight_decay,
-        global_clipnorm=settings.clip_norm,
-    )
-
-
 def compile_model(model: keras.Model, settings: TrainConfig, total_steps: int):
     """Compiles with cross-entropy, accuracy and macro-F1. Labels are one-hot, as label smoothing needs them."""
     model.compile(
-        optimizer=build_optimizer(settings, total_steps),
+        optimizer=make_optimizer(settings, total_steps),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=settings.label_smoothing),
         metrics=["accuracy", keras.metrics.F1Score(average="macro", name="macro_f1")],
     )

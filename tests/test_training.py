@@ -14,7 +14,6 @@ from keras_senti.training import (
     SaveProgress,
     StopOnNonFinite,
     Throughput,
-    WarmupDecay,
     compile_model,
     compute_class_weights,
     make_predict,
@@ -127,22 +126,6 @@ def test_ctrl_c_before_the_first_epoch_is_over_goes_through_and_later_keeps_the_
     model, before, trained = train(tmp_path / "third", epochs=5)
     assert trained.interrupted and trained.epochs_run == 2 and trained.best_epoch <= 2
     assert any((w != old).any() for w, old in zip(model.get_weights(), before))
-
-
-@pytest.mark.parametrize(
-    "schedule,expected",
-    [
-        # 2 of 6 steps are warm-up; then p = 0, 1/4, 1/2, 3/4, 1.
-        ("constant", [0.05, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]),
-        ("linear", [0.05, 0.1, 0.1, 0.075, 0.05, 0.025, 0.0]),
-        ("cosine", [0.05, 0.1, 0.1, 0.05 * (1 + math.cos(math.pi / 4)), 0.05, 0.05 * (1 - math.cos(math.pi / 4)), 0.0]),
-    ],
-)
-def test_the_learning_rate_rises_and_falls_as_written(schedule, expected):
-    rate = WarmupDecay(peak=0.1, schedule=schedule, total_steps=6, warmup_steps=2)
-    assert [float(rate(step)) for step in range(7)] == pytest.approx(expected, abs=1e-7)
-    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(rate))
-    assert float(again(3)) == float(rate(3))
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop"])
