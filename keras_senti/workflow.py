@@ -26,10 +26,10 @@ from keras_senti.data import Dataset, clean_label, format_check, map_label
 from keras_senti.models import build_language_model, build_model, check_activation
 from keras_senti.parsing import read_config, settle, write_yaml
 from keras_senti.pipeline import predict_in_batches
+from keras_senti.pretraining import check_language_model, train_language_model
 from keras_senti.tables import Table
 from keras_senti.text import TextEncoder, make_simplifier
 from keras_senti.training import make_predict, train_model
-from keras_senti.pretraining import check_language_model, train_language_model
 from keras_senti.transfer import Pretrained, copy_weights, find_seen_rows, name_of, read_pretrained
 
 CHUNK_ROWS = 5000
