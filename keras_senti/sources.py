@@ -78,6 +78,9 @@ def prepare_source(settings: DataConfig, task: str = "classification") -> Source
         return _prepare_imdb(settings, task)
     names = (settings.csv, settings.validation_csv, settings.test_csv)
     main, validation, test = (Path(name) if name else None for name in names)
+    if main is None:  # only a language model gets so far without it; it needs no test part
+        columns = dataclasses.replace(settings, weight_column=None, test_fraction=0.0)
+        return Source(unlabeled, validation, test, columns, labelled=False)
     return Source(main, validation, test, settings, unlabeled=unlabeled)
 
 

@@ -100,14 +100,14 @@ class Table:
         if repeated:
             raise UserError(f"{path}, line 1: the column '{repeated[0]}' occurs twice. Give each column its own name.")
 
-    def require_column(self, name: str, setting: str):
-        """Raises a UserError, with the nearest name, unless the file has the column."""
+    def require_column(self, name: str, setting: str, remedy: str = ""):
+        """Raises a UserError, with the nearest name and what else may help, unless the file has the column."""
         if name not in self.columns:
             shown = ", ".join(f"'{c}'" for c in self.columns[:20])
             hint = suggest(name, self.columns)
             if len(self.columns) == 1 and any(c in self.columns[0] for c in ";\t|"):
                 hint = " It seems to be separated by something else: save it with commas, or with tabs as .tsv."
-            raise UserError(f"{self.path}: no column '{name}' ({setting}). The file has {shown}.{hint}")
+            raise UserError(f"{self.path}: no column '{name}' ({setting}). The file has {shown}.{hint}{remedy}")
 
     def __iter__(self):
         return self._json_rows() if self.is_json else self._csv_rows()

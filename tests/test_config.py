@@ -58,6 +58,20 @@ def test_defaults_build_and_only_the_data_are_missing():
         parse_config([])
 
 
+def test_only_a_language_model_reads_texts_without_labels_and_they_are_enough_for_it():
+    assert parse_config(["--task", "language_model", "--data.unlabeled_csv", "u.csv"]).data.csv is None
+    with pytest.raises(
+        UserError, match=r"data\.csv: received nothing.*--data\.unlabeled_csv FILE for text without lab"
+    ):
+        parse_config(["--task", "language_model"])
+    for words in ([], ["--data.csv", "a.csv"], ["--data.source", "imdb"]):
+        message = (
+            r"data\.unlabeled_csv: received 'u\.csv', expected null unless task is language_model\. Leave it out, or"
+        )
+        with pytest.raises(UserError, match=message):
+            parse_config([*words, "--data.unlabeled_csv", "u.csv"])
+
+
 def test_settings_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         ModelConfig().units = 3

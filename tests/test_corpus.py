@@ -175,6 +175,10 @@ def test_a_language_model_reads_the_train_part_and_the_unlabelled_texts_and_no_t
         assert list(found.splits.parts()[name].texts) == list(classifier.splits.parts()[name].texts)
     assert decode(found, "train") == list(found.splits.train.texts)
     assert len(found.encoded["validation"]) == len(found.splits.validation)
+    words = {
+        word for name in ("train", "unlabeled") for text in found.splits.parts()[name].texts for word in text.split()
+    }
+    assert set(found.encoder.vocabulary) == {"[PAD]", "[UNK]", *words}
     shown, expected = found.splits.check, classifier.splits.check
     assert shown["rows"] == {**expected["rows"], "unlabeled": 3} and shown["dropped_rows"] == {"no text": 1}
     assert {**shown["split_sha256"], "unlabeled": None} == {**expected["split_sha256"], "unlabeled": None}
@@ -221,6 +225,16 @@ def test_task_and_unlabelled_texts_have_caches_of_their_own(load_language_model,
         load_language_model().cache,
         names[3],
     ]
+
+
+def test_texts_without_labels_alone_are_split_into_train_and_validation(load_language_model):
+    texts = [f"text number {i}" for i in range(20)]
+    found = load_language_model("--data.csv", "null", texts=texts)
+    assert {name: len(encoded) for name, encoded in found.encoded.items()} == {"train": 16, "validation": 4}
+    assert sorted([*found.splits.train.texts, *found.splits.validation.texts]) == sorted(texts)
+    assert (found.splits.class_names, found.splits.unlabeled, len(found.splits.test)) == ((), None, 0)
+    assert decode(found, "train") == list(found.splits.train.texts)
+    assert [path.rsplit("/", 1)[1] for path in found.files] == ["unlabeled.csv"]
 
 
 def test_files_that_change_places_have_caches_of_their_own(load, tmp_path):

@@ -498,6 +498,127 @@ def test_a_separate_file_without_a_usable_row_is_named(write, key):
         split(main, **{key: write("other.csv", [("", "positive")])})
 
 
+# Texts without labels
+
+
+LABELLED = number_texts({"negative": 30, "positive": 20})
+
+
+@pytest.fixture
+def main(write):
+    return write("main.csv", LABELLED)
+
+
+def test_unlabelled_rows_with_a_text_of_a_labelled_part_are_left_out_and_said(write, main):
+    texts = {name: list(part.texts) for name, part in split(main).parts().items()}
+    held_out = [texts["validation"][0].upper(), "  ".join(texts["test"][0].split())]
+    rows = [texts["train"][0], "new", *held_out, "", "new", "other", texts["train"][1]]
+    path = write("u.csv", ("text\n" + "".join(f'"{text}"\n' for text in rows)).encode())
+    splits = split(main, unlabeled_csv=path)
+    assert list(splits.unlabeled.texts) == ["new", "new", "other"] and splits.unlabeled.labels.tolist() == [-1] * 3
+    assert splits.check["dropped_rows"] == {"no text": 1, "text held out": 2, "text of the train part": 2}
+    expected = [(6, "no text"), (2, "text of the train part"), (4, "text held out"), (5, "text held out"),
+                (9, "text of the train part")]  # fmt: skip
+    assert [(row["line"], row["reason"]) for row in splits.dropped] == expected
+    assert splits.dropped[2] == {
+        "file": str(path),
+        "line": 4,
+        "reason": "text held out",
+        "text": held_out[0],
+        "label": "",
+    }
+    for part in (splits.train, splits.validation, splits.test):
+        assert not np.isin(splits.unlabeled.hashes, part.hashes).any()
+
+
+@pytest.mark.parametrize("options", [{}, {"seed": 7}, {"validation_fraction": 0.4, "test_fraction": 0.0}])
+def test_unlabelled_rows_leave_the_split_as_it_is(write, main, options):
+    path = write("u.csv", b"text\n" + "".join(f"new {i}\n" for i in range(99)).encode())
+    expected, splits = split(main, **options), split(main, unlabeled_csv=path, **options)
+    assert find_parts(expected).items() <= find_parts(splits).items()
+    assert expected.check["split_sha256"].items() <= splits.check["split_sha256"].items()
+    assert splits.check["rows"] == {**expected.check["rows"], "unlabeled": 99}
+    assert splits.check["rows_per_class"] == expected.check["rows_per_class"]
+
+
+@pytest.mark.parametrize("name, content", [
+    ("u.jsonl", b'{"review": "new"}\n{"review": "other", "sentiment": "unknown", "w": "x"}\n'),
+    ("u.tsv.gz", gzip.compress(b"sentiment\treview\nunknown\tnew\n\tother\n")),
+], ids=["JSON", "TSV"])  # fmt: skip
+def test_of_an_unlabelled_file_only_the_text_is_read(write, name, content):
+    rows = "".join(f"{text},{label},1,{text[-1]}\n" for text, label in LABELLED)
+    main = write("main.csv", f"review,sentiment,w,film\n{rows}".encode())
+    columns = {"text_column": "review", "weight_column": "w", "group_column": "film", "seed": 1}
+    splits = split(main, unlabeled_csv=write(name, content), **columns)
+    assert list(splits.unlabeled.texts) == ["new", "other"] and splits.unlabeled.weights.tolist() == [1, 1]
+
+
+def test_the_rows_without_label_of_the_labelled_file_can_be_read_as_unlabelled_ones(write):
+    path = write("a.csv", [*LABELLED, ("new", ""), ("other", "")])
+    splits = split(path, unlabeled_csv=path)
+    assert list(splits.unlabeled.texts) == ["new", "other"] and splits.check["rows"]["train"] == 32
+
+
+@pytest.mark.parametrize("content, message", [
+    (b"", r"u\.csv: is empty, expected a header line and rows"),
+    (b"text\n", r"u\.csv: has a header line and no rows"),
+    (b"txt\na\n", r"u\.csv: no column 'text' \(data\.text_column\)\. The file has 'txt'\. Did you mean 'txt'\?$"),
+    (b"text,id\n,1\n ,2\n", r"u\.csv: none of its 2 rows has a text\. Is it the right file\?"),
+    (b"text\nnegative 1\nPositive 1\n", r"u\.csv: all of its 2 texts are in the labelled files too, expected others\."),
+], ids=["empty", "header only", "no text column", "no text", "nothing new"])  # fmt: skip
+def test_an_unlabelled_file_that_cannot_be_used_is_an_error(write, main, content, message):
+    with pytest.raises(UserError, match=message):
+        split(main, unlabeled_csv=write("u.csv", content))
+
+
+def test_a_labelled_file_without_labels_is_an_error_that_says_where_text_without_labels_goes(write):
+    message = r"a\.csv: no column 'sentiment' .*The file has 'text'\. Text without labels is .*data\.unlabeled_csv\.$"
+    with pytest.raises(UserError, match=message):
+        split(write("a.csv", b"text\na\nb\n"))
+
+
+def split_unlabeled(path, **settings):
+    return load_splits(prepare_source(DataConfig(unlabeled_csv=str(path), **settings), "language_model"))
+
+
+def test_texts_without_labels_alone_are_split_by_text_and_seed(write):
+    rows = [f"text {i}" for i in range(100)]
+    path = write("u.csv", ("text\n" + "\n".join([*rows, *map(str.upper, rows[:50])])).encode())
+    splits = split_unlabeled(path, validation_fraction=0.1, label_column="none", weight_column="none")
+    assert splits.check["rows"] == {"train": 135, "validation": pytest.approx(15, abs=1), "test": 0}
+    assert splits.class_names == () and set(splits.train.labels) == {-1} and splits.unlabeled is None
+    parts = find_parts(splits)
+    assert all(parts[text] == parts[text.upper()] for text in rows[:50])
+    assert find_parts(split_unlabeled(path, validation_fraction=0.1)) == parts
+    assert find_parts(split_unlabeled(path, validation_fraction=0.1, seed=1)) != parts
+
+
+def test_texts_without_labels_of_a_group_go_to_the_same_part(write):
+    rows = "".join(f"text {i},film {i // 10}\n" for i in range(100))
+    splits = split_unlabeled(write("u.csv", f"text,film\n{rows}".encode()), group_column="film")
+    films = [{text[:-1] for text in part.texts} for part in (splits.train, splits.validation)]
+    assert [len(part) for part in films] == [8, 2] and not films[0] & films[1]
+
+
+@pytest.mark.parametrize("texts", ["", "one\nONE\n"], ids=["no row", "one text"])
+def test_too_few_texts_without_labels_are_an_error(write, texts):
+    with pytest.raises(
+        UserError, match=r"u\.csv: (has a header line and no rows|too little data: 2 usable rows leave)"
+    ):
+        split_unlabeled(write("u.csv", f"text\n{texts}".encode()))
+
+
+def test_the_check_of_texts_without_labels_reads_well(write, main):
+    path = write("u.csv", b"text\n" + "".join(f"new {i}\n" for i in range(1500)).encode())
+    shown = format_check(split(main, unlabeled_csv=path).check)
+    assert re.search(r"^train +32 +19 \(59%\) +13 \(41%\)$", shown, re.M) and re.search(
+        r"^unlabeled +1,500$", shown, re.M
+    )
+    alone = format_check(split_unlabeled(path).check).splitlines()
+    assert [line.split() for line in alone[:4]] == [["rows"], ["train", "1,200"], ["validation", "300"], ["test", "0"]]
+    assert "dropped rows: none; repeated texts: 0" in alone
+
+
 # The data check
 
 

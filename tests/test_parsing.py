@@ -341,7 +341,9 @@ def test_settled_settings_have_no_relative_path_and_the_stop_words_themselves(tm
     monkeypatch.chdir(tmp_path)
     (tmp_path / "words.txt").write_text("The\na\n")
     words = "--data.csv a.csv --text.stop_words words.txt --text.word_vectors v.txt --data.cache_dir /cache".split()
+    words += "--task language_model --data.unlabeled_csv u.csv".split()
     config = settle(parse_config(words))
+    assert config.data.unlabeled_csv == f"{tmp_path}/u.csv"
     assert (config.data.csv, config.text.word_vectors) == (f"{tmp_path}/a.csv", f"{tmp_path}/v.txt")
     assert (config.data.cache_dir, config.data.test_csv, config.init_from) == ("/cache", None, None)
     assert config.text.stop_words == ["the", "a"]

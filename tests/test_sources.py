@@ -79,6 +79,14 @@ def test_validation_and_train_share_no_film(imdb, tmp_path):
     assert len(splits.test) == 4
 
 
+def test_unlabelled_reviews_of_a_film_of_the_validation_part_are_read(imdb, tmp_path):
+    source = prepare_source(settings(tmp_path, csv=str(imdb), validation_fraction=0.4, seed=1), "language_model")
+    splits = load_splits(source)
+    held_out = {row["movie"] for line, row in Table(source.main) if line in set(splits.validation.lines)}
+    films = [row["movie"] for _, row in Table(source.unlabeled)]
+    assert len(splits.unlabeled) == len(films) == 2 and set(films) & held_out
+
+
 def test_the_archive_is_fetched_once_with_its_checksum(archive, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(sources, "IMDB_URL", archive.as_uri())
     monkeypatch.setattr(sources, "IMDB_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
