@@ -23,7 +23,8 @@ from keras_senti import baselines, devices, evaluation, export, runs, tensorboar
 from keras_senti.config import Config, UserError, suggest
 from keras_senti.corpus import Corpus, load_corpus
 from keras_senti.data import Dataset, clean_label, format_check, map_label
-from keras_senti.models import build_model, check_activation
+from keras_senti.models import build_model, check_activation, list_learning_layers
+from keras_senti.optimizers import check_train_from_epoch
 from keras_senti.parsing import read_config, settle, write_yaml
 from keras_senti.pipeline import predict_in_batches
 from keras_senti.tables import Table
@@ -51,6 +52,8 @@ def train_run(config: Config) -> Path:
     if config.text.simplify_chinese:
         make_simplifier()
     device = devices.set_up_device(config.device)
+    if config.train.train_from_epoch:
+        check_train_from_epoch(config.train, list_learning_layers(config.model))
     if config.resume is None:
         vectors.check_word_vectors(config)
         pretrained = read_pretrained(config.init_from) if config.init_from else None
