@@ -278,7 +278,14 @@ class TrainConfig:
             self.clip_norm,
             "a number above 0, or null for no clipping",
         )
-        _require_at_least(1, "train.early_stopping_patience_epochs", self.early_stopping_patience_epochs)
+        patience = self.early_stopping_patience_epochs
+        _require_at_least(1, "train.early_stopping_patience_epochs", patience)
+        require(
+            patience is None or self.monitor != "none",
+            "train.early_stopping_patience_epochs",
+            patience,
+            "null with train.monitor none, by which no epoch is better than another",
+        )
         minutes = self.checkpoint_minutes
         require(0 < minutes < math.inf, "train.checkpoint_minutes", minutes, "a number above 0")
         require(0 <= self.seed <= _LARGEST_SEED, "train.seed", self.seed, f"0 to {_LARGEST_SEED}")

@@ -27,7 +27,7 @@ from keras_senti.tensorboard import Board, Examples
 class TrainedRun:
     """What training found out, resumed parts together.
 
-    best_epoch counts from 1; padding_fraction is the share of positions without a token.
+    best_epoch, whose weights were kept, counts from 1; padding_fraction is the share of positions without a token.
     """
 
     best_epoch: int
@@ -40,6 +40,8 @@ class TrainedRun:
 class KeepBest(keras.callbacks.Callback):
     """Keeps the weights of the best epoch; stops after `patience_epochs` without a better one.
 
+    With monitor none each epoch is better than the one before it.
+
     Keras' EarlyStopping forgets in `on_train_begin` what it knew; this one has all its state in `progress`.
     """
 
@@ -49,7 +51,7 @@ class KeepBest(keras.callbacks.Callback):
         self.sign = -1 if monitor == "val_loss" else 1
 
     def on_epoch_end(self, epoch, logs=None):
-        value, best = float(logs[self.monitor]), self.progress
+        value, best = float(epoch if self.monitor == "none" else logs[self.monitor]), self.progress
         if not best.best_epoch or self.sign * value > self.sign * best.best_value:
             best.best_epoch, best.best_value, best.best_weights = epoch + 1, value, self.model.get_weights()
         if epoch + 1 - best.best_epoch >= self.patience_epochs:
@@ -202,7 +204,7 @@ def train_model(
     run_dir: Path,
     examples: Examples | None = None,
 ) -> TrainedRun:
-    """Trains the model in place and leaves it with the weights of its best epoch.
+    """Trains the model in place and leaves it with the weights of its best epoch (monitor none: of the last).
 
     If the run folder has checkpoints, training goes on from the newest one and ends with the weights, to the last
     digit, of a run that was not disturbed: what is random is in the checkpoint (weights, optimizer, dropout's seed

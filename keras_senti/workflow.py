@@ -205,7 +205,7 @@ def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | No
     export.export_model(model, encoder, splits.class_names, config, run_dir)
     runs.update_manifest(run_dir, parameters=model.count_params(), training=dataclasses.asdict(trained))
     print(
-        f"trained in {trained.seconds:.0f} s; best epoch {trained.best_epoch} of {trained.epochs_run}; "
+        f"trained in {trained.seconds:.0f} s; kept epoch {trained.best_epoch} of {trained.epochs_run}; "
         f"{trained.padding_fraction:.1%} of the positions in a batch are padding\n",
         flush=True,
     )

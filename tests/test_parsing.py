@@ -163,6 +163,11 @@ def test_an_epoch_in_which_a_layer_cannot_begin_to_learn_is_refused(epoch):
     assert parse_config([*TWEETS, *words]).train.train_from_epoch == {"head": 6, "embedding": None}
 
 
+def test_early_stopping_needs_something_to_go_by():
+    with pytest.raises(UserError, match=r"patience_epochs: received 2, expected null with train\.monitor none"):
+        parse_config([*TWEETS, "--train.monitor", "none", "--train.early_stopping_patience_epochs", "2"])
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_number_that_is_not_finite_is_refused_from_python_too(value):
     with pytest.raises(ValueError, match=r"model\.dropout: received (nan|inf), expected a fraction"):

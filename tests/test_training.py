@@ -80,6 +80,14 @@ def test_the_best_weights_are_restored_and_stand_in_the_checkpoint(tmp_path):
         )
 
 
+def test_with_monitor_none_the_last_epoch_is_kept(tmp_path):
+    wrong = (make_twelve_rows()[1] + 1) % 3
+    model, _, trained = train(tmp_path, validation_labels=wrong, epochs=8, monitor="none")
+    assert trained.best_epoch == trained.epochs_run == 8
+    with np.load(tmp_path / "checkpoints" / "step-00000024.npz") as stored:
+        np.testing.assert_array_equal(model.get_weights()[0], stored["model/0/embedding/embeddings"])
+
+
 def test_early_stopping_ends_after_the_patience(tmp_path):
     wrong = (make_twelve_rows()[1] + 1) % 3
     _, _, trained = train(tmp_path, validation_labels=wrong, epochs=50, early_stopping_patience_epochs=2)
@@ -298,7 +306,7 @@ PARTS = {"embedding": 4, "recurrent_0": 2, "recurrent_1": None}
     "settings",
     [
         {"epochs": 50, "early_stopping_patience_epochs": 2},
-        {"epochs": 5, "train_from_epoch": PARTS, "layer_rate_decay": 2.6},
+        {"epochs": 5, "train_from_epoch": PARTS, "layer_rate_decay": 2.6, "monitor": "none"},
     ],
 )
 def test_a_run_that_was_stopped_in_mid_epoch_ends_as_if_it_had_not_been(tmp_path, kill_before_step, settings):
