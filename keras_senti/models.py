@@ -1,6 +1,7 @@
 """The only place where a network is put together."""
 
 import contextlib
+import dataclasses
 
 import keras
 
@@ -137,6 +138,19 @@ def check_activation(settings: ModelConfig):
             f"model.activation: received '{settings.activation}', expected the name of a Keras activation such as "
             "tanh, relu or selu."
         ) from None
+
+
+def find_learning_layers(model: keras.Sequential) -> list[keras.layers.Layer]:
+    """Returns the layers that have weights to train, from the input to the output."""
+    return [layer for layer in model.layers if layer.trainable_weights]
+
+
+def list_learning_layers(settings: ModelConfig) -> list[str]:
+    """Returns the names of those layers of a model that is not built yet."""
+    sizes = ("units", "embedding_dim", "bigram_buckets", "conv_filters")  # names do not depend on them, time does
+    smallest = {size: min(1, getattr(settings, size)) for size in sizes}
+    model = build_model(dataclasses.replace(settings, **smallest), vocabulary_size=3, num_classes=2)
+    return [layer.name for layer in find_learning_layers(model)]
 
 
 def _build_embedding(settings: ModelConfig, vocabulary_size: int, mask_zero: bool) -> keras.layers.Embedding:

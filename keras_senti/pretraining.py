@@ -18,6 +18,7 @@ import tensorflow as tf
 from keras_senti.checkpoints import Progress, restore_newest
 from keras_senti.config import Config, UserError
 from keras_senti.language_model import LanguageModel
+from keras_senti.models import find_learning_layers
 from keras_senti.optimizers import make_optimizer
 from keras_senti.pipeline import EncodedTexts
 from keras_senti.training import KeepBest, SaveProgress, StopOnNonFinite, TrainedRun, write_history
@@ -223,9 +224,14 @@ def check_language_model(config: Config):
     elif train.monitor not in ("val_loss", "none"):
         wrong = ("train.monitor", train.monitor, "val_loss or none: there are no classes to be right about")
     else:
-        for name, usual in (("label_smoothing", 0.0), ("class_weights", "none"), ("batch_tokens", None)):
+        for name, usual in (
+            ("label_smoothing", 0.0),
+            ("class_weights", "none"),
+            ("batch_tokens", None),
+            ("train_from_epoch", None),
+        ):
             if getattr(train, name) != usual:
-                wrong = (f"train.{name}", getattr(train, name), f"{usual}: it is about labels or whole texts")
+                wrong = (f"train.{name}", getattr(train, name), f"{usual}: it is for classifiers")
     if wrong:
         raise UserError("{}: received {!r} with task language_model, expected {}.".format(*wrong))
 
@@ -266,8 +272,8 @@ def train_language_model(
         )
     counts = count_tokens(train, len(vocabulary))
     model.layers[-1].set_frequencies(counts)
-    model.compile(optimizer=make_optimizer(settings, streams.steps * settings.epochs), jit_compile=False)
-    model.optimizer.build(model.trainable_variables)
+    optimizer = make_optimizer(settings, streams.steps * settings.epochs, find_learning_layers(model))
+    model.compile(optimizer=optimizer, jit_compile=False)
     (run_dir / "checkpoints").mkdir(exist_ok=True)
     progress = restore_newest(run_dir / "checkpoints", model)
     write_history(run_dir, progress)

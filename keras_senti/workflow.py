@@ -23,7 +23,8 @@ from keras_senti import baselines, compact, devices, evaluation, export, runs, t
 from keras_senti.config import Config, UserError, suggest
 from keras_senti.corpus import Corpus, load_corpus
 from keras_senti.data import Dataset, clean_label, format_check, map_label
-from keras_senti.models import build_language_model, build_model, check_activation
+from keras_senti.models import build_language_model, build_model, check_activation, list_learning_layers
+from keras_senti.optimizers import check_train_from_epoch
 from keras_senti.parsing import read_config, settle, write_yaml
 from keras_senti.pipeline import predict_in_batches
 from keras_senti.pretraining import check_language_model, train_language_model
@@ -54,6 +55,8 @@ def train_run(config: Config) -> Path:
     if config.text.simplify_chinese:
         make_simplifier()
     device = devices.set_up_device(config.device)
+    if config.train.train_from_epoch:
+        check_train_from_epoch(config.train, list_learning_layers(config.model))
     if config.resume is None:
         vectors.check_word_vectors(config)
         pretrained = read_pretrained(config.init_from) if config.init_from else None
@@ -185,7 +188,7 @@ def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | No
     export.export_model(model, encoder, splits.class_names, config, run_dir)
     runs.update_manifest(run_dir, parameters=model.count_params(), training=dataclasses.asdict(trained))
     print(
-        f"trained in {trained.seconds:.0f} s; best epoch {trained.best_epoch} of {trained.epochs_run}; "
+        f"trained in {trained.seconds:.0f} s; kept epoch {trained.best_epoch} of {trained.epochs_run}; "
         f"{trained.padding_fraction:.1%} of the positions in a batch are padding\n",
         flush=True,
     )

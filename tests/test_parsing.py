@@ -105,7 +105,7 @@ def test_a_bad_file_is_refused_by_name(write_config, content, message):
         (["--epochs", "3"], r"unknown option '--epochs'\. Did you mean 'train\.epochs'\?"),
         (["--model.units"], r"--model\.units: expected one argument"),
         (["--model.units", "many"], r'"model\.units": expected int\. Got value: many'),
-        (["--train.schedule", "step"], r"\"train\.schedule\": expected one of \['constant', 'cosine', 'linear'\]"),
+        (["--train.schedule", "step"], r"\"train\.schedule\": expected one of \['constant', 'cosine', 'linear', "),
         (["--train.evaluate_test", "perhaps"], r'"train\.evaluate_test": .*perhaps'),
         (["extra"], r"unrecognized arguments: extra"),
     ],
@@ -139,6 +139,7 @@ def test_a_bad_command_line_is_refused_by_name(argv, message):
         ("train.label_smoothing", "1", "a fraction of at least 0 and below 1"),
         ("train.clip_norm", "0", "a number above 0, or null for no clipping"),
         ("train.early_stopping_patience_epochs", "0", "at least 1"),
+        ("train.layer_rate_decay", "0.5", "at least 1"),
         ("train.seed", "-1", "0 to 4294967295"),
         ("device.cpu_threads", "0", "at least 1"),
         ("name", "a/b", "letters, digits, '-', '_' and '.', because it names a folder"),
@@ -149,6 +150,22 @@ def test_a_value_out_of_range_is_refused_never_clamped(key, value, expected):
     message = rf"settings: {re.escape(key)}: received '?{re.escape(value)}.*expected {re.escape(expected)}"
     with pytest.raises(UserError, match=message):
         parse_config([*TWEETS, f"--{key}", value])
+
+
+@pytest.mark.parametrize("epoch", [0, 7])
+def test_an_epoch_in_which_a_layer_cannot_begin_to_learn_is_refused(epoch):
+    message = (
+        rf"train_from_epoch\.embedding: received {epoch}, expected an epoch from 1 to train\.epochs \(6\), or null"
+    )
+    with pytest.raises(UserError, match=message):
+        parse_config([*TWEETS, "--train.train_from_epoch", f"{{head: 1, embedding: {epoch}}}"])
+    words = ["--train.train_from_epoch", "{head: 6, embedding: null}"]
+    assert parse_config([*TWEETS, *words]).train.train_from_epoch == {"head": 6, "embedding": None}
+
+
+def test_early_stopping_needs_something_to_go_by():
+    with pytest.raises(UserError, match=r"patience_epochs: received 2, expected null with train\.monitor none"):
+        parse_config([*TWEETS, "--train.monitor", "none", "--train.early_stopping_patience_epochs", "2"])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

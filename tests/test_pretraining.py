@@ -3,9 +3,12 @@ import json
 import keras
 import numpy as np
 import pytest
+from keras_senti.compact import read_compact
 
 from keras_senti import pretraining, workflow
 from keras_senti.config import UserError
+from keras_senti.corpus import load_corpus
+from keras_senti.models import build_language_model
 from keras_senti.parsing import parse_config
 from keras_senti.pipeline import EncodedTexts
 from keras_senti.pretraining import Streams, compute_unigram_perplexity, count_tokens, sample_texts
@@ -127,8 +130,6 @@ def test_a_run_leaves_an_encoder_and_its_perplexity(language_model):
 
 
 def test_the_perplexity_is_that_of_its_encoder_by_hand(language_model, settings):
-    from keras_senti.compact import read_compact
-    from keras_senti.corpus import load_corpus
 
     stored = read_compact(language_model / "encoder")
     held_out = load_corpus(parse_config(settings)).encoded["validation"]
@@ -178,8 +179,6 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_encoder(
 
 
 def test_the_model_makes_up_texts_of_known_tokens(language_model):
-    from keras_senti.compact import read_compact
-    from keras_senti.models import build_language_model
 
     stored = read_compact(language_model / "encoder")
     model = build_language_model(stored.config.model, stored.config.pretrain, len(stored.vocabulary), 4)

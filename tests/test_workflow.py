@@ -217,6 +217,13 @@ def test_a_folder_that_is_not_empty_is_refused_before_any_work_and_stays_as_it_w
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_a_layer_that_the_model_does_not_have_is_named_before_there_is_a_folder(tiny_settings, tmp_path):
+    words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--train.train_from_epoch", "{recurrent_1: 2}"]
+    with pytest.raises(UserError, match=r"received 'recurrent_1', .*: embedding, recurrent_0, head\. Did you mean"):
+        workflow.train_run(parse_config(words))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_ctrl_c_keeps_scores_and_exports_the_best_epoch(tiny_settings, tmp_path):
     run_dir = tmp_path / "run"
