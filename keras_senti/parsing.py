@@ -14,7 +14,7 @@ import docstring_parser
 import jsonargparse
 import yaml
 
-from keras_senti.config import BOOLEAN_LABEL, Config, UserError, check_source, require, suggest
+from keras_senti.config import BOOLEAN_LABEL, Config, DataConfig, UserError, check_source, require, suggest
 
 _NOT_INHERITED = ("extend_vocabulary", "word_vectors", "embedding_trainable")  # by init_from
 
@@ -34,7 +34,8 @@ def parse_config(argv: list[str], is_stored: bool = False) -> Config:
     `--help` and `--print_config` print and end the program, as usual.
 
     Args:
-        is_stored: the words name the config.yaml of a run, which says everything and may outlive `init_from`.
+        is_stored: the words name the config.yaml of a run, which says everything and may outlive `init_from` and its
+            data.
 
     Raises:
         UserError: for an unknown key (with the nearest name), a wrong type, value or file.
@@ -75,7 +76,7 @@ def parse_config(argv: list[str], is_stored: bool = False) -> Config:
                 f"text.extend_vocabulary: received {config.text.extend_vocabulary} without init_from, whose vocabulary "
                 "it would extend. Name a model with --init_from, or leave it out (text.max_tokens sets the size)."
             )
-        if not show:
+        if not show and not is_stored:
             check_source(config.data)
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         raise UserError(f"settings: {_plain(str(error))}") from None
@@ -168,6 +169,22 @@ def settle(config: Config) -> Config:
             word_vectors=vectors and os.path.abspath(vectors),
             stop_words=words if words in (None, "english") else read_words(words),
         ),
+    )
+
+
+def forget_places(config: Config) -> Config:
+    """Returns the settings without what names a file or folder of this machine.
+
+    They say how a model reads and was made, and can be read by `read_config`, but train nothing by themselves.
+    """
+    nowhere = dict.fromkeys(("csv", "validation_csv", "test_csv", "unlabeled_csv"))
+    return dataclasses.replace(
+        config,
+        run_dir=None,
+        init_from=None,
+        resume=None,
+        data=dataclasses.replace(config.data, **nowhere, cache_dir=DataConfig.cache_dir),
+        text=dataclasses.replace(config.text, word_vectors=None, extend_vocabulary=0),  # which goes with init_from
     )
 
 

@@ -1,34 +1,17 @@
 """Further training: the weights, vocabulary and classes of a finished model, put into a new one."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from keras_senti.config import Config, UserError
+from keras_senti.compact import Pretrained
+from keras_senti.config import UserError
 from keras_senti.export import load
-from keras_senti.models import build_model
+from keras_senti.models import EMBEDDINGS, build_model, name_of
 from keras_senti.parsing import read_config
 from keras_senti.runs import read_json
 from keras_senti.text import TextEncoder
-
-EMBEDDINGS = "embedding/embeddings"
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """A finished model: config, vocabulary (tokens by id), class_names, and weights (array by name, see `name_of`)."""
-
-    config: Config
-    vocabulary: list[str]
-    class_names: tuple[str, ...]
-    weights: dict[str, np.ndarray]
-
-
-def name_of(variable) -> str:
-    """Returns a variable's name: layer name and what is inside it, without the model's own name."""
-    return variable.path.partition("/")[2] if variable.path.startswith("classifier/") else variable.path
 
 
 def read_pretrained(path) -> Pretrained:
