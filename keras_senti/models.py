@@ -10,6 +10,12 @@ from keras_senti.config import ModelConfig, PretrainConfig, UserError
 from keras_senti.language_model import LanguageModel, NextToken
 
 CELLS = {"lstm": layers.LSTM, "gru": layers.GRU, "simple_rnn": keras.layers.SimpleRNN}
+EMBEDDINGS = "embedding/embeddings"  # the name of the token vectors, see `name_of`
+
+
+def name_of(variable) -> str:
+    """Returns a weight's name: layer name and what is inside it, without the model's own name."""
+    return variable.path.removeprefix("classifier/").removeprefix("language_model/")
 
 
 def build_model(

@@ -19,11 +19,18 @@ import tensorflow as tf
 import yaml
 from tqdm import tqdm
 
-from keras_senti import baselines, compact, devices, evaluation, export, runs, tensorboard, vectors
+from keras_senti import baselines, devices, evaluation, export, runs, tensorboard, vectors
+from keras_senti.compact import Pretrained, write_compact
 from keras_senti.config import Config, UserError, suggest
 from keras_senti.corpus import Corpus, load_corpus
 from keras_senti.data import Dataset, clean_label, format_check, map_label
-from keras_senti.models import build_language_model, build_model, check_activation, list_learning_layers
+from keras_senti.models import (
+    build_language_model,
+    build_model,
+    check_activation,
+    list_learning_layers,
+    name_of,
+)
 from keras_senti.optimizers import check_train_from_epoch
 from keras_senti.parsing import read_config, settle, write_yaml
 from keras_senti.pipeline import predict_in_batches
@@ -31,7 +38,7 @@ from keras_senti.pretraining import check_language_model, train_language_model
 from keras_senti.tables import Table
 from keras_senti.text import TextEncoder, make_simplifier
 from keras_senti.training import make_predict, train_model
-from keras_senti.transfer import Pretrained, copy_weights, find_seen_rows, name_of, read_pretrained
+from keras_senti.transfer import copy_weights, find_seen_rows, read_pretrained
 
 CHUNK_ROWS = 5000
 
@@ -204,7 +211,7 @@ def _pretrain_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained |
     read = [corpus.encoded[name] for name in ("train", "unlabeled") if name in corpus.encoded]
     trained, scores = train_language_model(model, read, corpus.encoded["validation"], vocabulary, config, run_dir)
     weights = {name_of(variable): variable.numpy() for variable in model.weights}
-    compact.write_compact(run_dir / "encoder", config, vocabulary, weights)
+    write_compact(run_dir / "encoder", Pretrained(config, vocabulary, (), weights))
     runs.write_json(run_dir / "metrics.json", scores)
     runs.update_manifest(
         run_dir,
@@ -347,6 +354,8 @@ def evaluate_stored(run_dir) -> str:
     Raises:
         UserError: if the folder is no finished run, or predictions.csv and metrics.json do not agree.
     """
+    if compact.is_compact(run_dir):
+        raise UserError(f"{run_dir}: a compact folder holds no scores. Add --text TEXT or --data.csv FILE to use it.")
     run_dir = runs.check_run_dir(run_dir)
     class_names = runs.read_json(run_dir / "class_names.json")
     stored = runs.read_json(run_dir / "metrics.json")
@@ -371,9 +380,14 @@ def evaluate_stored(run_dir) -> str:
     return format_run_scores(run_dir)
 
 
+def _check_model_dir(path) -> Path:
+    """Returns the path of a finished run or of a compact folder, which both can predict; see `runs.check_run_dir`."""
+    return Path(path) if compact.is_compact(path) else runs.check_run_dir(path)
+
+
 def evaluate_texts(run_dir, texts: list[str]) -> str:
-    """Returns the table of a few texts for the terminal."""
-    table = export.load(runs.check_run_dir(run_dir)).predict(texts)
+    """Returns the table of a few texts for the terminal. The model may be in a compact folder too."""
+    table = export.load(_check_model_dir(run_dir)).predict(texts)
     table["text"] = [text if len(text) <= 60 else text[:59] + "…" for text in texts]
     return table.to_string(index=False, float_format="{:.3f}".format)
 
@@ -386,15 +400,16 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
     and probabilities stay in memory.
 
     Args:
+        run_dir: run folder or compact folder.
         text_column, label_column, label_map: None: as in the run's settings. A label column that the run's settings
             name, but the file lacks, means that there are no labels; so does label_column "".
     Returns: (folder, what to print).
     Raises:
         UserError: for a damaged file, a missing column or an unknown label, before anything is written.
     """
-    run_dir = runs.check_run_dir(run_dir)
+    model = export.load(_check_model_dir(run_dir))
+    run_dir, class_names = Path(run_dir), model.class_names
     settings = read_config(run_dir / "config.yaml").data
-    class_names = runs.read_json(run_dir / "class_names.json")
     table = Table(csv_file)
     text_column, label_map = text_column or settings.text_column, label_map or settings.label_map
     table.require_column(text_column, "--data.text_column")
@@ -408,7 +423,6 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
     labels = np.array([_read_label(table, row, line, label_column, label_map, class_names) for line, row in table], int)
     if not len(labels):
         raise UserError(f"{csv_file}: has no rows. Is it the right file?")
-    model = export.load(run_dir)
     folder = runs.create_stamped_dir(run_dir / "evaluations", f"{table.path.name}-")
     probabilities = _write_predictions(model, table, text_column, len(labels), folder)
     labelled = labels >= 0

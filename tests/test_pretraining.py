@@ -3,9 +3,9 @@ import json
 import keras
 import numpy as np
 import pytest
-from keras_senti.compact import read_compact
 
 from keras_senti import pretraining, workflow
+from keras_senti.compact import read_compact
 from keras_senti.config import UserError
 from keras_senti.corpus import load_corpus
 from keras_senti.models import build_language_model
