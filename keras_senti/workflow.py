@@ -20,7 +20,7 @@ import yaml
 from tqdm import tqdm
 
 from keras_senti import baselines, devices, evaluation, export, runs, tensorboard, vectors
-from keras_senti.compact import Pretrained, write_compact
+from keras_senti.compact import Pretrained, is_compact, write_compact
 from keras_senti.config import Config, UserError, suggest
 from keras_senti.corpus import Corpus, load_corpus
 from keras_senti.data import Dataset, clean_label, format_check, map_label
@@ -354,7 +354,7 @@ def evaluate_stored(run_dir) -> str:
     Raises:
         UserError: if the folder is no finished run, or predictions.csv and metrics.json do not agree.
     """
-    if compact.is_compact(run_dir):
+    if is_compact(run_dir):
         raise UserError(f"{run_dir}: a compact folder holds no scores. Add --text TEXT or --data.csv FILE to use it.")
     run_dir = runs.check_run_dir(run_dir)
     class_names = runs.read_json(run_dir / "class_names.json")
@@ -382,7 +382,7 @@ def evaluate_stored(run_dir) -> str:
 
 def _check_model_dir(path) -> Path:
     """Returns the path of a finished run or of a compact folder, which both can predict; see `runs.check_run_dir`."""
-    return Path(path) if compact.is_compact(path) else runs.check_run_dir(path)
+    return Path(path) if is_compact(path) else runs.check_run_dir(path)
 
 
 def evaluate_texts(run_dir, texts: list[str]) -> str:

@@ -102,9 +102,9 @@ def test_the_perplexity_of_a_unigram_model_is_worked_out_by_hand():
 def settings(tiny_csv) -> list[str]:
     return (
         f"--name tiny_lm --task language_model --data.csv {tiny_csv} --model.bidirectional false --model.units 8 "
-        "--model.embedding_dim 6 --model.embedding_dropout 0.1 --model.dropout 0.1 --model.weight_drop 0.1 "
-        "--model.word_dropout 0.1 --pretrain.output_dropout 0.1 --pretrain.window_tokens 5 --pretrain.negatives 20 "
-        "--train.batch_size 4 --train.epochs 4 --train.learning_rate 0.03 --train.checkpoint_minutes 1e-9 "
+        "--model.embedding_dim 6 --model.embedding_dropout 0.05 --model.dropout 0.05 --model.weight_drop 0.05 "
+        "--model.word_dropout 0.05 --pretrain.output_dropout 0.05 --pretrain.window_tokens 5 --pretrain.negatives 20 "
+        "--train.batch_size 4 --train.epochs 8 --train.learning_rate 0.05 --train.checkpoint_minutes 1e-9 "
         f"--data.cache_dir {tiny_csv.parent / 'cache'}"
     ).split()
 
