@@ -352,9 +352,10 @@ class Config:
     run_dir: str | None = None
     """Folder of this run, instead of logs/<name>/<UTC time>. One that is not empty is refused."""
     init_from: str | None = None
-    """Run folder, SavedModel or compact folder to train further. Its vocabulary, text and model settings are used
-    unless you give others; only dropouts and embedding_trainable may differ (from a language model also what it does
-    not have: pooling, text.sequence_length, text.truncate). Other classes get a new last layer."""
+    """Run folder, SavedModel or compact folder to train further; of a folder of runs, the newest finished one. Its
+    vocabulary, text and model settings are used unless you give others; only dropouts and embedding_trainable may
+    differ (from a language model also what it does not have: pooling, text.sequence_length, text.truncate). Other
+    classes get a new last layer."""
     resume: str | None = None
     """On the command line only: folder of an unfinished run, which goes on with its own settings. Beside it, only
     train.epochs and device.* can be given."""

@@ -160,16 +160,13 @@ def list_learning_layers(settings: ModelConfig) -> list[str]:
 
 
 def _build_embedding(settings: ModelConfig, vocabulary_size: int, mask_zero: bool) -> keras.layers.Embedding:
-    arguments = {
-        "mask_zero": mask_zero,
-        "trainable": settings.embedding_trainable,
-        "word_dropout": settings.word_dropout,
-        "name": "embedding",
-    }
+    arguments = {"mask_zero": mask_zero, "trainable": settings.embedding_trainable, "name": "embedding"}
+    kind = keras.layers.Embedding
+    if settings.word_dropout or settings.bigram_buckets:
+        kind, arguments["word_dropout"] = layers.Embedding, settings.word_dropout
     if settings.bigram_buckets:
-        arguments["buckets"] = settings.bigram_buckets
-        return layers.BigramEmbedding(vocabulary_size, settings.embedding_dim, **arguments)
-    return layers.Embedding(vocabulary_size, settings.embedding_dim, **arguments)
+        kind, arguments["buckets"] = layers.BigramEmbedding, settings.bigram_buckets
+    return kind(vocabulary_size, settings.embedding_dim, **arguments)
 
 
 def _build_recurrent(settings: ModelConfig, index: int, return_sequences: bool, kernel: str, stateful: bool):

@@ -64,6 +64,7 @@ def parse_config(argv: list[str], is_stored: bool = False) -> Config:
     parser.add_class_arguments(Config, as_group=True)
     model_dir = None if is_stored or resume else _find_value("init_from", argv)
     if model_dir:
+        model_dir = _find_model(model_dir)
         model_settings = _read_model_settings(model_dir, _find_value("task", argv))
         parser.set_defaults(model_settings)
     try:
@@ -73,7 +74,7 @@ def parse_config(argv: list[str], is_stored: bool = False) -> Config:
         if model_dir:
             _check_inherited(settle(config), model_settings)
         require(config.resume is None, "resume", config.resume, "it on the command line: --resume RUN_DIR")
-        config = dataclasses.replace(config, resume=resume)
+        config = dataclasses.replace(config, resume=resume, init_from=model_dir if model_dir else config.init_from)
         if config.text.extend_vocabulary and not config.init_from:
             raise ValueError(
                 f"text.extend_vocabulary: received {config.text.extend_vocabulary} without init_from, whose vocabulary "
@@ -108,7 +109,7 @@ def _read_model_settings(model_dir: str, task: str | None) -> dict:
     Args:
         model_dir: as `init_from` says. task: of the new run; None: the default.
     """
-    model = read_config(_find_model_config(model_dir))
+    model = read_config(_list_model_configs(model_dir)[0])
     is_encoder = model.task == "language_model"
     if task == "language_model" and not is_encoder:
         raise UserError(
@@ -129,18 +130,26 @@ def _get(config: Config, key: str):
     return getattr(getattr(config, section), name)
 
 
-def _find_model_config(model_dir: str) -> Path:
-    """Returns the config.yaml of what `init_from` names.
+def _list_model_configs(folder) -> list[Path]:
+    """Returns the config.yaml files of a model that a folder holds, or an empty list."""
+    path = Path(folder)
+    found = [path / name for name in ("assets", "saved_model/assets", "encoder")]
+    found += [path] if (path / "weights.npz").is_file() else []  # every run has a config.yaml, also one with no model
+    return [file for place in found if (file := place / "config.yaml").is_file()]
+
+
+def _find_model(model_dir: str) -> str:
+    """Returns the folder that `init_from` means: itself, or the newest finished run in logs/<name>.
 
     Raises:
         UserError: if it is none of what can be trained further.
     """
     path = Path(model_dir)
-    found = [path / name for name in ("assets", "saved_model/assets", "encoder")]
-    found += [path] if (path / "weights.npz").is_file() else []  # every run has a config.yaml, also one with no model
-    for folder in found:
-        if (folder / "config.yaml").is_file():
-            return folder / "config.yaml"
+    if _list_model_configs(path):
+        return model_dir
+    finished = [folder for folder in path.glob("*/") if _list_model_configs(folder)]
+    if finished:
+        return str(max(finished, key=lambda folder: _list_model_configs(folder)[0].stat().st_mtime))
     what = "neither a finished run nor a SavedModel of ours, nor a compact folder with config.yaml and weights.npz"
     if not path.is_dir():
         what = "no such folder"
@@ -151,7 +160,7 @@ def _find_model_config(model_dir: str) -> Path:
         )
     raise UserError(
         f"init_from: {path}: {what}. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z, its saved_model, "
-        "or a compact folder such as pretrained/imdb_encoder."
+        "a folder of runs (the newest finished one is taken), or a compact folder such as pretrained/imdb_encoder."
     )
 
 
