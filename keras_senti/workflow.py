@@ -357,6 +357,8 @@ def evaluate_stored(run_dir) -> str:
     if is_compact(run_dir):
         raise UserError(f"{run_dir}: a compact folder holds no scores. Add --text TEXT or --data.csv FILE to use it.")
     run_dir = runs.check_run_dir(run_dir)
+    if read_config(run_dir / "config.yaml").task == "language_model":
+        return format_run_scores(run_dir)  # there is no prediction to compute it from
     class_names = runs.read_json(run_dir / "class_names.json")
     stored = runs.read_json(run_dir / "metrics.json")
     try:

@@ -1,20 +1,39 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from keras_senti.compact import Pretrained, write_compact
 from keras_senti.config import TrainConfig
-from keras_senti.models import build_model
+from keras_senti.models import EMBEDDINGS, build_language_model, build_model, find_learning_layers
+from keras_senti.optimizers import make_optimizer
 from keras_senti.parsing import parse_config
+from keras_senti.pretraining import check_language_model
+from keras_senti.text import PADDING, UNKNOWN
 from keras_senti.training import compile_model
 
+PADDED = [PADDING, UNKNOWN]
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("**/*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_loads_builds_and_trains_one_step(path):
-    config = parse_config(["--config", str(path)])
+    config = parse_config(["--config", str(path), "--init_from", "null"])  # which a fine-tuning config needs
     assert config.name == path.stem
+    if config.task == "language_model":
+        check_language_model(config)
+        model = build_language_model(config.model, config.pretrain, vocabulary_size=50, batch_size=4)
+        optimizer = make_optimizer(config.train, total_steps=10, layers=find_learning_layers(model))
+        model.compile(optimizer, jit_compile=False)
+        ids = np.arange(24, dtype=np.int32).reshape(4, 6) + 2
+        before = model.get_weights()
+        assert np.isfinite(
+            model.train_step([tf.constant(a) for a in (ids, ids + 1, np.ones((4, 6), np.float32))])["loss"]
+        )
+        assert all((new != old).any() for new, old in zip(model.get_weights(), before))
+        return
     model = build_model(config.model, vocabulary_size=50, num_classes=3)
     compile_model(model, config.train, total_steps=10)
     ids = np.arange(24, dtype=np.int32).reshape(4, 6) + 2
@@ -28,6 +47,21 @@ def test_every_config_loads_builds_and_trains_one_step(path):
 def test_every_config_opens_with_its_command(path):
     opening = path.read_text(encoding="utf-8").split("\nname:")[0]
     assert opening.startswith("# ") and f"python train.py --config configs/{path.name}" in opening
+
+
+@pytest.mark.parametrize("name", ["tweets", "reviews_zh"])
+def test_from_scratch_differs_from_fine_tuning_by_init_from_and_schedule_only(name, tmp_path):
+    # What the fine-tuned model takes from its encoder is in the language model's config.
+    pretrained = parse_config(["--config", f"configs/{name}_language_model.yaml"])
+    size = len(PADDED) + 1, pretrained.model.embedding_dim
+    write_compact(tmp_path / "encoder", Pretrained(pretrained, PADDED + ["a"], (), {EMBEDDINGS: np.zeros(size)}))
+    tuned = parse_config(["--config", f"configs/{name}_fine_tune.yaml", "--init_from", str(tmp_path / "encoder")])
+    scratch = parse_config(["--config", f"configs/{name}_from_scratch.yaml"])
+    assert (tuned.data, tuned.text, tuned.model) == (scratch.data, scratch.text, scratch.model)
+    assert tuned.data == pretrained.data  # the language model reads this train part
+    schedule = ("schedule", "layer_rate_decay", "train_from_epoch", "learning_rate", "warmup_fraction")
+    same = {key: getattr(scratch.train, key) for key in schedule}
+    assert dataclasses.replace(tuned.train, **same) == scratch.train
 
 
 @pytest.mark.parametrize("name,optimizer", [("document", "adam"), ("document_review", "adamw")])
