@@ -12,7 +12,7 @@ from keras_senti.parsing import run_command
 def main(argv):
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("--run", required=True, metavar="DIR", help="run folder; alone: its own score, from stored predictions")
+    add("--run", required=True, metavar="DIR", help="run or compact folder; a run alone: its own stored score")
     add("--text", action="append", help="a text to classify; may be repeated")
     add("--data.csv", dest="csv", metavar="FILE", help="file to predict and, with labels, to score")
     add("--data.text_column", dest="text_column", metavar="C", help="default: as in the run's settings")

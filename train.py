@@ -12,6 +12,12 @@ def main(argv):
 
     run_dir = workflow.train_run(config)
     quoted = shlex.quote(str(run_dir))
+    if config.task == "language_model":
+        print(f"""done. Everything is in {run_dir}
+  the curves:    tensorboard --logdir {shlex.quote(str(run_dir.parent))}
+  its score:     python evaluate.py --run {quoted}
+  to fine-tune:  python train.py --config CONFIG --init_from {quoted}""")
+        return
     print(f"""done. Everything is in {run_dir}
   the curves:    tensorboard --logdir {shlex.quote(str(run_dir.parent))}
   its score:     python evaluate.py --run {quoted}

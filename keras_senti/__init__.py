@@ -5,8 +5,9 @@
 
 Importing this package imports nothing heavy: TensorFlow starts when something that needs it is first used.
 The modules are stages, in the order in which text flows through them; each imports only from those above it:
-config, parsing, runs, devices, tables, sources, data, text, vectors, pipeline, corpus, kernels, layers, models,
-evaluation, baselines, tensorboard, checkpoints, training, export, transfer, workflow.
+config, parsing, runs, devices, tables, sources, data, text, vectors, pipeline, corpus, kernels, layers,
+language_model, models, evaluation, baselines, tensorboard, checkpoints, optimizers, training, pretraining, compact,
+export, transfer, workflow.
 """
 
 import os
@@ -21,7 +22,7 @@ __all__ = ["load"]
 
 
 def load(path):
-    """Loads a trained classifier from a run folder or a SavedModel folder; see `keras_senti.export.load`."""
+    """Loads a trained classifier from a run, SavedModel or compact folder; see `keras_senti.export.load`."""
     from keras_senti import export
 
     return export.load(path)

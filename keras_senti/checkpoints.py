@@ -47,6 +47,7 @@ def list_variables(model: keras.Model) -> dict[str, keras.Variable]:
     the position stands in its place.
     """
     groups = {"model": model.variables, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables}
+    groups["states"] = getattr(model, "carried_states", [])
     return {
         f"{group}/{index}/{variable.path.partition('/')[2]}": variable
         for group, variables in groups.items()

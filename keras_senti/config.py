@@ -227,11 +227,11 @@ class TrainConfig:
     warmup_fraction: float = 0.1
     """Share of all planned steps in which the learning rate rises linearly from 0."""
     layer_rate_decay: float = 1.0
-    """Discriminative learning rates: each layer with weights learns at the rate of the one above it (nearer to the
-    output) divided by this."""
+    """Discriminative learning rates: the last layer learns at the full rate, and each layer with weights below it at
+    the rate of the next one above divided by this. 1: all layers at the full rate."""
     train_from_epoch: dict[str, int | None] | None = None
     """Gradual unfreezing: from a layer's name to the first epoch, counted from 1, in which it learns, e.g.
-    {embedding: 3, recurrent_0: 2}; null there: it stays as it is. Layers that are not named learn from the start."""
+    {embedding: 3, recurrent_0: 2}; null instead of an epoch: never. Layers that are not named learn from the start."""
     weight_decay: float = 0.0
     """Decoupled weight decay, applied by any of the optimisers (adamw means nothing else than adam with it)."""
     clip_norm: float | None = 1.0
@@ -263,6 +263,13 @@ class TrainConfig:
         )  # fmt: skip
         require(0 < self.learning_rate < math.inf, "train.learning_rate", self.learning_rate, "a number above 0")
         _require_at_least(1, "train.layer_rate_decay", self.layer_rate_decay)
+        for layer, epoch in (self.train_from_epoch or {}).items():
+            require(
+                epoch is None or 1 <= epoch <= self.epochs,
+                f"train.train_from_epoch.{layer}",
+                epoch,
+                f"an epoch from 1 to train.epochs ({self.epochs}), or null for a layer that never learns",
+            )
         _require_at_least(0, "train.weight_decay", self.weight_decay)
         _require_fraction("train.warmup_fraction", self.warmup_fraction)
         _require_fraction("train.label_smoothing", self.label_smoothing)
@@ -272,7 +279,14 @@ class TrainConfig:
             self.clip_norm,
             "a number above 0, or null for no clipping",
         )
-        _require_at_least(1, "train.early_stopping_patience_epochs", self.early_stopping_patience_epochs)
+        patience = self.early_stopping_patience_epochs
+        _require_at_least(1, "train.early_stopping_patience_epochs", patience)
+        require(
+            patience is None or self.monitor != "none",
+            "train.early_stopping_patience_epochs",
+            patience,
+            "null with train.monitor none, by which no epoch is better than another",
+        )
         minutes = self.checkpoint_minutes
         require(0 < minutes < math.inf, "train.checkpoint_minutes", minutes, "a number above 0")
         require(0 <= self.seed <= _LARGEST_SEED, "train.seed", self.seed, f"0 to {_LARGEST_SEED}")
@@ -338,9 +352,10 @@ class Config:
     run_dir: str | None = None
     """Folder of this run, instead of logs/<name>/<UTC time>. One that is not empty is refused."""
     init_from: str | None = None
-    """Run folder, SavedModel or encoder to train further. Its vocabulary, text and model settings are used unless you
-    give others; only dropouts and embedding_trainable may differ (for an encoder also what it does not have: pooling,
-    text.sequence_length, text.truncate). Other classes get a new last layer."""
+    """Run folder, SavedModel or compact folder to train further; of a folder of runs, the newest finished one. Its
+    vocabulary, text and model settings are used unless you give others; only dropouts and embedding_trainable may
+    differ (from a language model also what it does not have: pooling, text.sequence_length, text.truncate). Other
+    classes get a new last layer."""
     resume: str | None = None
     """On the command line only: folder of an unfinished run, which goes on with its own settings. Beside it, only
     train.epochs and device.* can be given."""

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from keras_senti.compact import Pretrained, assign_weights, find_compact, read_compact
 from keras_senti.config import Config, UserError
 from keras_senti.models import build_model
 from keras_senti.pipeline import encode_texts, predict_in_batches
 from keras_senti.runs import read_json, replace
-from keras_senti.text import TextEncoder
+from keras_senti.text import TextEncoder, make_simplifier
 
 TEXTS = tf.TensorSpec((None,), tf.string, name="text")
 TOKEN_IDS = tf.TensorSpec((None, None), tf.int32, name="token_ids")
@@ -79,15 +80,14 @@ def export_model(model: keras.Model, encoder: TextEncoder, class_names, config: 
 
 
 class Classifier:
-    """A trained classifier, loaded from its SavedModel."""
+    """A trained classifier, from `load`.
 
-    def __init__(self, path: Path):
-        self.path = Path(path)
-        self.saved_model = tf.saved_model.load(str(path))
-        endpoints = getattr(self.saved_model, "signatures", {})
-        if not {"serving_default", "tokens", "tokenize"} <= set(endpoints):
-            raise UserError(f"{path}: this SavedModel was not written by keras_senti (endpoints: {list(endpoints)}).")
-        self.class_names = read_json(path / "assets" / "class_names.json")
+    Args:
+        path: the folder that it is from. saved_model: an object with the endpoints of `export_model` as functions.
+    """
+
+    def __init__(self, path: Path, saved_model, class_names):
+        self.path, self.saved_model, self.class_names = path, saved_model, list(class_names)
 
     def predict_probabilities(self, texts: list[str]) -> np.ndarray:
         """Returns (rows, classes) float32, in the order of the texts; texts of similar length are batched together."""
@@ -128,14 +128,48 @@ def make_table(texts, probabilities: np.ndarray, class_names) -> pd.DataFrame:
 
 
 def load(path) -> Classifier:
-    """Loads a trained classifier from a run folder or a SavedModel folder.
+    """Loads a trained classifier from a run folder, a SavedModel folder or a compact folder.
 
     Raises:
-        UserError: if the folder is neither.
+        UserError: if the folder is none of them, is damaged, or holds a language model.
     """
     path = Path(path)
     for candidate in (path / "saved_model", path):
         if (candidate / "saved_model.pb").exists():
-            return Classifier(candidate)
-    what = "has no saved_model" if path.is_dir() else "no such folder"
-    raise UserError(f"{path}: {what}. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z, or a SavedModel.")
+            return _load_saved_model(candidate)
+    if folder := find_compact(path):
+        return _build_classifier(folder, read_compact(folder))
+    what = "has no saved_model and no weights.npz" if path.is_dir() else "no such folder"
+    raise UserError(
+        f"{path}: {what}. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z, a SavedModel, or a compact "
+        "folder such as pretrained/imdb_classifier."
+    )
+
+
+def _load_saved_model(path: Path) -> Classifier:
+    saved_model = tf.saved_model.load(str(path))
+    endpoints = getattr(saved_model, "signatures", {})
+    if not {"serving_default", "tokens", "tokenize"} <= set(endpoints):
+        raise UserError(f"{path}: this SavedModel was not written by keras_senti (endpoints: {list(endpoints)}).")
+    return Classifier(path, saved_model, read_json(path / "assets" / "class_names.json"))
+
+
+def _build_classifier(path: Path, pretrained: Pretrained) -> Classifier:
+    config, class_names = pretrained.config, pretrained.class_names
+    if pretrained.is_language_model:
+        raise UserError(
+            f"{path}: a language model: it has no classes. Fine-tune it on labelled texts with "
+            f"`python train.py --init_from {path} --data.csv FILE`, and load the run that comes of it."
+        )
+    if config.text.simplify_chinese:
+        make_simplifier()  # which a SavedModel holds; without opencc the graph could not be made
+    encoder = TextEncoder(config.text, pretrained.vocabulary)
+    model = build_model(config.model, len(encoder.vocabulary), len(class_names), "serving")
+    try:
+        assign_weights(model, pretrained.weights)
+    except ValueError as error:
+        raise UserError(
+            f"{path}: its parts do not belong together: of config.yaml and weights.npz, {error}. Bring the folder back "
+            "as it was written."
+        ) from None
+    return Classifier(path, _Served(model, encoder, class_names, assets=[]), class_names)

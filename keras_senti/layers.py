@@ -278,7 +278,40 @@ class LastPooling(_MaskedPooling):
 
 
 @keras.saving.register_keras_serializable("keras_senti")
-class BigramEmbedding(keras.layers.Embedding):
+class Embedding(keras.layers.Embedding):
+    """keras.layers.Embedding that can drop whole words: in a training step some have no vector, wherever they stand.
+
+    Args:
+        word_dropout: share of the rows of the table that are dropped; the others are divided by 1 - word_dropout.
+        The others are those of `keras.layers.Embedding`.
+    Call: token_ids (batch, time) int, 0 = padding. Returns (batch, time, output_dim).
+    Reference: Gal & Ghahramani 2016, https://arxiv.org/abs/1512.05287, section 4.2; Merity et al. 2018,
+        https://arxiv.org/abs/1708.02182, section 4.3 ("embedding dropout").
+    """
+
+    def __init__(self, input_dim, output_dim, word_dropout: float = 0.0, **kwargs):
+        super().__init__(input_dim, output_dim, **kwargs)
+        self.word_dropout = word_dropout
+        if word_dropout:  # only then: a layer without it has the variables of Keras' own
+            self.seed_generator = keras.random.SeedGenerator()
+
+    def call(self, inputs, training=False):
+        outputs = super().call(inputs)
+        if training and self.word_dropout:
+            ones = ops.ones((self.input_dim, 1), self.compute_dtype)
+            kept = keras.random.dropout(ones, self.word_dropout, seed=self.seed_generator)
+            outputs *= ops.take(kept, inputs, axis=0)
+        return outputs
+
+    def compute_output_spec(self, inputs, training=False):
+        return super().compute_output_spec(inputs)
+
+    def get_config(self):
+        return {**super().get_config(), "word_dropout": self.word_dropout}
+
+
+@keras.saving.register_keras_serializable("keras_senti")
+class BigramEmbedding(Embedding):
     """Vector of a token plus a vector of the pair that it makes with the token before it.
 
         x_t = E[i_t] + B[h(i_{t-1}, i_t)],   h(a, b) = (65521 (a mod 32719) + b) mod buckets
@@ -287,7 +320,7 @@ class BigramEmbedding(keras.layers.Embedding):
     neighbours much of their strength, and a network has too few labelled texts to find each of them out by itself.
 
     Args:
-        buckets: vectors for pairs, at least 1. The others are those of `keras.layers.Embedding`.
+        buckets: vectors for pairs, at least 1. The others are those of `Embedding`.
     Call: token_ids (batch, time) int, 0 = padding. Returns (batch, time, output_dim).
     Reference: Joulin et al. 2017, https://aclanthology.org/E17-2068 (hashed pairs, in a bag of words there).
     """
@@ -302,13 +335,13 @@ class BigramEmbedding(keras.layers.Embedding):
             shape=(self.buckets, self.output_dim), initializer=self.embeddings_initializer, name="bigrams"
         )
 
-    def call(self, inputs):
+    def call(self, inputs, training=False):
         ids = ops.cast(inputs, "int32")
         before = ops.pad(ids[:, :-1], [[0, 0], [1, 0]])
         pair = ops.mod(ops.mod(before, 32719) * 65521 + ids, self.buckets)  # below 2**31 up to 3.6 million tokens
         is_pair = ops.cast(ops.logical_and(before != 0, ids != 0), self.compute_dtype)
         bigrams = ops.cast(ops.take(self.bigrams, pair, axis=0), self.compute_dtype)
-        return super().call(inputs) + bigrams * ops.expand_dims(is_pair, -1)
+        return super().call(inputs, training=training) + bigrams * ops.expand_dims(is_pair, -1)
 
     def save_own_variables(self, store):
         keras.layers.Layer.save_own_variables(self, store)  # that of Embedding knows one table only

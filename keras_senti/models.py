@@ -1,11 +1,21 @@
 """The only place where a network is put together."""
 
+import contextlib
+import dataclasses
+
 import keras
 
 from keras_senti import devices, layers
-from keras_senti.config import ModelConfig, UserError
+from keras_senti.config import ModelConfig, PretrainConfig, UserError
+from keras_senti.language_model import LanguageModel, NextToken
 
 CELLS = {"lstm": layers.LSTM, "gru": layers.GRU, "simple_rnn": keras.layers.SimpleRNN}
+EMBEDDINGS = "embedding/embeddings"  # the name of the token vectors, see `name_of`
+
+
+def name_of(variable) -> str:
+    """Returns a weight's name: layer name and what is inside it, without the model's own name."""
+    return variable.path.removeprefix("classifier/").removeprefix("language_model/")
 
 
 def build_model(
@@ -31,19 +41,80 @@ def build_model(
         UserError: for an activation that Keras does not know.
     """
     check_activation(settings)
+    # A residual connection adds to every state, so the last state can be taken only behind it.
+    needs_pooling = settings.pooling != "last" or settings.residual
+    with _use_precision(precision):
+        stack = [keras.Input((None,), dtype="int32", name="token_ids")]
+        stack += _build_encoder(settings, vocabulary_size, kernel, needs_pooling)
+        if needs_pooling:
+            stack.append(_build_pooling(settings))
+        if settings.head_dropout:
+            stack.append(keras.layers.Dropout(settings.head_dropout, name="head_dropout"))
+        # float32 also where the other layers compute in less: a softmax loses digits first.
+        stack.append(keras.layers.Dense(num_classes, activation="softmax", dtype="float32", name="head"))
+        return keras.Sequential(stack, name="classifier")
+
+
+def build_language_model(
+    settings: ModelConfig,
+    pretrain: PretrainConfig,
+    vocabulary_size: int,
+    batch_size: int,
+    kernel: str = "loop",
+    precision: str = "float32",
+) -> LanguageModel:
+    """Builds the same layers up to the last recurrent one, with the same names, and NextToken on top; untrained.
+
+    Args:
+        vocabulary_size, kernel, precision: as for build_model.
+        batch_size: streams that are read side by side; each has a state of its own, so it is fixed.
+    Returns: a model from token_ids (batch_size, time) int32, 0 = between two texts, to vectors (batch_size, time,
+        features), which its output layer compares with those of all tokens. The padding id has a second meaning
+        here, so no mask is made: every position is read.
+    Raises:
+        UserError: for an activation that Keras does not know.
+    """
+    check_activation(settings)
+    with _use_precision(precision):
+        encoder = _build_encoder(settings, vocabulary_size, kernel, return_sequences=True, is_stream=True)
+        embedding = encoder[0]
+        embedding.build((batch_size, None))
+        stack = [keras.Input(batch_shape=(batch_size, None), dtype="int32", name="token_ids"), *encoder]
+        if pretrain.output_dropout:
+            shape = (batch_size, 1, settings.units)  # one mask for all steps
+            stack.append(keras.layers.Dropout(pretrain.output_dropout, noise_shape=shape, name="output_dropout"))
+        stack.append(
+            NextToken(
+                vocabulary_size,
+                settings.embedding_dim,
+                embedding.embeddings if pretrain.tie_embeddings else None,
+                pretrain.negatives,
+                name="output",
+            )
+        )
+        return LanguageModel(stack, name="language_model")
+
+
+@contextlib.contextmanager
+def _use_precision(precision: str):
+    """Makes it Keras' policy for a while, so that layers inside of layers have it too."""
     usual = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)  # so that layers inside of layers have it too
+    keras.config.set_dtype_policy(precision)
     try:
-        return keras.Sequential(_build_layers(settings, vocabulary_size, num_classes, kernel), name="classifier")
+        yield
     finally:
         keras.config.set_dtype_policy(usual)
 
 
-def _build_layers(settings: ModelConfig, vocabulary_size: int, num_classes: int, kernel: str) -> list:
-    stack = [
-        keras.Input((None,), dtype="int32", name="token_ids"),
-        _build_embedding(settings, vocabulary_size),
-    ]
+def _build_encoder(
+    settings: ModelConfig, vocabulary_size: int, kernel: str, return_sequences: bool, is_stream: bool = False
+) -> list:
+    """Returns the layers from token ids to states: of every step, or the last one only.
+
+    Args:
+        is_stream: keep the state from one batch to the next, and read id 0 as any other.
+    """
+    stack = [_build_embedding(settings, vocabulary_size, mask_zero=not is_stream)]
     if settings.embedding_dropout:
         stack.append(keras.layers.Dropout(settings.embedding_dropout, name="embedding_dropout"))
     if settings.conv_filters:
@@ -52,23 +123,15 @@ def _build_layers(settings: ModelConfig, vocabulary_size: int, num_classes: int,
                 settings.conv_filters, settings.conv_width, padding="same", activation="relu", name="convolution"
             )
         )
-    # A residual connection adds to every state, so the last state can be taken only behind it.
-    needs_pooling = settings.pooling != "last" or settings.residual
     for index in range(settings.num_layers):
         is_last = index == settings.num_layers - 1
-        recurrent = _build_recurrent(settings, index, not is_last or needs_pooling, kernel)
+        recurrent = _build_recurrent(settings, index, not is_last or return_sequences, kernel, is_stream)
         if settings.residual:
             stack.append(layers.ResidualBlock(recurrent, settings.layer_normalization, name=f"residual_{index}"))
         elif settings.layer_normalization:
             stack += [keras.layers.LayerNormalization(name=f"normalization_{index}"), recurrent]
         else:
             stack.append(recurrent)
-    if needs_pooling:
-        stack.append(_build_pooling(settings))
-    if settings.head_dropout:
-        stack.append(keras.layers.Dropout(settings.head_dropout, name="head_dropout"))
-    # float32 also where the other layers compute in less: a softmax loses digits first.
-    stack.append(keras.layers.Dense(num_classes, activation="softmax", dtype="float32", name="head"))
     return stack
 
 
@@ -83,21 +146,37 @@ def check_activation(settings: ModelConfig):
         ) from None
 
 
-def _build_embedding(settings: ModelConfig, vocabulary_size: int) -> keras.layers.Embedding:
-    arguments = {"mask_zero": True, "trainable": settings.embedding_trainable, "name": "embedding"}
+def find_learning_layers(model: keras.Sequential) -> list[keras.layers.Layer]:
+    """Returns the layers that have weights to train, from the input to the output."""
+    return [layer for layer in model.layers if layer.trainable_weights]
+
+
+def list_learning_layers(settings: ModelConfig) -> list[str]:
+    """Returns the names of those layers of a model that is not built yet."""
+    sizes = ("units", "embedding_dim", "bigram_buckets", "conv_filters")  # names do not depend on them, time does
+    smallest = {size: min(1, getattr(settings, size)) for size in sizes}
+    model = build_model(dataclasses.replace(settings, **smallest), vocabulary_size=3, num_classes=2)
+    return [layer.name for layer in find_learning_layers(model)]
+
+
+def _build_embedding(settings: ModelConfig, vocabulary_size: int, mask_zero: bool) -> keras.layers.Embedding:
+    arguments = {"mask_zero": mask_zero, "trainable": settings.embedding_trainable, "name": "embedding"}
+    kind = keras.layers.Embedding
+    if settings.word_dropout or settings.bigram_buckets:
+        kind, arguments["word_dropout"] = layers.Embedding, settings.word_dropout
     if settings.bigram_buckets:
-        arguments["buckets"] = settings.bigram_buckets
-        return layers.BigramEmbedding(vocabulary_size, settings.embedding_dim, **arguments)
-    return keras.layers.Embedding(vocabulary_size, settings.embedding_dim, **arguments)
+        kind, arguments["buckets"] = layers.BigramEmbedding, settings.bigram_buckets
+    return kind(vocabulary_size, settings.embedding_dim, **arguments)
 
 
-def _build_recurrent(settings: ModelConfig, index: int, return_sequences: bool, kernel: str) -> keras.layers.Layer:
+def _build_recurrent(settings: ModelConfig, index: int, return_sequences: bool, kernel: str, stateful: bool):
     arguments = {
         "units": settings.units,
         "activation": settings.activation,
         "dropout": settings.dropout,
         "recurrent_dropout": settings.recurrent_dropout,
         "return_sequences": return_sequences,
+        "stateful": stateful,
         "name": f"recurrent_{index}",
     }
     if settings.cell != "simple_rnn":

@@ -14,9 +14,12 @@ import docstring_parser
 import jsonargparse
 import yaml
 
-from keras_senti.config import BOOLEAN_LABEL, Config, UserError, check_source, require, suggest
+from keras_senti.config import BOOLEAN_LABEL, Config, DataConfig, UserError, check_source, require, suggest
 
 _NOT_INHERITED = ("extend_vocabulary", "word_vectors", "embedding_trainable")  # by init_from
+# Nor are these, and dropouts, by a classifier from a language model, which reads whole documents, has no pooling, and
+# whose dropouts suit another task.
+_NOT_FROM_ENCODER = ("sequence_length", "truncate", "pooling")
 
 
 def list_keys(cls=Config, prefix: str = "") -> list[str]:
@@ -34,7 +37,8 @@ def parse_config(argv: list[str], is_stored: bool = False) -> Config:
     `--help` and `--print_config` print and end the program, as usual.
 
     Args:
-        is_stored: the words name the config.yaml of a run, which says everything and may outlive `init_from`.
+        is_stored: the words name the config.yaml of a run, which says everything and may outlive `init_from` and its
+            data.
 
     Raises:
         UserError: for an unknown key (with the nearest name), a wrong type, value or file.
@@ -58,9 +62,10 @@ def parse_config(argv: list[str], is_stored: bool = False) -> Config:
     )
     parser.add_argument("--config", action="config", help="YAML file with what differs from the defaults.")
     parser.add_class_arguments(Config, as_group=True)
-    model_dir = None if is_stored or resume else _find_init_from(argv)
+    model_dir = None if is_stored or resume else _find_value("init_from", argv)
     if model_dir:
-        model_settings = _read_model_settings(model_dir)
+        model_dir = _find_model(model_dir)
+        model_settings = _read_model_settings(model_dir, _find_value("task", argv))
         parser.set_defaults(model_settings)
     try:
         values = parser.parse_args(argv)
@@ -69,13 +74,13 @@ def parse_config(argv: list[str], is_stored: bool = False) -> Config:
         if model_dir:
             _check_inherited(settle(config), model_settings)
         require(config.resume is None, "resume", config.resume, "it on the command line: --resume RUN_DIR")
-        config = dataclasses.replace(config, resume=resume)
+        config = dataclasses.replace(config, resume=resume, init_from=model_dir if model_dir else config.init_from)
         if config.text.extend_vocabulary and not config.init_from:
             raise ValueError(
                 f"text.extend_vocabulary: received {config.text.extend_vocabulary} without init_from, whose vocabulary "
                 "it would extend. Name a model with --init_from, or leave it out (text.max_tokens sets the size)."
             )
-        if not show:
+        if not show and not is_stored:
             check_source(config)
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         raise UserError(f"settings: {_plain(str(error))}") from None
@@ -85,48 +90,88 @@ def parse_config(argv: list[str], is_stored: bool = False) -> Config:
     return config
 
 
-def _find_init_from(argv: list[str]) -> str | None:
-    """Returns the value of init_from, which decides the defaults of other settings, before they are parsed."""
+def _find_value(name: str, argv: list[str]) -> str | None:
+    """Returns the value of init_from or task, which decide the defaults of other settings, before they are parsed."""
     found = None
     for word, following in zip(argv, [*argv[1:], None]):
         if word == "--config" or word.startswith("--config="):
             file = following if word == "--config" else word.removeprefix("--config=")
-            found = yaml.safe_load(Path(file).read_text(encoding="utf-8-sig")).get("init_from")
+            found = yaml.safe_load(Path(file).read_text(encoding="utf-8-sig")).get(name)
     for word, following in zip(argv, [*argv[1:], None]):  # the command line wins
-        if word == "--init_from" or word.startswith("--init_from="):
-            found = following if word == "--init_from" else word.removeprefix("--init_from=")
+        if word == f"--{name}" or word.startswith(f"--{name}="):
+            found = following if word == f"--{name}" else word.removeprefix(f"--{name}=")
     return None if found in (None, "null") else str(found)
 
 
-def _read_model_settings(model_dir: str) -> dict:
-    """Returns the text and model settings of a run folder or SavedModel, by dotted key."""
-    files = [Path(model_dir) / name for name in ("assets/config.yaml", "saved_model/assets/config.yaml")]
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        what = "no such folder" if not Path(model_dir).is_dir() else "neither a finished run nor a SavedModel of ours"
+def _read_model_settings(model_dir: str, task: str | None) -> dict:
+    """Returns the settings that a model hands down to what is trained further from it, by dotted key.
+
+    Args:
+        model_dir: as `init_from` says. task: of the new run; None: the default.
+    """
+    model = read_config(_list_model_configs(model_dir)[0])
+    is_encoder = model.task == "language_model"
+    if task == "language_model" and not is_encoder:
         raise UserError(
-            f"init_from: {model_dir}: {what}. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z, or its "
-            "saved_model."
+            f"init_from: {model_dir} is a classifier, which has no weights that predict the next token, but task is "
+            "language_model. Name a language model to train it further, or leave init_from out."
         )
-    content = read_config(file)
-    return {
-        f"{section}.{item.name}": getattr(getattr(content, section), item.name)
-        for section in ("text", "model")
-        for item in dataclasses.fields(getattr(content, section))
-        if item.name not in _NOT_INHERITED
-    }
+    keys = [key for key in list_keys() if key.startswith(("text.", "model."))]
+    if task == "language_model":
+        keys.append("pretrain.tie_embeddings")
+    elif is_encoder:
+        keys = [key for key in keys if key.partition(".")[2] not in _NOT_FROM_ENCODER and "drop" not in key]
+    keys = [key for key in keys if key.partition(".")[2] not in _NOT_INHERITED]
+    return {key: _get(model, key) for key in keys}
+
+
+def _get(config: Config, key: str):
+    section, name = key.split(".")
+    return getattr(getattr(config, section), name)
+
+
+def _list_model_configs(folder) -> list[Path]:
+    """Returns the config.yaml files of a model that a folder holds, or an empty list."""
+    path = Path(folder)
+    found = [path / name for name in ("assets", "saved_model/assets", "encoder")]
+    found += [path] if (path / "weights.npz").is_file() else []  # every run has a config.yaml, also one with no model
+    return [file for place in found if (file := place / "config.yaml").is_file()]
+
+
+def _find_model(model_dir: str) -> str:
+    """Returns the folder that `init_from` means: itself, or the newest finished run in logs/<name>.
+
+    Raises:
+        UserError: if it is none of what can be trained further.
+    """
+    path = Path(model_dir)
+    if _list_model_configs(path):
+        return model_dir
+    finished = [folder for folder in path.glob("*/") if _list_model_configs(folder)]
+    if finished:
+        return str(max(finished, key=lambda folder: _list_model_configs(folder)[0].stat().st_mtime))
+    what = "neither a finished run nor a SavedModel of ours, nor a compact folder with config.yaml and weights.npz"
+    if not path.is_dir():
+        what = "no such folder"
+    elif (path / "manifest.json").is_file():
+        what = (
+            "this run has neither saved_model/ nor encoder/, one of which it leaves at its end. If it was stopped, "
+            f"`python train.py --resume {path}` continues it"
+        )
+    raise UserError(
+        f"init_from: {path}: {what}. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z, its saved_model, "
+        "a folder of runs (the newest finished one is taken), or a compact folder such as pretrained/imdb_encoder."
+    )
 
 
 def _check_inherited(config: Config, model_settings: dict):
     """Raises a ValueError if a setting contradicts the model in init_from, also where no weight would tell."""
     for key, value in model_settings.items():
-        section, name = key.split(".")
-        received = getattr(getattr(config, section), name)
-        if received != value and "drop" not in name:  # dropouts act in training only
-            does, why = {
-                "text": ("reads text with", "text must be read as the model learned it"),
-                "model": ("was made with", "its weights mean something with its own settings only"),
-            }[section]
+        received = _get(config, key)
+        if received != value and "drop" not in key:  # dropouts act in training only
+            does, why = ("was made with", "its weights mean something with its own settings only")
+            if key.startswith("text."):
+                does, why = ("reads text with", "text must be read as the model learned it")
             raise ValueError(
                 f"{key}: received {received!r}, but the model in init_from {does} {value!r}. "
                 f"Leave this setting out: {why}."
@@ -168,6 +213,22 @@ def settle(config: Config) -> Config:
             word_vectors=vectors and os.path.abspath(vectors),
             stop_words=words if words in (None, "english") else read_words(words),
         ),
+    )
+
+
+def forget_places(config: Config) -> Config:
+    """Returns the settings without what names a file or folder of this machine.
+
+    They say how a model reads and was made, and can be read by `read_config`, but train nothing by themselves.
+    """
+    nowhere = dict.fromkeys(("csv", "validation_csv", "test_csv", "unlabeled_csv"))
+    return dataclasses.replace(
+        config,
+        run_dir=None,
+        init_from=None,
+        resume=None,
+        data=dataclasses.replace(config.data, **nowhere, cache_dir=DataConfig.cache_dir),
+        text=dataclasses.replace(config.text, word_vectors=None, extend_vocabulary=0),  # which goes with init_from
     )
 
 

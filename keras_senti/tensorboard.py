@@ -52,8 +52,8 @@ class Board(keras.callbacks.TensorBoard):
     """Keras' curves and conceptual graph, and what they lack, after each epoch.
 
     Gradients (histograms, and their norm: all together and a layer, where vanishing gradients show) are those of the
-    training loss, before clipping, on one fixed probe batch of train texts, without dropout. Of an
-    embedding's gradient the histogram has the rows of the probe's tokens only; the others are 0.
+    training loss, before clipping, on one fixed probe batch of train texts, without dropout, for the layers that learn
+    in the epoch. Of an embedding's gradient the histogram has the rows of the probe's tokens only; the others are 0.
 
     Nothing that training depends on changes: Keras' recurrent layers advance their seed generators even without
     dropout being active (3.15: `_maybe_config_dropout_masks` in every call), so these are put back.
@@ -109,20 +109,19 @@ class Board(keras.callbacks.TensorBoard):
         self._train_writer.flush()
         self._val_writer.flush()
 
-    def _compute_gradients(self) -> list:
+    def _compute_gradients(self) -> dict:
+        """Returns gradients by the weight's path, also of layers that do not learn now: one graph for all epochs."""
         ids, labels, weights = self.probe
         with tf.GradientTape() as tape:
             probabilities = self.model(ids, training=False)
             one_hot = tf.one_hot(labels, probabilities.shape[-1])
             loss = self.model.compute_loss(ids, one_hot, probabilities, weights, training=False)
-        return [_drop_untouched_rows(g) for g in tape.gradient(loss, self.model.trainable_variables)]
+        found = zip(self.model.weights, tape.gradient(loss, self.model.weights))
+        return {weight.path: _drop_untouched_rows(gradient) for weight, gradient in found if gradient is not None}
 
     def _write_weights_and_gradients(self):
-        gradients = {
-            variable.path: gradient
-            for variable, gradient in zip(self.model.trainable_variables, self.compute_gradients())
-            if gradient is not None
-        }
+        learning = {variable.path for variable in self.model.trainable_variables}
+        gradients = {path: gradient for path, gradient in self.compute_gradients().items() if path in learning}
         tf.summary.scalar("gradient_norm/all", tf.linalg.global_norm(list(gradients.values())))
         for layer in self.model.layers:
             of_layer = [gradients[weight.path] for weight in layer.weights if weight.path in gradients]

@@ -1,42 +1,29 @@
 """Further training: the weights, vocabulary and classes of a finished model, put into a new one."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from keras_senti.config import Config, UserError
+from keras_senti.compact import Pretrained, assign_weights, find_compact, read_compact
+from keras_senti.config import UserError
 from keras_senti.export import load
-from keras_senti.models import build_model
+from keras_senti.models import EMBEDDINGS, build_model, name_of
 from keras_senti.parsing import read_config
 from keras_senti.runs import read_json
 from keras_senti.text import TextEncoder
 
-EMBEDDINGS = "embedding/embeddings"
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """A finished model: config, vocabulary (tokens by id), class_names, and weights (array by name, see `name_of`)."""
-
-    config: Config
-    vocabulary: list[str]
-    class_names: tuple[str, ...]
-    weights: dict[str, np.ndarray]
-
-
-def name_of(variable) -> str:
-    """Returns a variable's name: layer name and what is inside it, without the model's own name."""
-    return variable.path.partition("/")[2] if variable.path.startswith("classifier/") else variable.path
+BY_TOKEN = (EMBEDDINGS, "output/kernel", "output/bias")  # weights with one row a token
 
 
 def read_pretrained(path) -> Pretrained:
-    """Reads a run folder or a SavedModel that this package wrote, also one that was trained further in TensorFlow.
+    """Reads a run folder, a compact folder, or a SavedModel, also one that was trained further in plain TensorFlow.
 
     Raises:
-        UserError: if the folder is neither, or its parts do not belong together.
+        UserError: if the folder is none of them, or its parts do not belong together.
     """
+    if folder := find_compact(path):
+        return read_compact(folder)
     classifier = load(path)
     assets = Path(classifier.path) / "assets"
     try:
@@ -64,7 +51,8 @@ def find_seen_rows(path, files: dict[str, str], split_sha256: dict[str, str]) ->
     two different files share are not found.
 
     Args:
-        path: run folder or the SavedModel in it. files: SHA-256 by path. split_sha256: of the hashes of each part.
+        path: run folder, or the SavedModel or encoder in it. files: SHA-256 by path.
+        split_sha256: of the hashes of each part.
     """
     manifests = [folder / "manifest.json" for folder in (Path(path), Path(path).parent)]
     manifest = next((file for file in manifests if file.is_file()), None)
@@ -82,38 +70,38 @@ def find_seen_rows(path, files: dict[str, str], split_sha256: dict[str, str]) ->
 def copy_weights(pretrained: Pretrained, model: keras.Model, class_names) -> str:
     """Puts the weights into the new model, by name; returns a sentence that says what was done.
 
-    A new class list gets a new head. Tokens that were appended to the vocabulary get the mean of the known vectors.
+    A new class list gets a new head; a classifier takes a language model's encoder alone, and its own layers behind it
+    are new. Tokens that were appended to the vocabulary get the mean of the known vectors.
 
+    Args:
+        class_names: of the new model; () for a language model.
     Raises:
         UserError: if a weight of either model is missing in the other, or has another shape.
     """
-    weights, said = dict(pretrained.weights), f"{len(pretrained.weights)} weights from {pretrained.config.name}"
+    dropped, new, said = (), (), ""
+    if pretrained.is_language_model and class_names:
+        dropped, new = ("output/",), ("pooling/", "head/")
+    elif tuple(class_names) != pretrained.class_names:
+        dropped = new = ("head/",)
+        said = f"; its classes were {', '.join(pretrained.class_names)} and are now {', '.join(class_names)}"
+    weights = {name: weight for name, weight in pretrained.weights.items() if not name.startswith(dropped)}
+    said = f"{len(weights)} weights from {pretrained.config.name}{said}"
     variables = {name_of(v): v for v in model.weights}  # without the seeds of dropout
-    if tuple(class_names) != pretrained.class_names:
-        for name in [name for name in weights if name.startswith("head/")]:
-            variables.pop(name)
-            weights.pop(name)
-        said += (
-            f"; its classes were {', '.join(pretrained.class_names)} and are now {', '.join(class_names)}: "
-            "the last layer (head) starts anew"
-        )
-    if EMBEDDINGS in weights and EMBEDDINGS in variables:
-        old, rows = weights[EMBEDDINGS], variables[EMBEDDINGS].shape[0]
-        if rows > len(old):
-            new = np.tile(old[2:].mean(axis=0), (rows - len(old), 1))  # rows 0 and 1 are padding and [UNK]
-            weights[EMBEDDINGS] = np.concatenate([old, new])
-            said += f"; {rows - len(old):,} new tokens"
-    for names, other, where in ((weights, variables, "new"), (variables, weights, "old")):
-        if lacking := sorted(set(names) - set(other)):
-            raise UserError(
-                f"init_from: the {where} model has no weight {', '.join(lacking)}. Leave the model's settings as they "
-                "were: they are taken from init_from unless you give others."
-            )
-    for name, variable in variables.items():
-        if weights[name].shape != tuple(variable.shape):
-            raise UserError(
-                f"init_from: the weight {name} has the shape {weights[name].shape}, the new model's has "
-                f"{tuple(variable.shape)}. Leave the model's settings as they were."
-            )
-        variable.assign(weights[name])
+    anew = {name: v.numpy() for name, v in variables.items() if name.startswith(new)}
+    if anew:
+        said += f"; starting anew: {', '.join(dict.fromkeys(name.partition('/')[0] for name in anew))}"
+    for name in BY_TOKEN:
+        old, rows = weights.get(name), variables[name].shape[0] if name in variables else 0
+        if old is not None and rows > len(old):
+            mean = old[2:].mean(axis=0)  # rows 0 and 1 are padding and [UNK]
+            weights[name] = np.concatenate([old, np.broadcast_to(mean, (rows - len(old), *mean.shape))])
+            if name == EMBEDDINGS:
+                said += f"; {rows - len(old):,} new tokens"
+    try:
+        assign_weights(model, weights | anew)
+    except ValueError as error:
+        raise UserError(
+            f"init_from: {error}. Leave the model's settings as they were: they are taken from init_from unless you "
+            "give others."
+        ) from None
     return said

@@ -20,16 +20,25 @@ import yaml
 from tqdm import tqdm
 
 from keras_senti import baselines, devices, evaluation, export, runs, tensorboard, vectors
+from keras_senti.compact import Pretrained, is_compact, write_compact
 from keras_senti.config import Config, UserError, suggest
 from keras_senti.corpus import Corpus, load_corpus
 from keras_senti.data import Dataset, clean_label, format_check, map_label
-from keras_senti.models import build_model, check_activation
+from keras_senti.models import (
+    build_language_model,
+    build_model,
+    check_activation,
+    list_learning_layers,
+    name_of,
+)
+from keras_senti.optimizers import check_train_from_epoch
 from keras_senti.parsing import read_config, settle, write_yaml
 from keras_senti.pipeline import predict_in_batches
+from keras_senti.pretraining import check_language_model, train_language_model
 from keras_senti.tables import Table
 from keras_senti.text import TextEncoder, make_simplifier
 from keras_senti.training import make_predict, train_model
-from keras_senti.transfer import Pretrained, copy_weights, find_seen_rows, read_pretrained
+from keras_senti.transfer import copy_weights, find_seen_rows, read_pretrained
 
 CHUNK_ROWS = 5000
 
@@ -48,9 +57,13 @@ def train_run(config: Config) -> Path:
     if config.run_dir is not None:
         runs.check_new_run_dir(config.run_dir)
     check_activation(config.model)
+    if config.task == "language_model":
+        check_language_model(config)
     if config.text.simplify_chinese:
         make_simplifier()
     device = devices.set_up_device(config.device)
+    if config.train.train_from_epoch:
+        check_train_from_epoch(config.train, list_learning_layers(config.model))
     if config.resume is None:
         vectors.check_word_vectors(config)
         pretrained = read_pretrained(config.init_from) if config.init_from else None
@@ -68,7 +81,8 @@ def train_run(config: Config) -> Path:
         _open_folder(config, corpus, run_dir)
         try:
             with _explain_failed_writes(run_dir):
-                _train_in_folder(config, corpus, pretrained, device, run_dir)
+                work = _pretrain_in_folder if config.task == "language_model" else _train_in_folder
+                work(config, corpus, pretrained, device, run_dir)
         except BaseException as error:
             with contextlib.suppress(UserError):  # the disk may be full: the first error is the one to be shown
                 runs.update_manifest(run_dir, status="failed", error=f"{type(error).__name__}: {error}")
@@ -128,7 +142,8 @@ def _open_folder(config: Config, corpus: Corpus, run_dir: Path):
     with runs.replace_file(run_dir / "dropped_rows.csv") as file:
         file.write(_to_csv(dropped))
     corpus.encoder.save(run_dir / "vocabulary.txt")
-    runs.write_json(run_dir / "class_names.json", list(corpus.splits.class_names))
+    if config.task == "classification":
+        runs.write_json(run_dir / "class_names.json", list(corpus.splits.class_names))
 
 
 def _fingerprint(settings: str) -> str:
@@ -161,32 +176,10 @@ def _explain_failed_writes(run_dir: Path):
 
 def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | None, device: str, run_dir: Path):
     splits, encoder, encoded = corpus.splits, corpus.encoder, corpus.encoded
-    runs.update_manifest(
-        run_dir,
-        device=device,
-        seeds={"data": config.data.seed, "train": config.train.seed},
-        vocabulary_size=len(encoder.vocabulary),
-        unknown_fraction={name: _compute_unknown_fraction(e.flat) for name, e in encoded.items() if len(e.flat)},
-    )
-    keras.utils.set_random_seed(config.train.seed)
-    settings = {**vars(config.model), "few_shapes": not config.train.bucket_by_length}
-    kernel, reason = devices.choose_kernel(devices.find_device_kind(), settings)
-    if config.device.kernel != "auto" and not devices.find_obstacle(settings):
-        kernel, reason = config.device.kernel, "as device.kernel says"
-    print(f"recurrent kernel: {kernel} ({reason})", flush=True)
-    runs.update_manifest(run_dir, kernel=kernel, precision=config.device.precision)
+    kernel = _begin(config, corpus, device, run_dir, few_shapes=not config.train.bucket_by_length)
     sizes = len(encoder.vocabulary), len(splits.class_names)
     model = build_model(config.model, *sizes, kernel, config.device.precision)
-    if pretrained:
-        print(f"init_from: {copy_weights(pretrained, model, splits.class_names)}")
-    if config.text.word_vectors is not None and not _has_checkpoint(run_dir):
-        coverage = vectors.load_word_vectors(
-            model, config.text.word_vectors, encoder.vocabulary, encoded["train"].flat, config.train.seed
-        )
-        runs.update_manifest(run_dir, word_vectors=coverage)
-    tokens = len(encoded["train"].flat)
-    print(f"{len(encoder.vocabulary):,} tokens in the vocabulary, {tokens:,} in the train part, {device}")
-    model.summary(line_length=80)
+    _fill(model, config, corpus, pretrained, run_dir)
     shown = tensorboard.sample_rows(len(splits.validation))
     trained = train_model(
         model,
@@ -202,11 +195,69 @@ def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | No
     export.export_model(model, encoder, splits.class_names, config, run_dir)
     runs.update_manifest(run_dir, parameters=model.count_params(), training=dataclasses.asdict(trained))
     print(
-        f"trained in {trained.seconds:.0f} s; best epoch {trained.best_epoch} of {trained.epochs_run}; "
+        f"trained in {trained.seconds:.0f} s; kept epoch {trained.best_epoch} of {trained.epochs_run}; "
         f"{trained.padding_fraction:.1%} of the positions in a batch are padding\n",
         flush=True,
     )
     _score(model, corpus, config, run_dir)
+
+
+def _pretrain_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | None, device: str, run_dir: Path):
+    vocabulary = corpus.encoder.vocabulary
+    kernel = _begin(config, corpus, device, run_dir, few_shapes=True)
+    sizes = len(vocabulary), config.train.batch_size
+    model = build_language_model(config.model, config.pretrain, *sizes, kernel, config.device.precision)
+    _fill(model, config, corpus, pretrained, run_dir)
+    read = [corpus.encoded[name] for name in ("train", "unlabeled") if name in corpus.encoded]
+    trained, scores = train_language_model(model, read, corpus.encoded["validation"], vocabulary, config, run_dir)
+    weights = {name_of(variable): variable.numpy() for variable in model.weights}
+    write_compact(run_dir / "encoder", Pretrained(config, vocabulary, (), weights))
+    runs.write_json(run_dir / "metrics.json", scores)
+    runs.update_manifest(
+        run_dir,
+        parameters=model.count_params(),
+        training=dataclasses.asdict(trained),
+        validation_perplexity=scores["validation"]["perplexity"],
+    )
+    print(
+        f"trained in {trained.seconds:.0f} s; best epoch {trained.best_epoch} of {trained.epochs_run}\n\n"
+        f"{format_run_scores(run_dir)}",
+        flush=True,
+    )
+
+
+def _begin(config: Config, corpus: Corpus, device: str, run_dir: Path, few_shapes: bool) -> str:
+    """Fixes the seeds and returns the recurrent kernel; both go into the manifest."""
+    encoded = corpus.encoded
+    runs.update_manifest(
+        run_dir,
+        device=device,
+        seeds={"data": config.data.seed, "train": config.train.seed},
+        vocabulary_size=len(corpus.encoder.vocabulary),
+        unknown_fraction={name: _compute_unknown_fraction(e.flat) for name, e in encoded.items() if len(e.flat)},
+    )
+    keras.utils.set_random_seed(config.train.seed)
+    settings = {**vars(config.model), "few_shapes": few_shapes}
+    kernel, reason = devices.choose_kernel(devices.find_device_kind(), settings)
+    if config.device.kernel != "auto" and not devices.find_obstacle(settings):
+        kernel, reason = config.device.kernel, "as device.kernel says"
+    print(f"recurrent kernel: {kernel} ({reason})", flush=True)
+    runs.update_manifest(run_dir, kernel=kernel, precision=config.device.precision)
+    tokens = ", ".join(f"{len(e.flat):,} in the {name} part" for name, e in encoded.items() if len(e.flat))
+    print(f"{len(corpus.encoder.vocabulary):,} tokens in the vocabulary; {tokens}; {device}")
+    return kernel
+
+
+def _fill(model: keras.Model, config: Config, corpus: Corpus, pretrained: Pretrained | None, run_dir: Path):
+    """Gives a new model the weights that the settings name, and prints what it consists of."""
+    if pretrained:
+        print(f"init_from: {copy_weights(pretrained, model, corpus.splits.class_names)}")
+    if config.text.word_vectors is not None and not _has_checkpoint(run_dir):
+        flat = corpus.encoded["train"].flat
+        path, vocabulary = config.text.word_vectors, corpus.encoder.vocabulary
+        coverage = vectors.load_word_vectors(model, path, vocabulary, flat, config.train.seed)
+        runs.update_manifest(run_dir, word_vectors=coverage)
+    model.summary(line_length=80)
 
 
 def _compute_unknown_fraction(flat: np.ndarray) -> float:
@@ -278,6 +329,12 @@ def _write_run_predictions(path: Path, parts: dict[str, Dataset], predicted: dic
 def format_run_scores(run_dir: Path) -> str:
     """Returns the scores in metrics.json as lines for the terminal, with the baselines on the same rows."""
     metrics = runs.read_json(run_dir / "metrics.json")
+    if "perplexity" in metrics["validation"]:
+        found, unigram = metrics["validation"], metrics["baselines"]["unigram"]["perplexity"]
+        return (
+            f"perplexity {found['perplexity']:.1f} on {found['tokens']:,} held-out tokens, by the full softmax; "
+            f"{unigram:,.1f} for who knows how frequent each token is"
+        )
     class_names = runs.read_json(run_dir / "class_names.json")
     lines = []
     for part in ("validation", "test"):
@@ -297,6 +354,8 @@ def evaluate_stored(run_dir) -> str:
     Raises:
         UserError: if the folder is no finished run, or predictions.csv and metrics.json do not agree.
     """
+    if is_compact(run_dir):
+        raise UserError(f"{run_dir}: a compact folder holds no scores. Add --text TEXT or --data.csv FILE to use it.")
     run_dir = runs.check_run_dir(run_dir)
     class_names = runs.read_json(run_dir / "class_names.json")
     stored = runs.read_json(run_dir / "metrics.json")
@@ -321,9 +380,14 @@ def evaluate_stored(run_dir) -> str:
     return format_run_scores(run_dir)
 
 
+def _check_model_dir(path) -> Path:
+    """Returns the path of a finished run or of a compact folder, which both can predict; see `runs.check_run_dir`."""
+    return Path(path) if is_compact(path) else runs.check_run_dir(path)
+
+
 def evaluate_texts(run_dir, texts: list[str]) -> str:
-    """Returns the table of a few texts for the terminal."""
-    table = export.load(runs.check_run_dir(run_dir)).predict(texts)
+    """Returns the table of a few texts for the terminal. The model may be in a compact folder too."""
+    table = export.load(_check_model_dir(run_dir)).predict(texts)
     table["text"] = [text if len(text) <= 60 else text[:59] + "…" for text in texts]
     return table.to_string(index=False, float_format="{:.3f}".format)
 
@@ -336,15 +400,16 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
     and probabilities stay in memory.
 
     Args:
+        run_dir: run folder or compact folder.
         text_column, label_column, label_map: None: as in the run's settings. A label column that the run's settings
             name, but the file lacks, means that there are no labels; so does label_column "".
     Returns: (folder, what to print).
     Raises:
         UserError: for a damaged file, a missing column or an unknown label, before anything is written.
     """
-    run_dir = runs.check_run_dir(run_dir)
+    model = export.load(_check_model_dir(run_dir))
+    run_dir, class_names = Path(run_dir), model.class_names
     settings = read_config(run_dir / "config.yaml").data
-    class_names = runs.read_json(run_dir / "class_names.json")
     table = Table(csv_file)
     text_column, label_map = text_column or settings.text_column, label_map or settings.label_map
     table.require_column(text_column, "--data.text_column")
@@ -358,7 +423,6 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
     labels = np.array([_read_label(table, row, line, label_column, label_map, class_names) for line, row in table], int)
     if not len(labels):
         raise UserError(f"{csv_file}: has no rows. Is it the right file?")
-    model = export.load(run_dir)
     folder = runs.create_stamped_dir(run_dir / "evaluations", f"{table.path.name}-")
     probabilities = _write_predictions(model, table, text_column, len(labels), folder)
     labelled = labels >= 0

@@ -49,6 +49,25 @@ def tiny_settings(tiny_csv) -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def language_model():
+    """What a language model would have learned, as a compact.Pretrained: one direction, 5 units, random weights."""
+    import numpy as np
+
+    from keras_senti.compact import Pretrained
+    from keras_senti.models import build_model, name_of
+    from keras_senti.parsing import parse_config
+
+    words = "--name tiny_lm --task language_model --data.source tweets --model.bidirectional false --model.units 5"
+    config = parse_config([*words.split(), "--model.embedding_dim", "4", "--text.lowercase", "false"])
+    vocabulary = ["[PAD]", "[UNK]", "the", "was", "film", "hotel", "good", "awful"]
+    shapes = {name_of(v): tuple(v.shape) for v in build_model(config.model, len(vocabulary), 2).weights}
+    shapes = {name: shape for name, shape in shapes.items() if not name.startswith(("pooling/", "head/"))}
+    rng = np.random.default_rng(0)
+    shapes["output/bias"] = (len(vocabulary),)
+    return Pretrained(config, vocabulary, (), {n: rng.normal(size=s).astype("float32") for n, s in shapes.items()})
+
+
+@pytest.fixture(scope="session")
 def trained_run(tiny_settings, tmp_path_factory) -> Path:
     """The folder of a finished run on the tiny file; tests only read it (evaluations/ is theirs)."""
     from keras_senti import workflow

@@ -79,7 +79,7 @@ def test_settings_are_frozen():
 
 def test_list_keys_gives_dotted_names():
     keys = list_keys()
-    assert keys[:5] == ["name", "run_dir", "init_from", "resume", "data.source"]
+    assert keys[:5] == ["name", "task", "run_dir", "init_from", "resume"]
     assert {"text.split", "model.units", "train.seed", "device.cpu_threads"} <= set(keys)
     assert len(keys) == len(set(keys))
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import subprocess
@@ -12,12 +13,13 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_senti
-from keras_senti.config import Config, DataConfig, ModelConfig, UserError
+from keras_senti.compact import read_run, write_compact
+from keras_senti.config import Config, DataConfig, ModelConfig, TextConfig, UserError
 from keras_senti.export import export_model
 from keras_senti.models import build_model
 from keras_senti.parsing import read_config
 from keras_senti.pipeline import encode_texts, predict_in_batches
-from keras_senti.text import TextEncoder
+from keras_senti.text import TextEncoder, make_simplifier
 from keras_senti.training import make_predict
 
 TEXTS = ["the film was great", "", "awful " * 30, "<b>nice</b> &amp; GOOD", "我爱你 ok 😀", "never seen words here"]
@@ -158,10 +160,49 @@ def test_chunks_change_nothing(trained_run):
     np.testing.assert_allclose(whole.iloc[:, 2:], parts.iloc[:, 2:], atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-6), ("float16", 1e-3)])
+def test_a_compact_folder_predicts_what_its_run_predicts(trained_run, tmp_path, dtype, tolerance):
+    write_compact(tmp_path / "compact", read_run(trained_run), dtype)
+    expected, received = (keras_senti.load(path).predict(TEXTS) for path in (trained_run, tmp_path / "compact"))
+    assert list(received) == list(expected) and received["label"].tolist() == expected["label"].tolist()
+    np.testing.assert_allclose(received.iloc[:, 2:], expected.iloc[:, 2:], atol=tolerance)
+
+
+def test_a_language_model_has_no_classes_to_predict(language_model, tmp_path):
+    (tmp_path / "run").mkdir()
+    write_compact(tmp_path / "run" / "encoder", language_model)
+    for path in (tmp_path / "run", tmp_path / "run" / "encoder"):
+        with pytest.raises(
+            UserError, match=r"encoder: a language model: it has no classes\. Fine-tune it .*--init_from"
+        ):
+            keras_senti.load(path)
+
+
+def test_a_compact_folder_whose_settings_are_of_another_model_is_refused(trained_run, tmp_path):
+    write_compact(tmp_path / "compact", read_run(trained_run))
+    config = tmp_path / "compact" / "config.yaml"
+    config.write_text(config.read_text().replace("units: 8", "units: 9"))
+    message = (
+        r"compact: its parts do not belong together: of config\.yaml and weights\.npz, the weight .* has the shape"
+    )
+    with pytest.raises(UserError, match=message):
+        keras_senti.load(tmp_path / "compact")
+
+
+def test_a_compact_folder_that_needs_opencc_says_so(trained_run, tmp_path, monkeypatch):
+    model = read_run(trained_run)
+    config = dataclasses.replace(model.config, text=TextConfig(simplify_chinese=True))
+    write_compact(tmp_path / "compact", dataclasses.replace(model, config=config))
+    monkeypatch.setitem(sys.modules, "opencc", None)  # importing it fails
+    make_simplifier.cache_clear()
+    with pytest.raises(UserError, match=r"simplify_chinese: needs the package opencc"):
+        keras_senti.load(tmp_path / "compact")
+
+
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         keras_senti.load(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="has no saved_model"):
+    with pytest.raises(UserError, match=r"has no saved_model and no weights\.npz\. Expected a run folder"):
         keras_senti.load(tmp_path)
     module = tf.Module()
     module.f = tf.function(lambda x: x, input_signature=[tf.TensorSpec([], tf.float32)])

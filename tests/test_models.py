@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_senti import layers
 from keras_senti.config import ModelConfig, UserError
-from keras_senti.models import build_model
+from keras_senti.models import build_model, list_learning_layers
 from keras_senti.parsing import read_config
 
 CELLS, POOLINGS = ("lstm", "gru", "simple_rnn"), ("last", "mean", "max", "attention", "concat")
@@ -159,3 +159,11 @@ def test_settings_reach_the_layers():
 def test_an_unknown_activation_is_refused_by_name():
     with pytest.raises(UserError, match="model.activation: received 'thanh'"):
         build_model(ModelConfig(activation="thanh"), 9, 3)
+
+
+def test_the_layers_that_learn_are_listed_from_input_to_output():
+    names = ["recurrent_0", "recurrent_1", "head"]
+    assert list_learning_layers(ModelConfig(num_layers=2)) == ["embedding", *names]
+    assert list_learning_layers(ModelConfig(num_layers=2, embedding_trainable=False)) == names
+    settings = ModelConfig(pooling="attention", units=10**7, **{**OPTIONS, "bigram_buckets": 10**12})
+    assert list_learning_layers(settings) == ["embedding", "convolution", "residual_0", "pooling", "head"]

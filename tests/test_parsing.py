@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 
@@ -105,7 +106,7 @@ def test_a_bad_file_is_refused_by_name(write_config, content, message):
         (["--epochs", "3"], r"unknown option '--epochs'\. Did you mean 'train\.epochs'\?"),
         (["--model.units"], r"--model\.units: expected one argument"),
         (["--model.units", "many"], r'"model\.units": expected int\. Got value: many'),
-        (["--train.schedule", "step"], r"\"train\.schedule\": expected one of \['constant', 'cosine', 'linear'\]"),
+        (["--train.schedule", "step"], r"\"train\.schedule\": expected one of \['constant', 'cosine', 'linear', "),
         (["--train.evaluate_test", "perhaps"], r'"train\.evaluate_test": .*perhaps'),
         (["extra"], r"unrecognized arguments: extra"),
     ],
@@ -139,6 +140,7 @@ def test_a_bad_command_line_is_refused_by_name(argv, message):
         ("train.label_smoothing", "1", "a fraction of at least 0 and below 1"),
         ("train.clip_norm", "0", "a number above 0, or null for no clipping"),
         ("train.early_stopping_patience_epochs", "0", "at least 1"),
+        ("train.layer_rate_decay", "0.5", "at least 1"),
         ("train.seed", "-1", "0 to 4294967295"),
         ("device.cpu_threads", "0", "at least 1"),
         ("name", "a/b", "letters, digits, '-', '_' and '.', because it names a folder"),
@@ -149,6 +151,22 @@ def test_a_value_out_of_range_is_refused_never_clamped(key, value, expected):
     message = rf"settings: {re.escape(key)}: received '?{re.escape(value)}.*expected {re.escape(expected)}"
     with pytest.raises(UserError, match=message):
         parse_config([*TWEETS, f"--{key}", value])
+
+
+@pytest.mark.parametrize("epoch", [0, 7])
+def test_an_epoch_in_which_a_layer_cannot_begin_to_learn_is_refused(epoch):
+    message = (
+        rf"train_from_epoch\.embedding: received {epoch}, expected an epoch from 1 to train\.epochs \(6\), or null"
+    )
+    with pytest.raises(UserError, match=message):
+        parse_config([*TWEETS, "--train.train_from_epoch", f"{{head: 1, embedding: {epoch}}}"])
+    words = ["--train.train_from_epoch", "{head: 6, embedding: null}"]
+    assert parse_config([*TWEETS, *words]).train.train_from_epoch == {"head": 6, "embedding": None}
+
+
+def test_early_stopping_needs_something_to_go_by():
+    with pytest.raises(UserError, match=r"patience_epochs: received 2, expected null with train\.monitor none"):
+        parse_config([*TWEETS, "--train.monitor", "none", "--train.early_stopping_patience_epochs", "2"])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -332,6 +350,87 @@ def test_resume_in_a_file_is_refused(write_config):
 def test_checkpoint_minutes_are_above_zero(minutes):
     with pytest.raises(UserError, match="train.checkpoint_minutes: received .*, expected a number above 0"):
         parse_config([*TWEETS, "--train.checkpoint_minutes", minutes])
+
+
+# --init_from
+
+
+@pytest.fixture
+def encoder(tmp_path):
+    """A language model's compact folder, as far as settings are read from it."""
+    model = "cell: gru, units: 7, bidirectional: false, pooling: max, head_dropout: 0.3, dropout: 0.2"
+    folder = tmp_path / "first" / "encoder"
+    folder.mkdir(parents=True)
+    (folder / "weights.npz").write_text("")
+    (folder / "config.yaml").write_text(
+        f"task: language_model\nmodel: {{{model}}}\npretrain: {{tie_embeddings: false}}\n"
+        "text: {lowercase: false, sequence_length: 70, truncate: head}\n"
+    )
+    return folder
+
+
+def test_a_classifier_takes_over_what_makes_the_encoder_and_nothing_else(encoder):
+    for path in (encoder, encoder.parent):
+        config = parse_config([*TWEETS, "--init_from", str(path)])
+        assert (config.task, config.text.lowercase, config.pretrain.tie_embeddings) == ("classification", False, True)
+        assert (config.text.sequence_length, config.text.truncate) == (400, "tail")
+        assert config.model == ModelConfig(cell="gru", units=7, bidirectional=False)
+
+
+def test_what_an_encoder_does_not_have_may_be_given(encoder, write_config):
+    path = write_config(
+        f"init_from: {encoder}\ntext: {{sequence_length: 9, truncate: both}}\nmodel: {{pooling: mean}}\n"
+    )
+    config = parse_config(["--config", path, *TWEETS, "--model.weight_drop", "0.5", "--model.units", "7"])
+    assert (config.text.sequence_length, config.text.truncate, config.model.pooling) == (9, "both", "mean")
+    assert config.model.weight_drop == 0.5
+
+
+@pytest.mark.parametrize(
+    "key, value, was, does",
+    [
+        ("model.bidirectional", "true", "False", "was made with"),
+        ("model.cell", "lstm", "'gru'", "was made with"),
+        ("model.conv_filters", "3", "0", "was made with"),
+        ("model.activation", "relu", "'tanh'", "was made with"),
+        ("text.lowercase", "true", "False", "reads text with"),
+    ],
+)
+def test_a_setting_that_contradicts_the_encoder_is_refused(encoder, key, value, was, does):
+    message = rf"{key}: received '?{value}'?, but the model in init_from {does} {was}\. Leave this setting out: "
+    with pytest.raises(UserError, match=re.compile(message, re.IGNORECASE)):
+        parse_config([*TWEETS, "--init_from", str(encoder), f"--{key}", value])
+
+
+def test_a_language_model_that_is_trained_further_takes_over_everything(encoder):
+    words = [*TWEETS, "--task", "language_model", "--init_from", str(encoder)]
+    config = parse_config([*words, "--model.dropout", "0.5"])
+    assert (config.model.head_dropout, config.model.dropout, config.pretrain.tie_embeddings) == (0.3, 0.5, False)
+    with pytest.raises(UserError, match=r"pretrain\.tie_embeddings: received True, but .* was made with False"):
+        parse_config([*words, "--pretrain.tie_embeddings", "true"])
+
+
+@pytest.mark.parametrize("folder, file", [("saved_model/assets", None), (".", "weights.npz")])
+def test_a_language_model_does_not_begin_with_a_classifier(tmp_path, write_config, folder, file):
+    (tmp_path / "model" / folder).mkdir(parents=True)
+    (tmp_path / "model" / folder / "config.yaml").write_text("model: {units: 7}")  # a csv without its file
+    if file:
+        (tmp_path / "model" / file).write_text("")
+    assert parse_config([*TWEETS, "--init_from", str(tmp_path / "model")]).model.units == 7
+    path = write_config("task: language_model\ndata: {source: tweets}\n")
+    message = "init_from: .*model is a classifier, which has no weights that predict the next token, but task is"
+    with pytest.raises(UserError, match=message):
+        parse_config(["--config", path, "--init_from", str(tmp_path / "model")])
+
+
+def test_a_run_that_has_left_no_model_is_to_be_resumed(run_folder):
+    message = "init_from: .*neither a finished run nor a SavedModel of ours, nor a compact folder with config.yaml and"
+    with pytest.raises(UserError, match=message):
+        parse_config([*TWEETS, "--init_from", run_folder])
+    (Path(run_folder) / "manifest.json").write_text('{"status": "running"}')
+    message = r"this run has neither saved_model/ nor encoder/, .* `python train\.py --resume .*run` continues it"
+    with pytest.raises(UserError, match=message):
+        parse_config([*TWEETS, "--init_from", run_folder])
 
 
 # What a run folder keeps

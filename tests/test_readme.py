@@ -49,6 +49,13 @@ def test_every_train_command_parses(command, monkeypatch, tmp_path):
         assert end.code == 0
 
 
+def test_the_settings_shown_are_settings(tmp_path):
+    (shown,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "config.yaml").write_text(shown)
+    config = parse_config(["--config", str(tmp_path / "config.yaml"), "--data.source", "tweets"])
+    assert config.train.train_from_epoch == {"embedding": 3, "recurrent_0": 2}
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "evaluate.py" in c])
 def test_every_evaluate_command_runs(command, trained_run, tiny_csv, tmp_path):
     run_dir = shutil.copytree(trained_run, tmp_path / "run")

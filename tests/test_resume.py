@@ -146,6 +146,29 @@ def test_a_folder_that_vanishes_in_training_is_what_the_message_says(tiny_settin
         workflow.train_run(parse_config([*tiny_settings, "--train.epochs", "3", "--run_dir", str(run_dir)]))
 
 
+@pytest.mark.slow
+def test_layers_join_in_their_epochs_also_if_the_run_was_stopped_before(tiny_settings, tmp_path, monkeypatch, capsys):
+    words = [*tiny_settings, "--train.epochs", "3", "--train.checkpoint_minutes", "1e-6", "--train.monitor", "none"]
+    words += ["--train.train_from_epoch", "{embedding: 3, recurrent_0: 2}", "--train.layer_rate_decay", "2.6"]
+    whole = workflow.train_run(parse_config([*words, "--run_dir", str(tmp_path / "whole")]))
+
+    def stop(self, batch, logs=None):
+        if self.progress.epoch == 1 and self.progress.step == 2:
+            raise KeyError("stopped here")
+
+    with monkeypatch.context() as patch, pytest.raises(KeyError, match="stopped here"):
+        patch.setattr(SaveProgress, "on_train_batch_begin", stop, raising=False)
+        workflow.train_run(parse_config([*words, "--run_dir", str(tmp_path / "stopped")]))
+    capsys.readouterr()
+    resume(tmp_path / "stopped")
+    assert [line for line in capsys.readouterr().out.splitlines() if "learn:" in line] == [
+        "from epoch 2 on these layers learn: recurrent_0, head",
+        "from epoch 3 on these layers learn: embedding, recurrent_0, head",
+    ]
+    assert read_result(tmp_path / "stopped") == read_result(whole)
+    assert read_manifest(whole)["training"]["best_epoch"] == 3
+
+
 FULL_DISK = """
 import resource, sys
 from keras_senti import kernels

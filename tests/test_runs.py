@@ -225,7 +225,7 @@ def test_a_folder_that_is_gone_cannot_be_locked(tmp_path):
 
 
 def test_what_a_killed_run_left_is_removed_and_the_rest_stays(tmp_path):
-    for name in ("writing-saved_model", "saved_model", "checkpoints"):
+    for name in ("writing-saved_model", "saved_model", "encoder", "checkpoints"):
         (tmp_path / name).mkdir()
     for name in ("writing-a.txt", "metrics.json", "history.csv", "checkpoints/writing-b", "checkpoints/step-1.npz"):
         (tmp_path / name).write_text("")

@@ -106,6 +106,20 @@ def test_a_frozen_embedding_has_weights_and_no_gradient(tmp_path):
     assert "weights/embedding/embeddings" in tags and not [t for t in tags if "grad" in t and "embedding" in t]
 
 
+def test_a_layer_that_begins_to_learn_has_a_gradient_from_then_on(tmp_path):
+    board, model = make_board(tmp_path)
+    for epoch, learns in enumerate((False, True)):
+        model.get_layer("recurrent_0").trainable = learns
+        board.set_model(model)  # as every `fit` does
+        run_epoch(board, epoch)
+    events = read_events(tmp_path / "train")
+    norms = {n: events.Tensors(f"gradient_norm/{n}") for n in ("all", "embedding", "recurrent_0", "head")}
+    steps = {n: [event.step for event in found] for n, found in norms.items()}
+    assert steps == {"all": [0, 1], "embedding": [0, 1], "recurrent_0": [1], "head": [0, 1]}
+    first = {n: float(tf.make_ndarray(found[0].tensor_proto)) for n, found in norms.items()}
+    assert first["all"] == pytest.approx(np.hypot(first["embedding"], first["head"]), rel=1e-5)
+
+
 def test_a_gradient_that_is_not_finite_does_not_stop_the_run(tmp_path):
     board, model = make_board(tmp_path)
     model.get_layer("head").bias.assign([np.inf, 0, 0])

@@ -1,9 +1,11 @@
 import csv
+import itertools
 import math
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_senti import training
 from keras_senti.checkpoints import Progress
@@ -14,7 +16,6 @@ from keras_senti.training import (
     SaveProgress,
     StopOnNonFinite,
     Throughput,
-    WarmupDecay,
     compile_model,
     compute_class_weights,
     make_predict,
@@ -79,10 +80,63 @@ def test_the_best_weights_are_restored_and_stand_in_the_checkpoint(tmp_path):
         )
 
 
+def test_with_monitor_none_the_last_epoch_is_kept(tmp_path):
+    wrong = (make_twelve_rows()[1] + 1) % 3
+    model, _, trained = train(tmp_path, validation_labels=wrong, epochs=8, monitor="none")
+    assert trained.best_epoch == trained.epochs_run == 8
+    with np.load(tmp_path / "checkpoints" / "step-00000024.npz") as stored:
+        np.testing.assert_array_equal(model.get_weights()[0], stored["model/0/embedding/embeddings"])
+
+
 def test_early_stopping_ends_after_the_patience(tmp_path):
     wrong = (make_twelve_rows()[1] + 1) % 3
     _, _, trained = train(tmp_path, validation_labels=wrong, epochs=50, early_stopping_patience_epochs=2)
     assert trained.epochs_run == trained.best_epoch + 2 < 50
+
+
+def test_after_a_step_of_sgd_each_layer_has_moved_by_its_gradient_times_its_rate():
+    model = build_model(ModelConfig(units=5, embedding_dim=4, num_layers=2, embedding_dropout=0.0), 12, 3)
+    settings = TrainConfig(
+        optimizer="sgd", learning_rate=0.5, schedule="constant", warmup_fraction=0.0, clip_norm=None, layer_rate_decay=2
+    )
+    compile_model(model, settings, total_steps=10)
+    encoded, labels = make_twelve_rows()
+    ids, one_hot = encoded.pad(np.arange(12), 8), np.eye(3, dtype=np.float32)[labels]
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(ids, one_hot, model(ids, training=True))
+    gradients = [tf.convert_to_tensor(g).numpy() for g in tape.gradient(loss, model.trainable_variables)]
+    before = model.get_weights()
+    model.train_on_batch(ids, one_hot)
+    rates = {"embedding": 0.0625, "recurrent_0": 0.125, "recurrent_1": 0.25, "head": 0.5}
+    names = [layer.name for layer in model.layers for _ in layer.weights]
+    for name, new, old, gradient in zip(names, model.get_weights(), before, gradients, strict=True):
+        np.testing.assert_allclose(new, old - rates[name] * gradient, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def test_layers_learn_from_their_epoch_on_and_that_is_said(tmp_path, capsys, monkeypatch):
+    states, write = [], training.write_checkpoint
+
+    def record(folder, model, progress):
+        states.append(model.get_weights())
+        write(folder, model, progress)
+
+    monkeypatch.setattr(training, "write_checkpoint", record)
+    settings = ModelConfig(units=5, embedding_dim=4, num_layers=2, pooling="attention")
+    first_epochs = {"embedding": 4, "recurrent_0": 3, "recurrent_1": 3, "pooling": None}
+    model, before, _ = train(tmp_path, settings, epochs=5, train_from_epoch=first_epochs, layer_rate_decay=2.6)
+    names = [layer.name for layer in model.layers for _ in layer.weights]
+    moved = [
+        {name for name, old, new in zip(names, *pair, strict=True) if (old != new).any()}
+        for pair in itertools.pairwise([before, *states])
+    ]
+    upper = {"recurrent_0", "recurrent_1", "head"}
+    assert moved == [{"head"}, {"head"}, upper, {"embedding", *upper}, {"embedding", *upper}]
+    assert [line for line in capsys.readouterr().out.splitlines() if "learn:" in line] == [
+        "from epoch 1 on these layers learn: head",
+        "from epoch 3 on these layers learn: recurrent_0, recurrent_1, head",
+        "from epoch 4 on these layers learn: embedding, recurrent_0, recurrent_1, head",
+    ]
+    assert len(model.trainable_variables) == len(model.weights)  # whoever trains it further has all of it
 
 
 def test_the_same_seed_gives_the_same_weights_to_the_last_digit_and_another_does_not(tmp_path):
@@ -127,22 +181,6 @@ def test_ctrl_c_before_the_first_epoch_is_over_goes_through_and_later_keeps_the_
     model, before, trained = train(tmp_path / "third", epochs=5)
     assert trained.interrupted and trained.epochs_run == 2 and trained.best_epoch <= 2
     assert any((w != old).any() for w, old in zip(model.get_weights(), before))
-
-
-@pytest.mark.parametrize(
-    "schedule,expected",
-    [
-        # 2 of 6 steps are warm-up; then p = 0, 1/4, 1/2, 3/4, 1.
-        ("constant", [0.05, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]),
-        ("linear", [0.05, 0.1, 0.1, 0.075, 0.05, 0.025, 0.0]),
-        ("cosine", [0.05, 0.1, 0.1, 0.05 * (1 + math.cos(math.pi / 4)), 0.05, 0.05 * (1 - math.cos(math.pi / 4)), 0.0]),
-    ],
-)
-def test_the_learning_rate_rises_and_falls_as_written(schedule, expected):
-    rate = WarmupDecay(peak=0.1, schedule=schedule, total_steps=6, warmup_steps=2)
-    assert [float(rate(step)) for step in range(7)] == pytest.approx(expected, abs=1e-7)
-    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(rate))
-    assert float(again(3)) == float(rate(3))
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop"])
@@ -260,10 +298,20 @@ def read_history(run_dir):
         return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
 
 
+PARTS = {"embedding": 4, "recurrent_0": 2, "recurrent_1": None}
+
+
 @pytest.mark.slow
-def test_a_run_that_was_stopped_in_mid_epoch_ends_as_if_it_had_not_been(tmp_path, kill_before_step):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"epochs": 50, "early_stopping_patience_epochs": 2},
+        {"epochs": 5, "train_from_epoch": PARTS, "layer_rate_decay": 2.6, "monitor": "none"},
+    ],
+)
+def test_a_run_that_was_stopped_in_mid_epoch_ends_as_if_it_had_not_been(tmp_path, kill_before_step, settings):
     # 3 steps an epoch. Stopped in the first epoch, after the last step of the third, and in the one after.
-    settings = {"epochs": 50, "early_stopping_patience_epochs": 2, "checkpoint_minutes": 1e-9}
+    settings = {**settings, "checkpoint_minutes": 1e-9}
     wrong = (make_twelve_rows()[1] + 1) % 3
     expected, _, whole = train(tmp_path / "whole", RANDOM, wrong, **settings)
     assert whole.epochs_run > 3

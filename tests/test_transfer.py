@@ -6,15 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_senti
 from keras_senti import workflow
+from keras_senti.compact import Pretrained, read_run, write_compact
 from keras_senti.config import UserError
-from keras_senti.models import build_model
+from keras_senti.models import build_model, name_of
 from keras_senti.parsing import parse_config
-from keras_senti.transfer import Pretrained, copy_weights, find_seen_rows, name_of, read_pretrained
+from keras_senti.pipeline import encode_texts, predict_in_batches
+from keras_senti.text import TextEncoder
+from keras_senti.training import make_predict
+from keras_senti.transfer import copy_weights, find_seen_rows, read_pretrained
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["--train.epochs", "1", "--train.learning_rate", "1e-9", "--train.warmup_fraction", "0"]
@@ -71,7 +77,7 @@ def test_other_classes_get_a_new_head_and_that_is_said(words, trained_run, tiny_
     words = [*drop(words, "data.csv"), "--data.csv", str(path), *SHORT]
     run_dir = train(words, "--init_from", trained_run, "--run_dir", tmp_path / "run")
     assert (
-        "its classes were negative, neutral, positive and are now negative, positive: the last layer (head) starts anew"
+        "its classes were negative, neutral, positive and are now negative, positive; starting anew: head\n"
     ) in capsys.readouterr().out
     after, before = read_pretrained(run_dir), read_pretrained(trained_run)
     assert after.weights["head/kernel"].shape[1] == 2
@@ -145,7 +151,7 @@ def test_a_weight_that_is_missing_or_extra_or_of_another_shape_is_named():
     small = build_model(config.model, 5, 2)
     pretrained = Pretrained(config, list("abcde"), ("n", "p"), {name_of(v): v.numpy() for v in small.weights})
     two_layers = build_model(dataclasses.replace(config.model, num_layers=2), 5, 2)
-    with pytest.raises(UserError, match=r"the old model has no weight recurrent_1/.*kernel"):
+    with pytest.raises(UserError, match=r"the stored model has no weight recurrent_1/.*kernel"):
         copy_weights(pretrained, two_layers, ("n", "p"))
     fewer = build_model(dataclasses.replace(config.model, bidirectional=False), 5, 2)
     with pytest.raises(UserError, match=r"the new model has no weight recurrent_0/backward"):
@@ -153,6 +159,104 @@ def test_a_weight_that_is_missing_or_extra_or_of_another_shape_is_named():
     wide = build_model(dataclasses.replace(config.model, embedding_dim=4), 5, 2)
     with pytest.raises(UserError, match=r"the weight embedding/embeddings has the shape \(5, 3\), .* \(5, 4\)"):
         copy_weights(pretrained, wide, ("n", "p"))
+
+
+# Compact folders and language models
+
+
+def test_a_compact_classifier_begins_with_the_predictions_of_its_run(trained_run, tmp_path):
+    write_compact(tmp_path / "compact", read_run(trained_run))
+    pretrained = read_pretrained(tmp_path / "compact")
+    model = build_model(pretrained.config.model, len(pretrained.vocabulary), 3)
+    assert copy_weights(pretrained, model, pretrained.class_names) == "9 weights from tiny"
+    texts = ["the film was great", "", "the hotel was really awful"]
+    encoded = encode_texts(TextEncoder(pretrained.config.text, pretrained.vocabulary), texts)
+    expected = keras_senti.load(trained_run).predict_probabilities(texts)
+    np.testing.assert_allclose(predict_in_batches(make_predict(model), encoded), expected, atol=1e-6)
+
+
+def make_language_run(language_model, run_dir: Path, data: dict) -> Path:
+    run_dir.mkdir()
+    (run_dir / "manifest.json").write_text(json.dumps({"status": "finished", "data": data}))
+    write_compact(run_dir / "encoder", language_model)
+    return run_dir
+
+
+def test_a_classifier_is_trained_from_the_encoder_of_a_language_models_run(words, language_model, tmp_path, capsys):
+    first = make_language_run(language_model, tmp_path / "first", {})
+    more = ["--init_from", first, "--text.sequence_length", "9", "--model.pooling", "attention"]
+    run_dir = train(words, *SHORT, *more, "--run_dir", tmp_path / "run")
+    assert "init_from: 4 weights from tiny_lm; starting anew: pooling, head\n" in capsys.readouterr().out
+    after = read_pretrained(run_dir)
+    assert after.vocabulary == language_model.vocabulary and after.class_names == ("negative", "neutral", "positive")
+    text, model = after.config.text, after.config.model
+    assert (text.lowercase, text.sequence_length, model.units, model.bidirectional) == (False, 9, 5, False)
+    for name, weight in language_model.weights.items():
+        if name != "output/bias":
+            np.testing.assert_allclose(after.weights[name], weight, atol=1e-5, err_msg=name)
+    assert after.weights["head/kernel"].shape == (5, 3) and "output/bias" not in after.weights
+    assert "film" in workflow.evaluate_texts(run_dir, ["the film was good"])
+
+
+def test_a_classifier_of_another_network_than_the_encoders_names_the_weight(language_model):
+    settings = dataclasses.replace(language_model.config.model, num_layers=2)
+    with pytest.raises(UserError, match=r"init_from: the stored model has no weight recurrent_1/.*kernel"):
+        copy_weights(language_model, build_model(settings, 8, 2), ("n", "p"))
+    settings = dataclasses.replace(language_model.config.model, units=6)
+    with pytest.raises(UserError, match=r"the weight recurrent_0/lstm_cell/kernel has the shape \(4, 20\)"):
+        copy_weights(language_model, build_model(settings, 8, 2), ("n", "p"))
+
+
+@keras.saving.register_keras_serializable("tests")
+class Output(keras.layers.Layer):
+    """Logits of the next token, with vectors of its own: kernel (vocabulary, width), bias (vocabulary,)."""
+
+    def __init__(self, vocabulary_size: int, **kwargs):
+        super().__init__(**kwargs)
+        self.vocabulary_size = vocabulary_size
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(self.vocabulary_size, shape[-1]), name="kernel")
+        self.bias = self.add_weight(shape=(self.vocabulary_size,), name="bias")
+
+    def call(self, inputs):
+        return keras.ops.matmul(inputs, keras.ops.transpose(self.kernel)) + self.bias
+
+
+def build_language_model(vocabulary_size: int) -> keras.Sequential:
+    layers = [
+        keras.Input((None,), dtype="int32"),
+        keras.layers.Embedding(vocabulary_size, 2, name="embedding"),
+        keras.layers.LSTM(3, return_sequences=True, name="recurrent_0"),
+        Output(vocabulary_size, name="output"),
+    ]
+    return keras.Sequential(layers, name="language_model")
+
+
+def test_a_language_model_is_trained_further_with_all_its_weights_also_for_new_words(language_model):
+    old, new = build_language_model(5), build_language_model(7)
+    weights = {name_of(v): np.random.default_rng(0).normal(size=v.shape).astype("float32") for v in old.weights}
+    assert {"embedding/embeddings", "output/kernel", "output/bias"} <= weights.keys()
+    pretrained = Pretrained(language_model.config, list("abcde"), (), weights)
+    assert copy_weights(pretrained, old, ()) == "6 weights from tiny_lm"
+    assert copy_weights(pretrained, new, ()) == "6 weights from tiny_lm; 2 new tokens"
+    for variable in new.weights:
+        name = name_of(variable)
+        weight = weights[name]
+        if name in ("embedding/embeddings", "output/kernel", "output/bias"):
+            mean = (weight[2] + weight[3] + weight[4]) / 3  # without padding and [UNK]
+            weight = np.stack([*weight, mean, mean])
+        np.testing.assert_allclose(variable.numpy(), weight, atol=1e-6, err_msg=name)
+
+
+def test_rows_that_a_language_model_has_read_are_warned_of_likewise(language_model, tmp_path):
+    split = {"train": "a", "validation": "b", "test": "c"}
+    data = {"sha256": {"reviews.csv": "content", "unlabelled.csv": "more"}, "split_sha256": split}
+    run_dir = make_language_run(language_model, tmp_path / "run", data)
+    for path in (run_dir, run_dir / "encoder"):
+        assert find_seen_rows(path, {"copy.csv": "content"}, split) == ""
+        found = find_seen_rows(path, {"copy.csv": "content"}, {**split, "train": "others"})
+        assert found.startswith("WARNING: the model in init_from learned from the same file (reviews.csv, unlabelled.")
 
 
 def test_names_do_not_depend_on_what_else_the_process_built():

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from keras_senti import workflow
+from keras_senti.compact import read_run, write_compact
 from keras_senti.config import UserError
 from keras_senti.parsing import parse_config, read_config
 
@@ -80,6 +81,16 @@ def test_evaluating_a_run_draws_its_score_from_stored_predictions_and_changes_no
     metrics = json.loads((trained_run / "metrics.json").read_text())
     assert f"accuracy {metrics['test']['accuracy']:.3f}" in shown and "tfidf_logistic_regression" in shown
     assert fingerprint(trained_run) == before
+
+
+def test_a_compact_folder_classifies_texts_and_files_but_has_no_scores(trained_run, tiny_csv, tmp_path):
+    write_compact(tmp_path / "compact", read_run(trained_run))
+    done = run("evaluate.py", "--run", tmp_path / "compact", "--text", "the film was great")
+    assert done.returncode == 0 and "probability_positive" in done.stdout, done.stderr
+    folder, summary = workflow.evaluate_file(tmp_path / "compact", tiny_csv)
+    assert folder.parent == tmp_path / "compact" / "evaluations" and "accuracy" in summary
+    with pytest.raises(UserError, match=r"a compact folder holds no scores\. Add --text TEXT or --data\.csv FILE"):
+        workflow.evaluate_stored(tmp_path / "compact")
 
 
 def test_stored_predictions_that_were_changed_are_noticed(trained_run, tmp_path):
@@ -215,6 +226,13 @@ def test_a_folder_that_is_not_empty_is_refused_before_any_work_and_stays_as_it_w
     with pytest.raises(UserError, match="is not empty"):
         workflow.train_run(parse_config([*tiny_settings, "--run_dir", str(tmp_path)]))
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_layer_that_the_model_does_not_have_is_named_before_there_is_a_folder(tiny_settings, tmp_path):
+    words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--train.train_from_epoch", "{recurrent_1: 2}"]
+    with pytest.raises(UserError, match=r"received 'recurrent_1', .*: embedding, recurrent_0, head\. Did you mean"):
+        workflow.train_run(parse_config(words))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

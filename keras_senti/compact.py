@@ -1,0 +1,206 @@
+"""A model as weights without a graph: small enough to hand around, whole enough to predict with and to train further.
+
+    python -m keras_senti.compact logs/tweets/<run> FOLDER --dtype float16
+
+A compact folder holds config.yaml (how the model reads and was made; no place on the machine it is from),
+vocabulary.txt, weights.npz (one array a weight, named as `models.name_of` says) and, for a classifier,
+class_names.json; other files do no harm. A run of the task language_model leaves one as encoder/ in its folder.
+"""
+
+import argparse
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_senti import runs
+from keras_senti.config import Config, UserError
+from keras_senti.models import EMBEDDINGS, build_model, name_of
+from keras_senti.parsing import forget_places, read_config, run_command, write_yaml
+from keras_senti.text import TextEncoder
+
+DTYPES = ("float32", "float16")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A finished model: config, vocabulary (tokens by id), class_names, and weights (float32 array by name).
+
+    class_names is empty for a language model, whose weights are those of the encoder and, from `output/` on, its own.
+    """
+
+    config: Config
+    vocabulary: list[str]
+    class_names: tuple[str, ...]
+    weights: dict[str, np.ndarray]
+
+    @property
+    def is_language_model(self) -> bool:
+        return self.config.task == "language_model"
+
+
+def find_compact(path) -> Path | None:
+    """Returns the compact folder that a path means: itself, or encoder/ in the run folder of a language model."""
+    return next((folder for folder in (Path(path), Path(path) / "encoder") if is_compact(folder)), None)
+
+
+def is_compact(path) -> bool:
+    return (Path(path) / "weights.npz").is_file()
+
+
+def write_compact(path: Path, model: Pretrained, dtype: str = "float32"):
+    """Writes a compact folder; it has its name only when it is whole.
+
+    Args:
+        path: a folder that is not there yet, or is empty; its parent must be there.
+        dtype: float32 | float16, of the weights in the file. float16 halves it, rounds to 3 digits, and ends at 65,504.
+    Raises:
+        UserError: if a weight is not finite, or too large for the dtype; runs.WriteError: if it cannot be written.
+    """
+    arrays = {}
+    for name, weight in model.weights.items():
+        with np.errstate(over="ignore"):
+            arrays[name] = weight.astype(dtype)
+        if not np.isfinite(arrays[name]).all():
+            raise UserError(
+                f"{path}: the weight {name} has values up to {np.abs(weight).max():g}, expected finite numbers that "
+                f"{dtype} can hold. Write float32, or, if they are not finite there either, train again more gently."
+            )
+    with runs.replace(path) as temporary:
+        temporary.mkdir()
+        runs.write_text(temporary / "config.yaml", write_yaml(forget_places(model.config)))
+        TextEncoder(model.config.text, model.vocabulary).save(temporary / "vocabulary.txt")
+        if not model.is_language_model:
+            runs.write_json(temporary / "class_names.json", list(model.class_names))
+        np.savez(temporary / "weights.npz", **arrays)
+
+
+def read_compact(path) -> Pretrained:
+    """Reads and checks a compact folder; weights come out as float32, whatever the file has.
+
+    Raises:
+        UserError: if a part of it is missing or damaged, or the parts do not belong together; the message says which.
+    """
+    path = Path(path)
+    _require_parts(path, "config.yaml", "vocabulary.txt", "weights.npz")
+    config = read_config(path / "config.yaml")
+    vocabulary = TextEncoder.load(config.text, path / "vocabulary.txt").vocabulary
+    class_names = ()
+    if config.task == "classification":
+        _require_parts(path, "class_names.json")
+        class_names = _read_class_names(path / "class_names.json")
+    weights = _read_weights(path / "weights.npz")
+    counts = {EMBEDDINGS: ("vocabulary.txt", len(vocabulary)), "head/bias": ("class_names.json", len(class_names))}
+    for name, (file, count) in counts.items():
+        rows = np.atleast_1d(weights.get(name, ())).shape[0]
+        if rows != count:
+            raise UserError(
+                f"{path}: its parts do not belong together: {file} has {count:,} entries, but the weight {name} in "
+                f"weights.npz has {rows:,} rows. Bring the folder back as it was written."
+            )
+    return Pretrained(config, vocabulary, class_names, weights)
+
+
+def _require_parts(path: Path, *names: str):
+    for name in names:
+        if not (path / name).is_file():
+            raise UserError(
+                f"{path}: has no {name}. A compact folder holds config.yaml, vocabulary.txt, weights.npz and, for a "
+                "classifier, class_names.json: bring back what is missing."
+            )
+
+
+def _read_class_names(file: Path) -> tuple[str, ...]:
+    names = runs.read_json(file)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{file} is damaged: expected a list of names, received {names!r}.")
+    return tuple(names)
+
+
+def _read_weights(file: Path) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()  # before NumPy believes a damaged header and asks for terabytes
+        if damaged is not None:
+            raise ValueError(f"wrong checksum of {damaged}")
+        with np.load(file, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        for name, array in arrays.items():
+            if array.dtype.name not in DTYPES:
+                raise ValueError(f"{name} is {array.dtype}, expected {' or '.join(DTYPES)}")
+    except (OSError, MemoryError) as error:
+        raise UserError(f"{file} cannot be read: {error}.") from None
+    except Exception as error:  # a damaged zip file fails in many ways
+        raise UserError(f"{file} is damaged: {error}. Bring it back as it was written.") from None
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
+def assign_weights(model: keras.Model, weights: dict[str, np.ndarray]):
+    """Gives a model its weights, by name: all that it has, all that are there.
+
+    Args:
+        weights: array by name, see `models.name_of`.
+    Raises:
+        ValueError: if a weight of either is missing in the other, or has another shape; nothing is changed then.
+    """
+    variables = {name_of(v): v for v in model.weights}  # without the seeds of dropout
+    for names, other, where in ((weights, variables, "new"), (variables, weights, "stored")):
+        if lacking := sorted(set(names) - set(other)):
+            raise ValueError(f"the {where} model has no weight {', '.join(lacking)}")
+    for name, variable in variables.items():
+        if weights[name].shape != tuple(variable.shape):
+            raise ValueError(
+                f"the weight {name} has the shape {weights[name].shape}, the new model's has {tuple(variable.shape)}"
+            )
+    for name, variable in variables.items():
+        variable.assign(weights[name])
+
+
+def read_run(run_dir) -> Pretrained:
+    """Reads what a finished run has learned: a classifier from model.keras, a language model from encoder/.
+
+    Raises:
+        UserError: if it is no finished run, or a file of it is missing or damaged.
+    """
+    run_dir = runs.check_run_dir(run_dir)
+    if is_compact(run_dir / "encoder"):
+        return read_compact(run_dir / "encoder")
+    config = read_config(run_dir / "config.yaml")
+    vocabulary = TextEncoder.load(config.text, run_dir / "vocabulary.txt").vocabulary
+    class_names = _read_class_names(run_dir / "class_names.json")
+    model = build_model(config.model, len(vocabulary), len(class_names))
+    try:
+        model.load_weights(run_dir / "model.keras")
+    except Exception as error:  # a damaged file fails in many ways
+        raise UserError(f"{run_dir / 'model.keras'} is missing, damaged or not this run's: {error}.") from None
+    return Pretrained(config, vocabulary, class_names, {name_of(v): v.numpy() for v in model.weights})
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(
+        prog="python -m keras_senti.compact",
+        description="Makes a compact folder, for keras_senti.load and --init_from, from a finished run.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="folder of a finished run, of either task")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="new folder")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the weights; default: %(default)s")
+    options = parser.parse_args(argv)
+    folder = options.folder
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"FOLDER: {folder} is there already and not an empty folder. Name a new one.")
+    model = read_run(options.run_dir)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"FOLDER: cannot make {folder.parent}: {error.strerror}.") from None
+    write_compact(folder, model, options.dtype)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    print(f"{folder}: {len(model.weights)} weights of {model.config.name} in {options.dtype}, {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

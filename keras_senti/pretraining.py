@@ -1,0 +1,349 @@
+"""Pre-training: a language model reads all texts as streams and learns to predict the next token.
+
+The order of texts is new in every epoch. They stand one behind the other, id 0 (padding elsewhere) before each, and
+this long row of tokens is cut into as many streams as a batch has rows. A step reads a window of each stream and goes
+on with the state that the window before it ended with (truncated back-propagation through time).
+"""
+
+import itertools
+import math
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_senti.checkpoints import Progress, restore_newest
+from keras_senti.config import Config, UserError
+from keras_senti.language_model import LanguageModel
+from keras_senti.models import find_learning_layers
+from keras_senti.optimizers import make_optimizer
+from keras_senti.pipeline import EncodedTexts
+from keras_senti.training import KeepBest, SaveProgress, StopOnNonFinite, TrainedRun, write_history
+
+COUNTED_AT_ONCE = 10_000_000
+SECONDS_BETWEEN_LINES = 60
+SAMPLED_TEXTS, SAMPLED_TOKENS = 6, 60
+TEMPERATURE = 0.8  # below 1: sampled texts read better, because unlikely tokens become less likely
+
+
+class Streams:
+    """Texts as streams of tokens, cut into windows; nothing but a few numbers a text is in memory.
+
+    Args:
+        parts: the texts, whose order is mixed over all parts. batch_size: streams. window: tokens of each in a batch.
+        seed: of the order of the texts; None: as they stand, in every epoch.
+    """
+
+    def __init__(self, parts: list[EncodedTexts], batch_size: int, window: int, seed: int | None):
+        self.parts, self.batch_size, self.window, self.seed = parts, batch_size, window, seed
+        self.lengths = np.concatenate([part.lengths for part in parts])
+        self.tokens = int(self.lengths.sum()) + len(self.lengths)  # with an id 0 before each text
+        # Few texts fill few streams: with less than a window each there would be nothing to remember.
+        self.filled = min(batch_size, math.ceil((self.tokens - 1) / window))
+        self.stream_tokens = math.ceil((self.tokens - 1) / self.filled)
+        self.steps = math.ceil(self.stream_tokens / window)
+        first_rows = np.cumsum([0, *(len(part) for part in parts)])
+        self.part_of_row = np.repeat(np.arange(len(parts)), np.diff(first_rows))
+        self.begin_of_row = np.concatenate([part.offsets[:-1] for part in parts])
+
+    def batches(self, epoch: int, first_step: int = 0):
+        """Yields (token_ids, targets, weights), (batch_size, window) each: int32, int32, float32.
+
+        targets are the tokens one position further; weights are 0 where a stream has ended, or was never filled.
+        """
+        rows = len(self.lengths)
+        order = np.arange(rows) if self.seed is None else np.random.default_rng([self.seed, epoch]).permutation(rows)
+        ends = np.cumsum(self.lengths[order] + 1)
+        stream = np.arange(self.batch_size)[:, np.newaxis]
+        for step in range(first_step, self.steps):
+            within = step * self.window + np.arange(self.window + 1)
+            place = stream * self.stream_tokens + within
+            ids = self._read(place, order, ends)
+            # The target of a stream's last token is the first token of the next stream, which is the next one indeed.
+            is_real = (within[1:] <= self.stream_tokens) & (place[:, 1:] < self.tokens) & (stream < self.filled)
+            yield ids[:, :-1], ids[:, 1:], is_real.astype(np.float32)
+
+    def _read(self, place: np.ndarray, order: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Returns the ids at these places of the whole row of tokens, 0 behind its end."""
+        index = np.minimum(np.searchsorted(ends, place, side="right"), len(order) - 1)
+        row = order[index]
+        offset = place - (ends[index] - self.lengths[row] - 1)  # 0: the place before the text
+        is_token = (offset > 0) & (offset <= self.lengths[row])
+        ids = np.zeros(place.shape, np.int32)
+        for number, part in enumerate(self.parts):
+            chosen = is_token & (self.part_of_row[row] == number)
+            ids[chosen] = part.flat[self.begin_of_row[row[chosen]] + offset[chosen] - 1]
+        return ids
+
+    def make_dataset(self, make_batches) -> tf.data.Dataset:
+        """Returns a tf.data pipeline of batches with static shapes."""
+        shape = (self.batch_size, self.window)
+        signature = tuple(tf.TensorSpec(shape, kind) for kind in (tf.int32, tf.int32, tf.float32))
+        return tf.data.Dataset.from_generator(make_batches, output_signature=signature).prefetch(2)
+
+
+def count_tokens(parts: list[EncodedTexts], vocabulary_size: int) -> np.ndarray:
+    """Returns how often each id occurs, (vocabulary_size,) int64; id 0 once before each text."""
+    counts = np.zeros(vocabulary_size, np.int64)
+    for part in parts:
+        for begin in range(0, len(part.flat), COUNTED_AT_ONCE):
+            counts += np.bincount(part.flat[begin : begin + COUNTED_AT_ONCE], minlength=vocabulary_size)
+        counts[0] += len(part)
+    return counts
+
+
+def compute_unigram_perplexity(counts: np.ndarray, held_out: np.ndarray) -> float:
+    """Returns the perplexity of a model that knows how frequent tokens are, and nothing of their order.
+
+    Args:
+        counts, held_out: (vocabulary,) how often each id occurs in the train texts, and in those to be predicted.
+    """
+    shares = (counts + 1) / (counts + 1).sum()
+    return float(np.exp(-(held_out * np.log(shares)).sum() / held_out.sum()))
+
+
+class Perplexity(keras.callbacks.Callback):
+    """Adds val_perplexity, e to the power of the validation loss, to the logs."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["val_perplexity"] = math.exp(min(logs["val_loss"], 700))
+
+
+class CarryState(keras.callbacks.Callback):
+    """Lets every epoch, and every validation, begin without a state; within them it is carried over."""
+
+    def __init__(self, progress: Progress):
+        super().__init__()
+        self.progress = progress
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if not self.progress.step:  # else a checkpoint from mid-epoch gave the state back
+            self.model.reset_states()
+
+    def on_test_begin(self, logs=None):
+        self.model.reset_states()
+
+
+class ShowProgress(keras.callbacks.Callback):
+    """Prints a line a minute: how far, how fast, how long still; and adds tokens_per_second to the logs.
+
+    Args:
+        steps: of an epoch; epochs: of the run. tokens: of a step, when all streams are filled.
+    """
+
+    def __init__(self, progress: Progress, steps: int, epochs: int, tokens: int):
+        super().__init__()
+        self.progress, self.steps, self.epochs, self.tokens = progress, steps, epochs, tokens
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begin = self.shown = time.perf_counter()
+        self.done = 0
+        self.seconds = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.done += 1
+        now = time.perf_counter()
+        if now - self.shown >= SECONDS_BETWEEN_LINES:
+            self.shown = now
+            steps_done = self.progress.epoch * self.steps + self.progress.step + 1
+            steps_left = self.steps * self.epochs - steps_done
+            minutes = steps_left * (now - self.begin) / self.done / 60
+            print(
+                f"epoch {self.progress.epoch + 1} of {self.epochs}, step {self.progress.step + 1:,} of {self.steps:,} "
+                f"({steps_done / (self.steps * self.epochs):.0%} of all): loss {logs['loss']:.3f}, "
+                f"{self.done * self.tokens / (now - self.begin):,.0f} tokens a second, {minutes:.0f} minutes left",
+                flush=True,
+            )
+
+    def on_test_begin(self, logs=None):
+        self.seconds = time.perf_counter() - self.begin
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["tokens_per_second"] = self.done * self.tokens / (self.seconds or time.perf_counter() - self.begin)
+
+
+class LanguageModelBoard(keras.callbacks.TensorBoard):
+    """The curves, and after each epoch texts that the model makes up.
+
+    Args:
+        path: the folder tensorboard/. sample: called with the epoch, returns texts.
+    """
+
+    def __init__(self, path: Path, sample):
+        super().__init__(str(path), write_graph=False)
+        self.sample = sample
+
+    def on_test_end(self, logs=None):
+        pass  # Keras would write the validation curves a second time, over steps
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        with self._val_writer.as_default(epoch):
+            tf.summary.text("made up by the model", "\n\n".join(f"- {text}" for text in self.sample(epoch)))
+
+
+def sample_texts(model: LanguageModel, vocabulary: list[str], joint: str, seed) -> list[str]:
+    """Returns texts that the model makes up, token by token, each from the beginning of a text.
+
+    Args:
+        vocabulary: tokens by id. joint: what stands between two tokens. seed: for numpy.random.default_rng.
+    """
+    rng, rows = np.random.default_rng(seed), model.input_shape[0]
+    output = model.layers[-1]
+
+    @tf.function
+    def score(token_ids):
+        return output.compute_logits(tf.cast(model(token_ids, training=False)[:SAMPLED_TEXTS, 0], tf.float32))
+
+    model.reset_states()
+    ids = np.zeros((rows, 1), np.int32)
+    texts = []
+    for _ in range(SAMPLED_TOKENS):
+        logits = score(tf.constant(ids)).numpy() / TEMPERATURE
+        logits[:, 1] = -np.inf  # the model may know what an unknown word is; a reader does not
+        drawn = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)  # a draw from the softmax
+        ids[: len(drawn), 0] = drawn
+        texts.append(drawn)
+    model.reset_states()
+    words = np.array([*vocabulary], dtype=object)
+    words[0] = "¶"
+    return [joint.join(words[row]) for row in np.stack(texts, axis=1)]
+
+
+def check_language_model(config: Config):
+    """Raises a UserError if these settings make no language model."""
+    model, train = config.model, config.train
+    wrong = None
+    if model.bidirectional:
+        wrong = ("model.bidirectional", True, "false: its backward half has read the token that is to be predicted")
+    elif model.conv_filters:
+        wrong = ("model.conv_filters", model.conv_filters, "0: it sees the token that is to be predicted")
+    elif train.monitor not in ("val_loss", "none"):
+        wrong = ("train.monitor", train.monitor, "val_loss or none: there are no classes to be right about")
+    else:
+        for name, usual in (
+            ("label_smoothing", 0.0),
+            ("class_weights", "none"),
+            ("batch_tokens", None),
+            ("train_from_epoch", None),
+        ):
+            if getattr(train, name) != usual:
+                wrong = (f"train.{name}", getattr(train, name), f"{usual}: it is for classifiers")
+    if wrong:
+        raise UserError("{}: received {!r} with task language_model, expected {}.".format(*wrong))
+
+
+def train_language_model(
+    model: LanguageModel,
+    train: list[EncodedTexts],
+    validation: EncodedTexts,
+    vocabulary: list[str],
+    config: Config,
+    run_dir: Path,
+) -> tuple[TrainedRun, dict]:
+    """Trains the model in place and leaves it with the weights of its best epoch.
+
+    Goes on from the newest checkpoint of the run folder, as `training.train_model` does, and with the same result to
+    the last digit: the carried states are in the checkpoint, the order of the texts follows from seed and epoch.
+
+    Args:
+        train: the texts that are read, in parts. validation: those whose perplexity is computed after each epoch, by
+            the full softmax. run_dir: receives checkpoints/, tensorboard/ and history.csv.
+    Returns: what training found out; and {"validation": {"perplexity", "cross_entropy" (nats a token), "tokens"},
+        "baselines": {"unigram": {"perplexity"}}}.
+    Raises:
+        UserError: for too few tokens, a loss that is not finite, or if no checkpoint of those there can be used.
+        runs.WriteError: if a file cannot be written.
+        KeyboardInterrupt: if interrupted before the first epoch was over.
+    """
+    settings, window = config.train, config.pretrain.window_tokens
+    for name, parts in (("train", train), ("held-out", [validation])):
+        if not sum(len(part.flat) for part in parts):
+            raise UserError(f"task language_model: the {name} texts hold no token. Bring more text.")
+    streams = Streams(train, settings.batch_size, window, settings.seed)
+    held_out = Streams([validation], settings.batch_size, window, None)
+    if streams.filled < settings.batch_size:
+        print(
+            f"WARNING: {streams.tokens:,} tokens fill {streams.filled} of {settings.batch_size} streams with a window "
+            f"of {window}. Lower train.batch_size or pretrain.window_tokens, or bring more text."
+        )
+    counts = count_tokens(train, len(vocabulary))
+    model.layers[-1].set_frequencies(counts)
+    optimizer = make_optimizer(settings, streams.steps * settings.epochs, find_learning_layers(model))
+    model.compile(optimizer=optimizer, jit_compile=False)
+    (run_dir / "checkpoints").mkdir(exist_ok=True)
+    progress = restore_newest(run_dir / "checkpoints", model)
+    write_history(run_dir, progress)
+    patience = settings.early_stopping_patience_epochs or settings.epochs
+    joint = "" if config.text.split == "character" else " "
+    validation_data = held_out.make_dataset(lambda: held_out.batches(0)).apply(
+        tf.data.experimental.assert_cardinality(held_out.steps)
+    )
+    callbacks = [
+        StopOnNonFinite(progress),
+        CarryState(progress),
+        ShowProgress(progress, streams.steps, settings.epochs, streams.filled * window),
+        Perplexity(),
+        KeepBest(progress, settings.monitor, patience),
+        LanguageModelBoard(
+            run_dir / "tensorboard", lambda epoch: sample_texts(model, vocabulary, joint, [settings.seed, epoch])
+        ),
+        SaveProgress(progress, run_dir, settings.checkpoint_minutes * 60),
+    ]
+
+    def fit_until(last_epoch):
+        epoch, step = progress.epoch, progress.step
+
+        def batches():
+            yield from streams.batches(epoch, step)
+            for later in itertools.count(epoch + 1):  # without an end, as in train_model
+                yield from streams.batches(later)
+
+        model.fit(
+            streams.make_dataset(batches),
+            initial_epoch=epoch,
+            epochs=last_epoch,
+            steps_per_epoch=streams.steps - step,
+            validation_data=validation_data,
+            callbacks=callbacks,
+            shuffle=False,
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+
+    def is_unfinished():
+        return progress.epoch < settings.epochs and progress.epoch - progress.best_epoch < patience
+
+    begin, interrupted = time.perf_counter() - progress.seconds, False
+    try:
+        if progress.step and is_unfinished():
+            fit_until(progress.epoch + 1)  # the rest of the epoch that was left in the middle
+        if is_unfinished():
+            fit_until(settings.epochs)
+    except KeyboardInterrupt:
+        if not progress.best_weights:
+            raise
+        interrupted = True
+        print(f"\ninterrupted: keeping the weights of epoch {progress.best_epoch}", flush=True)
+    model.set_weights(progress.best_weights)
+    best = progress.history[progress.best_epoch - 1]
+    held_out_counts = count_tokens([validation], len(vocabulary))
+    scores = {
+        "validation": {
+            "perplexity": best["val_perplexity"],
+            "cross_entropy": best["val_loss"],
+            "tokens": int(held_out_counts.sum()),
+        },
+        "baselines": {"unigram": {"perplexity": compute_unigram_perplexity(counts, held_out_counts)}},
+    }
+    positions = streams.batch_size * window * streams.steps
+    trained = TrainedRun(
+        best_epoch=progress.best_epoch,
+        epochs_run=len(progress.history),
+        interrupted=interrupted,
+        seconds=time.perf_counter() - begin,
+        padding_fraction=1 - (streams.tokens - 1) / positions,
+    )
+    return trained, scores
