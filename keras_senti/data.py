@@ -406,6 +406,11 @@ def check_data(parts: dict[str, Dataset], class_names, dropped: dict[str, int]) 
     distinct = len(np.unique(every))
     labelled = labels >= 0
     pairs = np.unique(np.stack([every[labelled], labels[labelled].astype(np.uint64)]), axis=1)
+    rows_per_class = {
+        name: np.bincount(part.labels[part.labels >= 0], minlength=len(class_names))
+        for name, part in parts.items()
+        if name != "unlabeled"
+    }
     percentiles = (5, 25, 50, 75, 95, 99, 100)
     overlap = {
         f"{a}_{b}": len(np.intersect1d(hashes[a], hashes[b]))
@@ -414,12 +419,7 @@ def check_data(parts: dict[str, Dataset], class_names, dropped: dict[str, int]) 
     return {
         "rows": {name: len(part) for name, part in parts.items()},
         "class_names": list(class_names),
-        "rows_per_class": {
-            name: dict(zip(class_names, np.bincount(known, minlength=len(class_names)).tolist()))
-            for name, part in parts.items()
-            if name != "unlabeled"
-            for known in [part.labels[part.labels >= 0]]
-        },
+        "rows_per_class": {name: dict(zip(class_names, counts.tolist())) for name, counts in rows_per_class.items()},
         "length_percentiles": {
             "percentile": list(percentiles),
             "characters": np.percentile(characters, percentiles).astype(int).tolist(),
