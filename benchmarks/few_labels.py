@@ -178,14 +178,13 @@ def describe_network(cell: Cell, rows: int, train_csv: Path, validation_csv: Pat
     cache = ["--data.test_fraction", "0", "--data.cache_dir", options.work / "cache"]
     chosen = list_options(cell, rows, options.steps)
     words = [str(word) for word in ("--config", config, *init_from, *source, *cache, *chosen)]
-    parse_config(words)
+    found = parse_config(words).init_from  # of a folder of runs, the newest one
     content = json.dumps(yaml.safe_load(config.read_text(encoding="utf-8")), sort_keys=True)  # comments do not count
-    return words, {
-        "config": shorten(config),
-        "config_sha256": hashlib.sha256(content.encode()).hexdigest(),
-        "init_from": pretrained and shorten(pretrained),
-        "options": chosen,
-    }
+    settings = {"config": shorten(config), "config_sha256": hashlib.sha256(content.encode()).hexdigest()}
+    if found:
+        weights = [file for name in ("weights.npz", "variables.data-*") for file in sorted(Path(found).rglob(name))]
+        settings |= {"init_from": shorten(Path(found)), "weights_sha256": [compute_sha256(file) for file in weights]}
+    return words, {**settings, "options": chosen}
 
 
 def list_options(cell: Cell, rows: int, steps: int) -> list[str]:
@@ -327,7 +326,7 @@ def read_path(word: str) -> Path:
 
 def main(argv: list[str]):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pretrained", type=read_path, metavar="DIR", help="encoder or run, for train.py --init_from")
+    parser.add_argument("--pretrained", type=read_path, metavar="DIR", help="as train.py --init_from")
     parser.add_argument("--imdb", type=read_path, metavar="PATH", help="data.csv of --config, instead of fetching IMDB")
     parser.add_argument("--sizes", type=read_size, nargs="+", default=[100, 500, 1000, 5000, "all"], metavar="LABELS")
     parser.add_argument("--seeds", type=int, default=3, help="how many draws (0, 1, ...)")

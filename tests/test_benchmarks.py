@@ -244,7 +244,7 @@ def test_a_network_is_trained_resumed_or_left_as_its_folder_says(tmp_path, monke
         (run_dir / "metrics.json").write_text('{"validation": {"accuracy": 0.75}}')
         return SimpleNamespace(returncode=int(state == "killed"))
 
-    monkeypatch.setattr(few_labels.subprocess, "run", train)
+    monkeypatch.setattr(few_labels, "subprocess", SimpleNamespace(run=train))
     with pytest.raises(UserError, match="train.py failed with status 1; .*run.log says why. Mend it and start again"):
         few_labels.train_network(["--name", "tiny"], run_dir)
     for _ in range(2):
@@ -309,13 +309,14 @@ def test_few_labels_trains_networks_with_and_without_pre_training(few_labels_wor
         workflow.train_run(parse_config(words[2:]))
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(few_labels.subprocess, "run", train)
+    monkeypatch.setattr(few_labels, "subprocess", SimpleNamespace(run=train))
     systems = ["--systems", "pretrained", "scratch"]
     few_labels.main([*few_labels_words, "--sizes", "12", "all", "--pretrained", str(trained_run), *systems])
     text = (tmp_path / "few.json").read_text()
     cells = {(c["system"], c["labels"]): c for c in json.loads(text)["cells"]}
     assert len(cells) == 4 and str(tmp_path) not in text
-    assert cells["pretrained", 12]["settings"]["init_from"] == "tiny"  # the folder of the pre-trained run
+    settings = cells["pretrained", 12]["settings"]
+    assert settings["init_from"] == "tiny" and len(settings["weights_sha256"]) == 1  # the folder's name, the SavedModel
     assert "--train.epochs 2 --train.batch_size 8" in " ".join(cells["scratch", 12]["settings"]["options"])
     assert "--train.epochs" not in cells["scratch", "all"]["settings"]["options"]
     assert cells["pretrained", 12]["accuracy"] > 0.8 > cells["scratch", 12]["accuracy"]
