@@ -103,6 +103,17 @@ def show(score: dict) -> str:
     return f"{score['mean']:.3f} ± {score['sd']:.3f}" if len(score["all"]) > 1 else f"{score['mean']:.3f}"
 
 
+def write_section(name: str, content: str):
+    """Replaces what stands in the README between <!-- name --> and <!-- /name -->; says so if they are not there."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found, rest = README.read_text(encoding="utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        print(f"{README.name} has no {begin} with {end} behind it, so the table was not put there. Add them.")
+        return
+    README.write_text(f"{before}{begin}\n{content}\n{end}{after}", encoding="utf-8")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="*", help="CONFIG or CONFIG:SEEDS; none: write the table again")
@@ -118,9 +129,7 @@ def main():
         RESULTS.write_text(json.dumps(systems, indent=1) + "\n", encoding="utf-8")
     table = make_table(systems)
     print(table)
-    before, _, rest = README.read_text(encoding="utf-8").partition("<!-- results -->")
-    after = rest.partition("<!-- /results -->")[2]
-    README.write_text(f"{before}<!-- results -->\n{table}\n<!-- /results -->{after}", encoding="utf-8")
+    write_section("results", table)
 
 
 if __name__ == "__main__":

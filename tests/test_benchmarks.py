@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from keras_senti.config import UserError
+from keras_senti.tables import Table
+
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import end_to_end
+import few_labels
 import recurrent
 import throughput
 
@@ -135,3 +140,186 @@ def test_growth_is_measured_in_steps_of_our_model():
     table = throughput.format_table("growth", [entry, {"name": "b", "reason": "none", "all": [1.0, 2.5]}])
     assert table.splitlines()[0].startswith("| growth | timed_steps | step_ms | token_us | plan_ms | epoch_seconds |")
     assert table.splitlines()[3].endswith("| none | 1 - 2.5 |")
+
+
+def test_a_section_of_the_readme_is_replaced_and_one_that_is_not_there_is_said(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "README.md"
+    monkeypatch.setattr(end_to_end, "README", file)
+    file.write_text("above\n<!-- results -->\nold\n<!-- /results -->\nbelow\n")
+    end_to_end.write_section("results", "| new |")
+    end_to_end.write_section("few_labels", "| new |")
+    assert file.read_text() == "above\n<!-- results -->\n| new |\n<!-- /results -->\nbelow\n"
+    assert "no <!-- few_labels --> with <!-- /few_labels --> behind it" in capsys.readouterr().out
+
+
+def make_part(**rows) -> few_labels.Part:
+    """So many rows of each class, of which each has a text of its own."""
+    labels = np.repeat(np.arange(len(rows)), list(rows.values()))
+    return few_labels.Part([f"text {row}" for row in range(len(labels))], labels)
+
+
+def test_few_labels_are_drawn_with_the_shares_of_the_classes_and_the_smaller_draw_is_in_the_larger_one():
+    part = make_part(negative=60, positive=30)
+    draws = {count: few_labels.draw_rows(part, count, seed=1) for count in (9, 30, 90)}
+    for count, drawn in draws.items():
+        assert np.bincount(drawn.labels).tolist() == [2 * count // 3, count // 3]
+        assert all(part.labels[part.texts.index(text)] == label for text, label in zip(drawn.texts, drawn.labels))
+    assert set(draws[9].texts) < set(draws[30].texts) < set(draws[90].texts) and draws[90].texts == part.texts
+    assert few_labels.draw_rows(part, 9, seed=1).texts == draws[9].texts
+    assert few_labels.draw_rows(part, 9, seed=2).texts != draws[9].texts
+
+
+def test_a_draw_that_cannot_be_is_refused():
+    part = make_part(negative=60, positive=30)
+    with pytest.raises(UserError, match="--sizes: received 91, expected at most the 90 train rows, or `all`"):
+        few_labels.draw_rows(part, 91, seed=0)
+    with pytest.raises(UserError, match="received 3, which leaves 1 for a class, expected at least 2"):
+        few_labels.draw_rows(part, 3, seed=0)
+
+
+def test_drawn_rows_come_back_from_their_file_whatever_is_in_the_texts(tmp_path):
+    part = few_labels.Part(['a "quote", a comma', "two\nlines", "a lone\rreturn", " 酒店 "], np.array([1, 0, 0, 1]))
+    first = few_labels.write_part(part, ("negative", "positive"), tmp_path / "train.csv")
+    rows = [row for _, row in Table(tmp_path / "train.csv")]
+    assert [row["text"] for row in rows] == part.texts
+    assert [row["sentiment"] for row in rows] == ["positive", "negative", "negative", "positive"]
+    assert few_labels.write_part(part, ("negative", "positive"), tmp_path / "again.csv") == first
+
+
+def test_few_labels_get_more_epochs_of_smaller_batches_and_as_many_steps():
+    schedules = {rows: few_labels.choose_schedule(rows, 700) for rows in (100, 500, 1000, 5000, 22489)}
+    assert schedules == {100: (54, 8), 500: (12, 8), 1000: (12, 16), 5000: (5, 32), 22489: (1, 32)}
+    options = few_labels.list_options(few_labels.Cell("scratch", "all", 2), 22489, 700)
+    assert options == "--train.seed 2 --train.monitor none --train.evaluate_test false".split()
+
+
+def test_a_linear_model_of_all_labels_is_fitted_once():
+    cells = few_labels.list_cells(["scratch", "nb_svm"], [100, "all"], 2)
+    assert [(cell.system, cell.labels, cell.seed) for cell in cells] == [
+        ("scratch", 100, 0), ("nb_svm", 100, 0), ("scratch", "all", 0), ("nb_svm", "all", 0),
+        ("scratch", 100, 1), ("nb_svm", 100, 1), ("scratch", "all", 1),
+    ]  # fmt: skip
+
+
+def make_results(*rows) -> dict:
+    """From (system, labels, seed, rows, accuracy, seconds)."""
+    names = ("system", "labels", "seed", "rows", "accuracy", "seconds")
+    return {few_labels.Cell(*row[:3]): dict(zip(names, row)) for row in rows}
+
+
+def test_the_time_left_is_that_of_like_cells_and_says_what_it_does_not_know():
+    results = make_results(("scratch", 100, 0, 100, 0.7, 60), ("scratch", "all", 0, 900, 0.9, 3600))
+    left = [few_labels.Cell("scratch", labels, 1) for labels in (100, "all")]
+    assert few_labels.estimate_time(left, results) == "about 1:01:00"
+    left = [few_labels.Cell("scratch", 500, 1), few_labels.Cell("nb_svm", 500, 1)]
+    assert few_labels.estimate_time(left, results) == "at least 0:30:30 (nothing is known of 1 cells)"
+
+
+def test_the_table_of_few_labels_has_a_row_a_size_and_mean_and_deviation_of_the_seeds(tmp_path):
+    results = make_results(
+        ("nb_svm", "all", 0, 22489, 0.9, 1), ("nb_svm", 100, 0, 100, 0.7, 1), ("nb_svm", 100, 1, 100, 0.8, 1),
+        ("scratch", 100, 0, 100, 0.6, 1),
+    )  # fmt: skip
+    assert few_labels.make_table(results).splitlines() == [
+        "| labels | from scratch | NB-SVM |",
+        "| --- | --- | --- |",
+        "| 100 | 0.600 | 0.750 ± 0.071 |",
+        "| 22,489 (all) |  | 0.900 |",
+    ]
+    few_labels.draw_curves(results, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_network_is_trained_resumed_or_left_as_its_folder_says(tmp_path, monkeypatch):
+    run_dir, calls, status = tmp_path / "work" / "run", [], iter(["killed", "finished", "finished"])
+
+    def train(words, start_new_session, **_):
+        """As train.py, killed the first time."""
+        assert start_new_session  # else it would get Ctrl-C, and finish early
+        calls.append(words[1:])
+        (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (run_dir / "config.yaml").touch()
+        state = next(status)
+        (run_dir / "manifest.json").write_text(json.dumps({"status": state, "seconds": 7.5}))
+        (run_dir / "metrics.json").write_text('{"validation": {"accuracy": 0.75}}')
+        return SimpleNamespace(returncode=int(state == "killed"))
+
+    monkeypatch.setattr(few_labels, "subprocess", SimpleNamespace(run=train))
+    with pytest.raises(UserError, match="train.py failed with status 1; .*run.log says why. Mend it and start again"):
+        few_labels.train_network(["--name", "tiny"], run_dir)
+    for _ in range(2):
+        assert few_labels.train_network(["--name", "tiny"], run_dir) == {"accuracy": 0.75, "seconds": 7.5}
+    new, resumed = ["--name", "tiny", "--run_dir", str(run_dir)], ["--resume", str(run_dir)]
+    assert calls == [["train.py", *new], ["train.py", *resumed]]
+    assert not (run_dir / "checkpoints").exists()
+    (run_dir / "config.yaml").unlink()  # as if it was killed before there was anything to resume
+    (run_dir / "manifest.json").unlink()
+    few_labels.train_network(["--name", "tiny"], run_dir)
+    assert calls[2:] == [["train.py", *new]]
+
+
+@pytest.fixture
+def few_labels_words(tiny_csv, tmp_path) -> list[str]:
+    """Options for a benchmark of the tiny file: 57 train rows and 15 to score."""
+    config = tmp_path / "tiny.yaml"
+    config.write_text(
+        f"name: tiny\ndata: {{csv: {tiny_csv}}}\ntext: {{sequence_length: 12}}\n"
+        "model: {units: 8, embedding_dim: 6}\ntrain: {epochs: 2, batch_size: 8, learning_rate: 0.03}\n"
+    )
+    fine_tune = tmp_path / "tiny_fine_tune.yaml"
+    fine_tune.write_text("name: tiny_fine_tune\ntrain: {epochs: 1, batch_size: 8, learning_rate: 0.001}\n")
+    folder = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "few.json")]
+    return ["--config", str(config), "--fine_tune_config", str(fine_tune), "--seeds", "1", "--steps", "4", *folder]
+
+
+def test_few_labels_keeps_its_cells_and_names_no_machine(few_labels_words, tmp_path, monkeypatch, capsys):
+    words = [*few_labels_words, "--sizes", "12", "all"]
+    few_labels.main([*words, "--systems", "nb_svm", "tfidf_logistic_regression"])
+    cells = json.loads((tmp_path / "few.json").read_text())["cells"]
+    assert [(c["system"], c["labels"], c["rows"], c["validation_rows"]) for c in cells] == [
+        ("nb_svm", 12, 12, 15), ("tfidf_logistic_regression", 12, 12, 15),
+        ("nb_svm", "all", 57, 15), ("tfidf_logistic_regression", "all", 57, 15),
+    ]  # fmt: skip
+    assert all(0 <= c["accuracy"] <= 1 for c in cells) and str(tmp_path) not in (tmp_path / "few.json").read_text()
+    shown = capsys.readouterr().out
+    assert "[4/4] TF-IDF + logistic regression, all labels, seed 0; about " in shown and "| 57 (all) |" in shown
+    monkeypatch.setattr(few_labels, "fit_linear", None)  # nothing is fitted again
+    few_labels.main([*words, "--systems", "nb_svm"])
+    (tmp_path / "few.png").unlink()
+    few_labels.main([*words, "--systems"])
+    assert json.loads((tmp_path / "few.json").read_text())["cells"] == cells and (tmp_path / "few.png").exists()
+
+
+def test_few_labels_says_what_is_missing_before_it_trains(few_labels_words, capsys):
+    with pytest.raises(SystemExit):
+        few_labels.main(few_labels_words)
+    assert "--pretrained is missing. Give it, or leave its curve out: --systems scratch" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        few_labels.main([*few_labels_words, "--sizes", "some"])
+    assert "received 'some', expected a number of labels, such as 500, or all" in capsys.readouterr().err
+    with pytest.raises(UserError, match="init_from: .*no such folder"):
+        few_labels.main([*few_labels_words, "--sizes", "12", "--pretrained", "nowhere"])
+
+
+def test_few_labels_trains_networks_with_and_without_pre_training(few_labels_words, trained_run, tmp_path, monkeypatch):
+    from keras_senti import workflow
+    from keras_senti.parsing import parse_config
+
+    def train(words, **_):  # in this process, which has TensorFlow already
+        workflow.train_run(parse_config(words[2:]))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(few_labels, "subprocess", SimpleNamespace(run=train))
+    systems = ["--systems", "pretrained", "scratch"]
+    few_labels.main([*few_labels_words, "--sizes", "12", "all", "--pretrained", str(trained_run), *systems])
+    text = (tmp_path / "few.json").read_text()
+    cells = {(c["system"], c["labels"]): c for c in json.loads(text)["cells"]}
+    assert len(cells) == 4 and str(tmp_path) not in text
+    settings = cells["pretrained", 12]["settings"]
+    assert settings["init_from"] == "tiny" and len(settings["weights_sha256"]) == 1  # the folder's name, the SavedModel
+    assert "--train.epochs 2 --train.batch_size 8" in " ".join(cells["scratch", 12]["settings"]["options"])
+    assert "--train.epochs" not in cells["scratch", "all"]["settings"]["options"]
+    assert cells["pretrained", 12]["accuracy"] > 0.8 > cells["scratch", 12]["accuracy"]
+    for manifest in (tmp_path / "work").glob("*/*/manifest.json"):
+        run = json.loads(manifest.read_text())
+        assert run["training"]["best_epoch"] == run["training"]["epochs_run"] and run["data"]["rows"]["test"] == 0
