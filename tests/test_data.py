@@ -172,7 +172,7 @@ def test_json_rows_without_a_key_or_with_null_are_dropped(write):
         ("a.csv", b"", r"a\.csv: is empty, expected a header line and rows"),
         ("a.csv", b"\xef\xbb\xbf\n", r"a\.csv: is empty"),
         ("a.csv.gz", b"", r"a\.csv\.gz: is empty"),
-        ("a.csv.gz", gzip.compress(b""), r"a\.csv\.gz: is empty"),
+        ("a.csv.gz", gzip.compress(b"", mtime=0), r"a\.csv\.gz: is empty"),
         ("a.jsonl", b"", r"a\.jsonl: is empty"),
         ("a.csv", HEADER, r"a\.csv: has a header line and no rows"),
         ("a.csv", b"txt,sentiment\na,p\n", r"a\.csv: no column 'text' \(data\.text_column\)\. The file has 'txt', "
@@ -189,9 +189,9 @@ def test_json_rows_without_a_key_or_with_null_are_dropped(write):
         ("a.csv", HEADER + b"a,p\nb,c,p\n", r"a\.csv, line 3: 3 fields, expected 2 as in the header\. Quote texts"),
         ("a.csv", HEADER + b"a,p\nb\n", r"a\.csv, line 3: 1 fields, expected 2 as in the header"),
         ("a.csv", HEADER + b"a\0b,p\n", r"a\.csv, line 2: holds a NUL byte"),
-        ("a.csv.gz", gzip.compress(HEADER + b"a,p\n" * 9)[:-9], r"a\.csv\.gz: .* damaged or cut off after line 10"),
+        ("a.csv.gz", gzip.compress(HEADER + b"a,p\n" * 9, mtime=0)[:-9], r"a\.csv\.gz: .* damaged or cut off after line 10"),
         ("a.csv.xz", lzma.compress(HEADER + b"a,p\n" * 9)[:-9], r"a\.csv\.xz: .* damaged or cut off after line 10"),
-        ("a.csv.gz", gzip.compress(HEADER + b"a,p\n") + b"junk", r"a\.csv\.gz: .* damaged or cut off after line 2"),
+        ("a.csv.gz", gzip.compress(HEADER + b"a,p\n", mtime=0) + b"junk", r"a\.csv\.gz: .* damaged or cut off after line 2"),
         ("a.csv.gz", HEADER + b"a,p\n", r"a\.csv\.gz: is not compressed although its name ends in \.gz\. Rename it"),
         ("a.csv.xz", HEADER + b"a,p\n", r"a\.csv\.xz: is not compressed although its name ends in \.xz"),
         ("a.csv", b"PK\x03\x04\x14\x00", r"a\.csv: is a zip archive or an Excel workbook, expected text.* Unpack it"),
@@ -543,7 +543,7 @@ def test_unlabelled_rows_leave_the_split_as_it_is(write, main, options):
 
 @pytest.mark.parametrize("name, content", [
     ("u.jsonl", b'{"review": "new"}\n{"review": "other", "sentiment": "unknown", "w": "x"}\n'),
-    ("u.tsv.gz", gzip.compress(b"sentiment\treview\nunknown\tnew\n\tother\n")),
+    ("u.tsv.gz", gzip.compress(b"sentiment\treview\nunknown\tnew\n\tother\n", mtime=0)),
 ], ids=["JSON", "TSV"])  # fmt: skip
 def test_of_an_unlabelled_file_only_the_text_is_read(write, name, content):
     rows = "".join(f"{text},{label},1,{text[-1]}\n" for text, label in LABELLED)
