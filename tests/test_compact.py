@@ -61,11 +61,14 @@ def test_float16_halves_the_weights_and_keeps_three_digits(classifier, tmp_path)
 
 
 def test_its_settings_name_no_place_and_can_be_read(classifier, tmp_path):
-    words = [f"--data.{key} {tmp_path}/{key}" for key in ("csv", "validation_csv", "test_csv", "unlabeled_csv")]
+    words = [f"--data.{key} {tmp_path}/{key}" for key in ("csv", "validation_csv", "test_csv")]
     more = f"--data.cache_dir {tmp_path}/cache --text.word_vectors {tmp_path}/v.txt --run_dir {tmp_path}/run"
     config = parse_config(f"{' '.join(words)} {more} --data.text_column review".split())
     further = dataclasses.replace(config.text, extend_vocabulary=3)
-    config = dataclasses.replace(config, model=classifier.config.model, init_from=f"{tmp_path}/first", text=further)
+    data = dataclasses.replace(config.data, unlabeled_csv=f"{tmp_path}/u.csv")  # as a language model has it
+    config = dataclasses.replace(
+        config, data=data, model=classifier.config.model, init_from=f"{tmp_path}/first", text=further
+    )
     write_compact(tmp_path / "compact", dataclasses.replace(classifier, config=config))
     assert str(tmp_path) not in (tmp_path / "compact" / "config.yaml").read_text()
     again = read_config(tmp_path / "compact" / "config.yaml")
