@@ -5,7 +5,6 @@ weights of the best epoch, and `progress`, JSON in UTF-8. The newest two are kep
 """
 
 import json
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,12 +76,7 @@ def read_checkpoint(path: Path, model: keras.Model) -> tuple[Progress, dict[str,
     Raises:
         ValueError, zipfile.BadZipFile and others: if the file is damaged or belongs to another model.
     """
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()  # before NumPy believes a damaged header and asks for terabytes
-    if damaged is not None:
-        raise ValueError(f"wrong checksum of {damaged}")
-    with np.load(path, allow_pickle=False) as file:
-        arrays = dict(file)
+    arrays = runs.read_arrays(path)
     progress = Progress(**json.loads(arrays.pop("progress").tobytes()))
     expected = {name: variable.shape for name, variable in list_variables(model).items()}
     if progress.best_epoch:

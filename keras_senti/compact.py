@@ -9,7 +9,6 @@ class_names.json; other files do no harm. A run of the task language_model leave
 
 import argparse
 import sys
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,12 +121,7 @@ def _read_class_names(file: Path) -> tuple[str, ...]:
 
 def _read_weights(file: Path) -> dict[str, np.ndarray]:
     try:
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()  # before NumPy believes a damaged header and asks for terabytes
-        if damaged is not None:
-            raise ValueError(f"wrong checksum of {damaged}")
-        with np.load(file, allow_pickle=False) as stored:
-            arrays = dict(stored)
+        arrays = runs.read_arrays(file)
         for name, array in arrays.items():
             if array.dtype.name not in DTYPES:
                 raise ValueError(f"{name} is {array.dtype}, expected {' or '.join(DTYPES)}")

@@ -21,7 +21,7 @@ from keras_senti.language_model import LanguageModel
 from keras_senti.models import find_learning_layers
 from keras_senti.optimizers import make_optimizer
 from keras_senti.pipeline import EncodedTexts
-from keras_senti.training import KeepBest, SaveProgress, StopOnNonFinite, TrainedRun, write_history
+from keras_senti.training import KeepBest, SaveProgress, StopOnNonFinite, TrainedRun, fit_to_end, write_history
 
 COUNTED_AT_ONCE = 10_000_000
 SECONDS_BETWEEN_LINES = 60
@@ -313,20 +313,8 @@ def train_language_model(
             verbose=1 if sys.stdout.isatty() else 2,
         )
 
-    def is_unfinished():
-        return progress.epoch < settings.epochs and progress.epoch - progress.best_epoch < patience
-
-    begin, interrupted = time.perf_counter() - progress.seconds, False
-    try:
-        if progress.step and is_unfinished():
-            fit_until(progress.epoch + 1)  # the rest of the epoch that was left in the middle
-        if is_unfinished():
-            fit_until(settings.epochs)
-    except KeyboardInterrupt:
-        if not progress.best_weights:
-            raise
-        interrupted = True
-        print(f"\ninterrupted: keeping the weights of epoch {progress.best_epoch}", flush=True)
+    begin = time.perf_counter() - progress.seconds
+    interrupted = fit_to_end(fit_until, progress, settings)
     model.set_weights(progress.best_weights)
     best = progress.history[progress.best_epoch - 1]
     held_out_counts = count_tokens([validation], len(vocabulary))

@@ -195,6 +195,32 @@ def compute_class_weights(labels: np.ndarray, num_classes: int, kind: str) -> np
     return (len(labels) / (num_classes * np.maximum(counts, 1))).astype(np.float32)
 
 
+def fit_to_end(fit_until, progress: Progress, settings: TrainConfig) -> bool:
+    """Does what is left of a run; returns whether Ctrl-C ended it, which after a whole epoch keeps the best one.
+
+    Args:
+        fit_until: does the rest of the epoch in which `progress` stands, and then all up to the one it is given.
+    Raises:
+        KeyboardInterrupt: if interrupted before the first epoch was over.
+    """
+    patience = settings.early_stopping_patience_epochs or settings.epochs
+
+    def is_unfinished():
+        return progress.epoch < settings.epochs and progress.epoch - progress.best_epoch < patience
+
+    try:
+        if progress.step and is_unfinished():
+            fit_until(progress.epoch + 1)  # the rest of the epoch that was left in the middle
+        if is_unfinished():
+            fit_until(settings.epochs)
+    except KeyboardInterrupt:
+        if not progress.best_weights:
+            raise
+        print(f"\ninterrupted: keeping the weights of epoch {progress.best_epoch}", flush=True)
+        return True
+    return False
+
+
 def train_model(
     model: keras.Model,
     train: tuple[EncodedTexts, np.ndarray, np.ndarray],
@@ -280,20 +306,8 @@ def train_model(
             verbose=1 if sys.stdout.isatty() else 2,  # a bar in a log file would be thousands of lines
         )
 
-    def is_unfinished():
-        return progress.epoch < settings.epochs and progress.epoch - progress.best_epoch < patience
-
-    begin, interrupted = time.perf_counter() - progress.seconds, False
-    try:
-        if progress.step and is_unfinished():
-            fit_until(progress.epoch + 1)  # the rest of the epoch that was left in the middle
-        if is_unfinished():
-            fit_until(settings.epochs)
-    except KeyboardInterrupt:
-        if not progress.best_weights:
-            raise
-        interrupted = True
-        print(f"\ninterrupted: keeping the weights of epoch {progress.best_epoch}", flush=True)
+    begin = time.perf_counter() - progress.seconds
+    interrupted = fit_to_end(fit_until, progress, settings)
     model.set_weights(progress.best_weights)
     for layer in layers:
         layer.trainable = True  # for whoever trains the model further

@@ -251,7 +251,8 @@ def _begin(config: Config, corpus: Corpus, device: str, run_dir: Path, few_shape
 def _fill(model: keras.Model, config: Config, corpus: Corpus, pretrained: Pretrained | None, run_dir: Path):
     """Gives a new model the weights that the settings name, and prints what it consists of."""
     if pretrained:
-        print(f"init_from: {copy_weights(pretrained, model, corpus.splits.class_names)}")
+        class_names = corpus.splits.class_names if config.task == "classification" else ()
+        print(f"init_from: {copy_weights(pretrained, model, class_names)}")
     if config.text.word_vectors is not None and not _has_checkpoint(run_dir):
         flat = corpus.encoded["train"].flat
         path, vocabulary = config.text.word_vectors, corpus.encoder.vocabulary

@@ -202,3 +202,14 @@ def test_what_makes_no_language_model_is_refused_before_there_is_a_folder(settin
     with pytest.raises(UserError, match=message):
         pretrain(settings, tmp_path / "run", *more.split())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_language_model_goes_on_from_another_one(settings, language_model, tmp_path):
+    short = "--train.epochs 1 --train.learning_rate 1e-9 --train.warmup_fraction 0 --pretrain.output_dropout 0.2"
+    drop = ("--model.units", "--model.embedding_dim", "--model.bidirectional")
+    words = [word for pair in zip(settings[::2], settings[1::2]) if pair[0] not in drop for word in pair]
+    pretrain(words, tmp_path / "run", *short.split(), "--init_from", language_model)
+    before, after = (read_compact(run / "encoder").weights for run in (language_model, tmp_path / "run"))
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        np.testing.assert_allclose(after[name], weight, atol=1e-5, err_msg=name)
