@@ -331,7 +331,7 @@ class DeviceConfig:
     """Processor threads that TensorFlow uses; null: all."""
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     """mixed_bfloat16: products in bfloat16, weights and the state within the fast loop in float32. For TPUs, newer
-    GPUs, and CPUs with AMX; on other CPUs it is slower than float32."""
+    GPUs, and CPUs with AMX or AVX512_BF16 (`lscpu` lists them); on other CPUs it is slower than float32."""
     kernel: Literal["auto", "loop", "xla", "keras"] = "auto"
     """What computes LSTM and GRU: the fast loop, the same compiled by XLA in training (once for each shape of a batch),
     or Keras' own layer (on a GPU: cuDNN); auto: the start of a run says which, and why."""

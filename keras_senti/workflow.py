@@ -237,7 +237,8 @@ def _begin(config: Config, corpus: Corpus, device: str, run_dir: Path, few_shape
         unknown_fraction={name: _compute_unknown_fraction(e.flat) for name, e in encoded.items() if len(e.flat)},
     )
     keras.utils.set_random_seed(config.train.seed)
-    settings = {**vars(config.model), "few_shapes": few_shapes}
+    dtype = keras.DTypePolicy(config.device.precision).compute_dtype
+    settings = {**vars(config.model), "dtype": dtype, "few_shapes": few_shapes}
     kernel, reason = devices.choose_kernel(devices.find_device_kind(), settings)
     if config.device.kernel != "auto" and not devices.find_obstacle(settings):
         kernel, reason = config.device.kernel, "as device.kernel says"

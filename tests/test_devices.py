@@ -10,6 +10,7 @@ LSTM, GRU = {"cell": "lstm"}, {"cell": "gru"}
     [
         ("cpu", LSTM, "loop", "any shape"),
         ("cpu", {**GRU, "few_shapes": True}, "xla", "few shapes"),
+        ("cpu", {**GRU, "few_shapes": True, "dtype": "bfloat16"}, "loop", "bfloat16"),
         ("cpu", {**LSTM, "recurrent_dropout": 0.2}, "loop", "any shape"),
         ("cpu", {**LSTM, "weight_drop": 0.2}, "loop", "any shape"),
         ("cpu", {**LSTM, "activation": "relu"}, "keras", "activation tanh only, not relu"),
