@@ -1,9 +1,13 @@
 """Probabilities and labels to numbers: pure functions, no TensorFlow."""
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
 BOOTSTRAP_SAMPLES = 2000
+CALIBRATION_BINS = 15  # as Guo et al. 2017
+SMALLEST = 1e-12  # a probability of 0 has no logarithm
 
 
 def compute_metrics(labels: np.ndarray, probabilities: np.ndarray, class_names) -> dict:
@@ -14,12 +18,12 @@ def compute_metrics(labels: np.ndarray, probabilities: np.ndarray, class_names) 
         probabilities: (rows, classes) float, each row sums to 1.
     Returns:
         accuracy, macro_f1 (mean of the classes' F1, each class alike however rare), log_loss (natural logarithm),
-        *_interval (95% bootstrap interval), per_class, confusion_matrix (row: true class, column: predicted), rows.
+        brier_score (mean of Σ_k (p_k - y_k)², 0 to 2), calibration_error (see `compute_calibration`), *_interval (95%
+        bootstrap interval), per_class, confusion_matrix (row: true class, column: predicted), rows.
         A class that occurs neither among labels nor predictions has precision, recall and F1 0, and counts as such.
     """
     classes = range(len(class_names))
-    probabilities = np.float64(probabilities)
-    probabilities /= probabilities.sum(axis=1, keepdims=True)  # float32 sums to 1 only nearly
+    probabilities = _normalize(probabilities)
     predicted = probabilities.argmax(axis=1)
     matrix = confusion_matrix(labels, predicted, labels=classes)
     precision, recall, f1, support = precision_recall_fscore_support(
@@ -41,6 +45,8 @@ def compute_metrics(labels: np.ndarray, probabilities: np.ndarray, class_names) 
         "macro_f1": float(macro_f1[0]),
         "macro_f1_interval": intervals[1],
         "log_loss": float(log_loss(labels, probabilities, labels=list(classes))),
+        "brier_score": float(((probabilities - np.eye(len(class_names))[labels]) ** 2).sum(axis=1).mean()),
+        "calibration_error": compute_calibration(labels, probabilities)["error"],
         "per_class": {
             name: {
                 "precision": float(precision[i]),
@@ -60,6 +66,117 @@ def _accuracy_and_macro_f1(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray
     total = matrices.sum(axis=1) + matrices.sum(axis=2)  # predicted + true
     f1 = np.divide(2 * hits, total, out=np.zeros(hits.shape), where=total > 0)
     return hits.sum(axis=1) / matrices.sum(axis=(1, 2)), f1.mean(axis=1)
+
+
+def _normalize(probabilities: np.ndarray) -> np.ndarray:
+    """Returns them as float64 whose rows sum to 1, which float32 does only nearly."""
+    probabilities = np.float64(probabilities)
+    return probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
+def compute_calibration(labels: np.ndarray, probabilities: np.ndarray) -> dict:
+    """Compares how sure the model is with how often it is right.
+
+    Rows are sorted into 15 equal bins by their confidence, the probability of the predicted class.
+
+    Args:
+        labels, probabilities: as for compute_metrics.
+    Returns:
+        confidence, accuracy (means) and rows of each bin that is not empty, lists in ascending order; and error, the
+        mean of |confidence - accuracy| weighted by rows (expected calibration error).
+    Reference: Guo et al. 2017, https://arxiv.org/abs/1706.04599, equation 3.
+    """
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    rows = np.bincount(bins, minlength=CALIBRATION_BINS)
+    filled = rows > 0
+    sums = [np.bincount(bins, weights=values, minlength=CALIBRATION_BINS)[filled] for values in (confidence, right)]
+    confidences, accuracies = (total / rows[filled] for total in sums)
+    error = (np.abs(confidences - accuracies) * rows[filled]).sum() / len(labels)
+    return {
+        "confidence": confidences.tolist(),
+        "accuracy": accuracies.tolist(),
+        "rows": rows[filled].tolist(),
+        "error": float(error),
+    }
+
+
+def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Returns softmax(log p / T), (rows, classes) float64: less sure for T above 1, the same class for any T."""
+    scaled = np.log(np.maximum(_normalize(probabilities), SMALLEST)) / temperature
+    scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return scaled / scaled.sum(axis=1, keepdims=True)
+
+
+def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Returns the T, 0.05 to 20, for which softmax(log p / T) has the least log loss.
+
+    Fit it on rows that neither trained the model nor are reported on. log p is the logits but for a constant a row,
+    which a softmax takes no notice of.
+
+    Reference: Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2 (temperature scaling).
+    """
+    rows = np.arange(len(labels))
+
+    def compute_loss(log_temperature):
+        scaled = apply_temperature(probabilities, np.exp(log_temperature))
+        return -np.log(np.maximum(scaled[rows, labels], SMALLEST)).mean()
+
+    limit = np.log(20)
+    return float(np.exp(minimize_scalar(compute_loss, bounds=(-limit, limit), method="bounded").x))
+
+
+def compute_coverage(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns how good the model is if it answers its surest rows only: (threshold, coverage, accuracy).
+
+    Each (steps,), one for every different confidence, from the surest on: who answers where the confidence is at least
+    the threshold answers this share of the rows, and this share of the answers is right.
+    """
+    confidence = probabilities.max(axis=1)
+    order = np.argsort(-confidence, kind="stable")
+    right = (probabilities.argmax(axis=1) == labels)[order]
+    confidence = confidence[order]
+    last = np.flatnonzero(np.append(confidence[1:] != confidence[:-1], True))  # equal ones are answered together
+    answered = last + 1
+    return confidence[last], answered / len(labels), np.cumsum(right)[last] / answered
+
+
+def find_abstain_threshold(
+    labels: np.ndarray, probabilities: np.ndarray, precision: float
+) -> tuple[float, float] | None:
+    """Returns (threshold, coverage) of the largest share of rows whose answers are right with this probability.
+
+    None: not even the surest answers are.
+    """
+    threshold, coverage, accuracy = compute_coverage(labels, probabilities)
+    enough = np.flatnonzero(accuracy >= precision)
+    return (float(threshold[enough[-1]]), float(coverage[enough[-1]])) if len(enough) else None
+
+
+def compare_predictions(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict:
+    """Tests whether two models differ in accuracy on the same rows.
+
+    Args:
+        labels: (rows,) int. first, second: (rows, classes) probabilities.
+    Returns:
+        only_first, only_second: rows that this model alone has right; p_value of McNemar's exact test;
+        accuracy_difference (second - first) and its 95% bootstrap interval.
+    Reference: McNemar 1947, https://doi.org/10.1007/BF02295996; Dietterich 1998,
+        https://doi.org/10.1162/089976698300017197, on comparing classifiers by it.
+    """
+    right = [probabilities.argmax(axis=1) == labels for probabilities in (first, second)]
+    only_first, only_second = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+    rows, differ = len(labels), only_first + only_second
+    rng = np.random.default_rng(0)  # a sample of rows changes the difference through these counts only
+    samples = rng.multinomial(rows, np.array([only_first, only_second, rows - differ]) / rows, BOOTSTRAP_SAMPLES)
+    return {
+        "only_first": only_first,
+        "only_second": only_second,
+        "p_value": float(binomtest(only_first, differ).pvalue) if differ else 1.0,
+        "accuracy_difference": (only_second - only_first) / rows,
+        "accuracy_difference_interval": np.quantile((samples[:, 1] - samples[:, 0]) / rows, (0.025, 0.975)).tolist(),
+    }
 
 
 def format_metrics(metrics: dict, class_names, title: str) -> str:

@@ -3,7 +3,17 @@ import math
 import numpy as np
 import pytest
 
-from keras_senti.evaluation import compute_metrics, format_comparison, format_metrics
+from keras_senti.evaluation import (
+    apply_temperature,
+    compare_predictions,
+    compute_calibration,
+    compute_coverage,
+    compute_metrics,
+    find_abstain_threshold,
+    fit_temperature,
+    format_comparison,
+    format_metrics,
+)
 
 NAMES = ("negative", "neutral", "positive")
 # True classes and predictions: 2 of 3 negatives, 1 of 2 neutrals, no positive row; one neutral is called positive.
@@ -22,6 +32,10 @@ def test_the_numbers_are_those_worked_out_by_hand():
     assert metrics["macro_f1"] == pytest.approx((0.8 + 0.5 + 0.0) / 3)
     expected = -sum(math.log(p) for p in (0.8, 0.5, 0.2, 0.8, 0.2)) / 5
     assert metrics["log_loss"] == pytest.approx(expected)
+    squares = (0.06, 0.38, 0.98, 0.06, 1.14)  # of the first row 0.2² + 0.1² + 0.1², and so on
+    assert metrics["brier_score"] == pytest.approx(sum(squares) / 5)
+    # Bins of 1/15: 0.8 (two rows, both right), 0.7 (one, wrong), 0.5 (two, one right).
+    assert metrics["calibration_error"] == pytest.approx((2 * 0.2 + 0.7 + 2 * 0.0) / 5)
 
 
 def test_the_bootstrap_interval_has_the_width_that_theory_gives():
@@ -44,3 +58,52 @@ def test_what_is_printed_names_the_classes_and_the_baselines():
     text = format_metrics(metrics, NAMES, "validation")
     assert "validation: 5 rows" in text and "accuracy 0.600" in text and "neutral" in text
     assert "majority" in format_comparison({"this model": metrics, "majority": metrics}, "on validation")
+
+
+def test_a_calibration_bin_holds_its_rows_means_and_the_surest_rows_are_in_the_last_one():
+    probabilities = np.array([[1.0, 0.0], [0.96, 0.04], [0.4, 0.6], [0.61, 0.39]])
+    found = compute_calibration(np.array([0, 1, 1, 0]), probabilities)
+    assert found["rows"] == [2, 2]
+    assert found["confidence"] == pytest.approx([0.605, 0.98]) and found["accuracy"] == [1.0, 0.5]
+    assert found["error"] == pytest.approx((2 * 0.395 + 2 * 0.48) / 4)
+
+
+def test_a_temperature_that_was_put_on_is_found_again():
+    rng = np.random.default_rng(2)
+    honest = rng.dirichlet([1, 1, 1], 20000)
+    labels = (honest.cumsum(axis=1) > rng.random((20000, 1))).argmax(axis=1)
+    overconfident = apply_temperature(honest, 0.5)
+    assert overconfident == pytest.approx(honest**2 / (honest**2).sum(axis=1, keepdims=True))
+    assert fit_temperature(labels, overconfident) == pytest.approx(2, rel=0.05)
+    better = compute_metrics(labels, apply_temperature(overconfident, 2.0), NAMES)
+    assert better["calibration_error"] < 0.02 < compute_metrics(labels, overconfident, NAMES)["calibration_error"]
+
+
+def test_a_temperature_is_finite_for_predictions_that_are_certain():
+    certain = np.eye(3)[[0, 1, 2]]
+    assert fit_temperature(np.array([0, 1, 2]), certain) > 0
+    assert np.isfinite(apply_temperature(certain, fit_temperature(np.array([1, 1, 2]), certain))).all()
+
+
+def test_who_abstains_more_answers_better():
+    # Confidences 0.8, 0.5, 0.5, 0.8, 0.7; right are both rows of 0.8 and one of 0.5.
+    threshold, coverage, accuracy = compute_coverage(LABELS, PROBABILITIES)
+    assert threshold.tolist() == [0.8, 0.7, 0.5] and coverage.tolist() == [0.4, 0.6, 1.0]
+    assert accuracy == pytest.approx([1.0, 2 / 3, 3 / 5])
+    assert find_abstain_threshold(LABELS, PROBABILITIES, 0.65) == (0.7, 0.6)
+    assert find_abstain_threshold(LABELS, PROBABILITIES, 0.6) == (0.5, 1.0)
+    assert find_abstain_threshold(LABELS, np.eye(3)[[1, 1, 1, 0, 0]], 0.9) is None
+
+
+def test_mcnemar_counts_the_rows_that_one_model_alone_has_right():
+    labels = np.zeros(100, int)
+    first, second = np.tile([0.9, 0.1], (100, 1)), np.tile([0.9, 0.1], (100, 1))
+    first[:6], second[6:7] = [0.2, 0.8], [0.2, 0.8]
+    found = compare_predictions(labels, first, second)
+    assert (found["only_first"], found["only_second"]) == (1, 6)
+    # Of 7 coins at most one shows this side, or at most one the other: 2 (1 + 7) / 2^7.
+    assert found["p_value"] == pytest.approx(0.125)
+    assert found["accuracy_difference"] == pytest.approx(0.05)
+    low, high = found["accuracy_difference_interval"]
+    assert low < 0.05 < high and high - low == pytest.approx(2 * 1.96 * math.sqrt(0.07 - 0.05**2) / 10, rel=0.15)
+    assert compare_predictions(labels, first, first)["p_value"] == 1
