@@ -12,8 +12,14 @@ from keras_senti.parsing import run_command
 def main(argv):
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("--run", required=True, metavar="DIR", help="run or compact folder; a run alone: its own stored score")
+    add(
+        "--run",
+        required=True,
+        metavar="DIR",
+        help="run or compact folder; a run alone: its own stored score and report.html",
+    )
     add("--text", action="append", help="a text to classify; may be repeated")
+    add("--compare", metavar="DIR", help="another run, to be compared with on the same rows")
     add("--data.csv", dest="csv", metavar="FILE", help="file to predict and, with labels, to score")
     add("--data.text_column", dest="text_column", metavar="C", help="default: as in the run's settings")
     add(
@@ -28,6 +34,10 @@ def main(argv):
         raise UserError("--data.*: received settings of a file but no file. Add --data.csv FILE.")
     if options.csv is not None and options.text:
         raise UserError("received --text and --data.csv, expected one of them.")
+    if options.compare is not None and (options.csv is not None or options.text):
+        raise UserError(
+            "received --compare with --text or --data.csv, expected --compare alone: stored rows are compared."
+        )
     from keras_senti import workflow  # starts TensorFlow, which --help does not need
 
     if options.text:
@@ -36,8 +46,12 @@ def main(argv):
         columns = options.text_column, options.label_column, options.label_map
         folder, summary = workflow.evaluate_file(options.run, options.csv, *columns)
         print(f"{summary}\nwritten to {folder}")
+    elif options.compare is not None:
+        folder, summary = workflow.compare_stored(options.run, options.compare)
+        print(f"{summary}\nthe page: {folder / 'compare.html'}")
     else:
         print(workflow.evaluate_stored(options.run))
+        print(workflow.write_report(options.run))
 
 
 def _mapping(text: str) -> dict[str, str]:

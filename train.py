@@ -21,6 +21,7 @@ def main(argv):
     print(f"""done. Everything is in {run_dir}
   the curves:    tensorboard --logdir {shlex.quote(str(run_dir.parent))}
   its score:     python evaluate.py --run {quoted}
+  the report:    {run_dir / "report.html"}
   another text:  python evaluate.py --run {quoted} --text "What a wonderful morning!"
   another file:  python evaluate.py --run {quoted} --data.csv FILE
   to serve:      {run_dir / "saved_model"} (strings in, probabilities out)""")

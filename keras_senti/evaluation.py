@@ -154,6 +154,17 @@ def find_abstain_threshold(
     return (float(threshold[enough[-1]]), float(coverage[enough[-1]])) if len(enough) else None
 
 
+def compute_interval(right, rows):
+    """Returns the 95% interval (low, high) of a share `right / rows`; numbers or arrays, (0, 1) where rows is 0.
+
+    Reference: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953: unlike share ± 2 standard errors it stays
+    within 0 and 1, and is right for few rows too.
+    """
+    z = 1.96
+    half = z * np.sqrt(right * (rows - right) / np.maximum(rows, 1) + z**2 / 4)
+    return (right + z**2 / 2 - half) / (rows + z**2), (right + z**2 / 2 + half) / (rows + z**2)
+
+
 def compare_predictions(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict:
     """Tests whether two models differ in accuracy on the same rows.
 

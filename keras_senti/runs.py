@@ -1,8 +1,8 @@
 """The run folder: where a run leaves what it made. Knows the names of the files, not what is in them.
 
 config.yaml · manifest.json · data_check.json · dropped_rows.csv · vocabulary.txt · class_names.json · checkpoints/ ·
-history.csv · tensorboard/ · model.keras · saved_model/ · metrics.json · predictions.csv · evaluations/; with the task
-language_model encoder/ instead of model.keras and saved_model/
+history.csv · tensorboard/ · model.keras · saved_model/ · metrics.json · predictions.csv · report.html · evaluations/;
+with the task language_model encoder/ instead of model.keras, saved_model/, predictions.csv and report.html
 
 Everything but tensorboard/ is written in a temporary folder (writing-...) and then renamed: whoever reads finds the old
 content or the new, never half.
@@ -106,7 +106,7 @@ def lock_run_dir(run_dir: Path):
 
 def remove_leftovers(run_dir: Path):
     """Removes what was half-written when a run was killed, and what it will write again."""
-    again = ("model.keras", "saved_model", "encoder", "metrics.json", "predictions.csv")
+    again = ("model.keras", "saved_model", "encoder", "metrics.json", "predictions.csv", "report.html")
     for path in [*run_dir.glob("writing-*"), *run_dir.glob("checkpoints/writing-*"), *map(run_dir.joinpath, again)]:
         if path.is_dir():
             shutil.rmtree(path)

@@ -19,7 +19,7 @@ import tensorflow as tf
 import yaml
 from tqdm import tqdm
 
-from keras_senti import baselines, devices, evaluation, export, runs, tensorboard, vectors
+from keras_senti import baselines, comparison, devices, evaluation, export, report, runs, tensorboard, vectors
 from keras_senti.compact import Pretrained, is_compact, write_compact
 from keras_senti.config import Config, UserError, suggest
 from keras_senti.corpus import Corpus, load_corpus
@@ -34,6 +34,7 @@ from keras_senti.models import (
 from keras_senti.optimizers import check_train_from_epoch
 from keras_senti.parsing import read_config, settle, write_yaml
 from keras_senti.pipeline import predict_in_batches
+from keras_senti.predictions import read_parts
 from keras_senti.pretraining import check_language_model, train_language_model
 from keras_senti.tables import Table
 from keras_senti.text import TextEncoder, make_simplifier
@@ -88,6 +89,8 @@ def train_run(config: Config) -> Path:
                 runs.update_manifest(run_dir, status="failed", error=f"{type(error).__name__}: {error}")
             raise
         runs.update_manifest(run_dir, status="finished", seconds=round(time.perf_counter() - begin, 1))
+        if config.task == "classification":  # after that, so that no fault in a picture fails a run
+            report.write_run_report(run_dir)
     return run_dir
 
 
@@ -285,7 +288,15 @@ def _score(model, corpus: Corpus, config: Config, run_dir: Path):
     print("fitting the baselines", flush=True)
     beside = baselines.predict_baselines(splits.train.take(rows["train"]), compared, len(class_names))
     beside = {
-        name: {b: evaluation.compute_metrics(compared[name].labels, p, class_names) for b, p in beside[name].items()}
+        name: {
+            baseline: {
+                **evaluation.compute_metrics(compared[name].labels, p, class_names),
+                "against_this_model": evaluation.compare_predictions(
+                    compared[name].labels, p, predicted[name][rows[name]]
+                ),
+            }
+            for baseline, p in beside[name].items()
+        }
         for name in parts
     }
     sampled = {
@@ -363,25 +374,45 @@ def evaluate_stored(run_dir) -> str:
         return format_run_scores(run_dir)  # there is no prediction to compute it from
     class_names = runs.read_json(run_dir / "class_names.json")
     stored = runs.read_json(run_dir / "metrics.json")
-    try:
-        columns = ["part", "label", *(f"probability_{name}" for name in class_names)]
-        table = pd.read_csv(run_dir / "predictions.csv", keep_default_na=False, dtype={"label": str}, usecols=columns)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{run_dir / 'predictions.csv'} cannot be read: {error}") from None
-    for part, rows in table.groupby("part", sort=False):
-        labels = rows["label"].map({name: i for i, name in enumerate(class_names)}).to_numpy()
-        probabilities = rows[[f"probability_{name}" for name in class_names]].to_numpy(np.float32)
-        again, before = evaluation.compute_metrics(labels, probabilities, class_names), stored.get(part, {})
+    for name, part in read_parts(run_dir / "predictions.csv", class_names).items():
+        again, before = evaluation.compute_metrics(part.labels, part.probabilities, class_names), stored.get(name, {})
         # Another machine may sum in another order; a changed prediction shows in the first digits.
         close = all(
             math.isclose(again[k], before.get(k, -1), rel_tol=1e-5) for k in ("accuracy", "macro_f1", "log_loss")
         )
         if not close or again["confusion_matrix"] != before.get("confusion_matrix"):
             raise UserError(
-                f"{run_dir}: the {part} score in metrics.json does not follow from predictions.csv. One of the two "
+                f"{run_dir}: the {name} score in metrics.json does not follow from predictions.csv. One of the two "
                 "files was changed after the run; restore it, or train again."
             )
     return format_run_scores(run_dir)
+
+
+def write_report(run_dir) -> str:
+    """Writes report.html into the folder of a finished run, from its stored predictions; returns where it is.
+
+    Raises:
+        UserError: see `report.write_run_report`.
+    """
+    if read_config(Path(run_dir) / "config.yaml").task == "language_model":
+        return "no report.html: a language model predicts words, not classes; TensorBoard has its curves"
+    return f"the report: {report.write_run_report(run_dir)}"
+
+
+def compare_stored(first_dir, second_dir) -> tuple[Path, str]:
+    """Compares two finished runs on the same rows, from their stored predictions; see `comparison.compare_runs`.
+
+    Raises:
+        UserError: also if one of them is no classifier's run.
+    """
+    for run_dir in (first_dir, second_dir):
+        if is_compact(run_dir):
+            raise UserError(f"--compare: {run_dir} is a compact folder, which holds no predictions. Name a run folder.")
+        if read_config(runs.check_run_dir(run_dir) / "config.yaml").task == "language_model":
+            raise UserError(
+                f"--compare: {run_dir} is a language model's, which predicts no classes. Name a classifier's."
+            )
+    return comparison.compare_runs(first_dir, second_dir)
 
 
 def _check_model_dir(path) -> Path:
@@ -398,6 +429,8 @@ def evaluate_texts(run_dir, texts: list[str]) -> str:
 
 def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_map=None) -> tuple[Path, str]:
     """Predicts every row of a file and, if it has labels, scores it; into the run's evaluations/<file>-<time>/.
+
+    The folder has predictions.csv, metrics.json and report.html.
 
     All input columns are kept; `predicted` and `probability_<class>` are added. No row is dropped: one without text is
     predicted as [UNK], one without label is predicted and not scored. Texts are read in chunks; of a row only its label
@@ -446,6 +479,8 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
     else:
         lines.append("no labels: predictions only")
     runs.write_json(folder / "metrics.json", result)
+    columns = text_column, [name for name in table.columns if name not in (text_column, label_column)]
+    report.write_file_report(folder, run_dir, table.path.name, columns, class_names, labels, probabilities)
     return folder, "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """What several test files share: a tiny labelled file that a network can learn, and one run trained on it."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -75,3 +76,24 @@ def trained_run(tiny_settings, tmp_path_factory) -> Path:
 
     run_dir = tmp_path_factory.mktemp("runs") / "tiny"
     return workflow.train_run(parse_config([*tiny_settings, "--run_dir", str(run_dir)]))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium, its console kept; tests that change its size change it back."""
+    chromium, chromedriver = (shutil.which(name) for name in ("chromium", "chromedriver"))
+    if not chromium or not chromedriver:
+        pytest.skip("chromium and chromedriver are not both installed (Debian: chromium, chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for word in ("headless=new", "no-sandbox", "disable-gpu", "enable-unsafe-swiftshader", "disable-quic",
+                 "no-first-run", "disable-background-networking", "disable-component-update", "disable-sync",
+                 "disable-dev-shm-usage", "window-size=1500,1400"):  # fmt: skip
+        options.add_argument(f"--{word}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    # An explicit driver: without one Selenium asks the internet.
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    driver.set_page_load_timeout(60)
+    yield driver
+    driver.quit()

@@ -375,25 +375,6 @@ def test_the_projector_gets_its_tensor_and_its_words(served, trained_run):
     assert (words["awful"], words["superb"]) == ("negative", "positive")
 
 
-@pytest.fixture(scope="module")
-def browser():
-    chromium, chromedriver = (shutil.which(name) for name in ("chromium", "chromedriver"))
-    if not chromium or not chromedriver:
-        pytest.skip("chromium and chromedriver are not both installed (Debian: chromium, chromium-driver)")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for word in ("headless=new", "no-sandbox", "disable-gpu", "enable-unsafe-swiftshader", "disable-quic",
-                 "no-first-run", "disable-background-networking", "disable-component-update", "disable-sync",
-                 "disable-dev-shm-usage", "window-size=1500,1400"):  # fmt: skip
-        options.add_argument(f"--{word}")
-    # An explicit driver: without one Selenium asks the internet.
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
-    driver.set_page_load_timeout(60)
-    yield driver
-    driver.quit()
-
-
 # Most of TensorBoard lies in shadow roots, the projector in a frame.
 SHOWN_TEXT = """
 function text(node) {

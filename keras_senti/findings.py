@@ -1,0 +1,338 @@
+"""The figures of a report: each computes what it shows, says in words what is to be seen in it, and how to read it.
+
+All take stored predictions and return HTML, for a reader who has never seen this project; more are in `weaknesses`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_senti.charts import DIAGONAL, Axis, Curve, Mark, draw_chart, draw_histogram
+from keras_senti.evaluation import (
+    apply_temperature,
+    compute_calibration,
+    compute_coverage,
+    compute_interval,
+    find_abstain_threshold,
+)
+from keras_senti.page import (
+    MOST_CELLS,
+    Bar,
+    class_color,
+    draw_bars,
+    draw_confusions,
+    draw_matrix,
+    escape,
+    make_card,
+    make_legend,
+    make_table,
+)
+from keras_senti.predictions import Texts
+
+SIGNIFICANT = 0.05  # a p-value below it counts as more than chance
+FEW_ROWS = 20  # of fewer nothing in general can be said
+SHOWN_TEXTS = 20
+WISHED_PRECISIONS = (0.9, 0.95, 0.99)
+SCORE_NAMES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "log_loss": "log loss",
+    "brier_score": "Brier score",
+    "calibration_error": "calibration error",
+}
+SQUARE = 300  # height of a chart whose axes have the same unit
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a page is about: rows with their predictions.
+
+    title: which model, which rows. what: the rows in words, after a number: "texts of the test part". labels: (rows,)
+    int, all -1 if there are none. probabilities: (rows, classes). rows: (rows,) row numbers in the file of predictions.
+    lines, line_word: where to find a row of the user's file: "line" 17. texts: see `predictions.Texts`. chosen_on:
+    (labels, probabilities, in words) of the rows that thresholds are chosen on. temperature: of the run, or None.
+    """
+
+    title: str
+    what: str
+    class_names: tuple[str, ...]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    rows: np.ndarray
+    lines: np.ndarray
+    line_word: str
+    texts: Texts
+    chosen_on: tuple[np.ndarray, np.ndarray, str]
+    temperature: float | None = None
+
+    @property
+    def is_chosen_on(self) -> bool:
+        """Whether temperature and thresholds were chosen on these very rows."""
+        return self.chosen_on[0] is self.labels
+
+    @property
+    def right(self) -> np.ndarray:
+        return self.probabilities.argmax(axis=1) == self.labels
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A simple model on the same rows: its metrics; how much more accurate ours is, the p-value of that, and whether it
+    is of a test on pairs of predictions (without them the test asks for more)."""
+
+    name: str
+    metrics: dict
+    difference: float
+    p_value: float
+    paired: bool = True
+
+
+def find_errors(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Returns the indices of the SHOWN_TEXTS wrong rows that the model was surest of, the surest first."""
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+    return wrong[np.argsort(-probabilities.max(axis=1)[wrong], kind="stable")[:SHOWN_TEXTS]]
+
+
+def find_commonest_mistake(metrics: dict) -> tuple[str, str, int]:
+    """Returns (true class, class it is taken for, rows)."""
+    matrix, names = np.array(metrics["confusion_matrix"]), list(metrics["per_class"])
+    np.fill_diagonal(matrix, 0)
+    true, taken = np.unravel_index(matrix.argmax(), matrix.shape)
+    return names[true], names[taken], int(matrix[true, taken])
+
+
+def rank_classes(metrics: dict) -> list[str]:
+    """Returns the classes that have rows, the one of which the least are found first."""
+    per_class = metrics["per_class"]
+    return sorted((name for name in per_class if per_class[name]["rows"]), key=lambda name: per_class[name]["recall"])
+
+
+def describe_chance(p_value: float) -> str:
+    return "a difference too large for chance" if p_value < SIGNIFICANT else "a difference that chance may explain"
+
+
+def format_p(p_value: float) -> str:
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
+# How good is it?
+
+
+def draw_rivals(ours: dict, rivals: list[Rival]) -> str:
+    """Returns accuracy and macro-F1 beside the simple models; ours: metrics on the rows that they were scored on."""
+    if not rivals:
+        return ""
+    best = max(rivals, key=lambda rival: rival.metrics["accuracy"])
+    systems = [("this model", ours, "--right"), *((rival.name, rival.metrics, "--c7") for rival in rivals)]
+    finding = (
+        f"{ours['accuracy']:.1%} right, against {best.metrics['accuracy']:.1%} by {escape(best.name)}: "
+        f"{describe_chance(best.p_value)}"
+    )
+    tests = "; ".join(f"{escape(rival.name)} {format_p(rival.p_value)}" for rival in rivals)
+    unpaired = (
+        "" if all(r.paired for r in rivals) else " (by a cautious test, as their single predictions are not stored)"
+    )
+    return make_card(
+        finding,
+        draw_systems(systems),
+        f"All on the same {ours['rows']:,} texts. Thin lines are 95% intervals. A p-value is how often chance alone "
+        f"would make a difference in accuracy as large{unpaired}: {tests}.",
+    )
+
+
+def draw_systems(systems) -> str:
+    """Returns bars of accuracy and macro-F1. systems: (name, metrics, CSS colour)."""
+    body = ""
+    for key, title in (("accuracy", "Accuracy: texts in the right class"), ("macro_f1", "Macro-F1: each class alike")):
+        bars = [
+            Bar(name, m[key], "{:.1%} to {:.1%}".format(*m[f"{key}_interval"]), m[f"{key}_interval"], color)
+            for name, m, color in systems
+        ]
+        body += f"<h4>{title}</h4>{draw_bars(bars)}"
+    return body
+
+
+def draw_classes(metrics: dict) -> str:
+    """Returns recall and precision of every class."""
+    matrix, per_class, body = np.array(metrics["confusion_matrix"]), metrics["per_class"], ""
+    for i, name in enumerate(per_class):
+        hits, color = matrix[i, i], class_color(i, len(per_class))
+        counts = (("found of them", matrix[i].sum()), ("right when it says so", matrix[:, i].sum()))
+        bars = [Bar(text, hits / n, f"of {n:,}", compute_interval(hits, n), color) for text, n in counts if n]
+        body += f"<h4>{escape(name)}</h4>" + (draw_bars(bars) or '<p class="soft">no text, and never predicted</p>')
+    ranked = rank_classes(metrics)
+    worst, best = ranked[0], ranked[-1]
+    finding = f"It finds {per_class[worst]['recall']:.0%} of the “{escape(worst)}” texts"
+    if best != worst:
+        finding += f" and {per_class[best]['recall']:.0%} of the “{escape(best)}” ones"
+    return make_card(
+        finding,
+        body,
+        "Of each class: how many of its texts are found (recall), and how often the model is right when it names the "
+        "class (precision). Thin lines are 95% intervals.",
+    )
+
+
+def draw_confusion_matrix(metrics: dict) -> str:
+    names, matrix = list(metrics["per_class"]), metrics["confusion_matrix"]
+    true, taken, count = find_commonest_mistake(metrics)
+    finding, body = "No text is in the wrong class", draw_matrix(matrix, names)
+    if count:
+        share = count / metrics["per_class"][true]["rows"]
+        finding = f"The commonest mistake: {share:.0%} of the “{escape(true)}” texts are taken for “{escape(taken)}”"
+        if len(names) <= MOST_CELLS:
+            body += f"<h4>Commonest mistakes</h4>{draw_confusions(matrix, names, 4)}"
+    return make_card(
+        finding,
+        body,
+        "How many texts of a true class were put into which class, and which share of the true class that is. Blue is "
+        f"right, orange is wrong. {metrics['rows']:,} texts.",
+    )
+
+
+# Can it be trusted when it is sure?
+
+
+def draw_calibration(subject: Subject) -> str:
+    """Returns the calibration diagram, before and after scaling by the temperature if there is one."""
+    labels, temperature = subject.labels, subject.temperature
+    shown = [("as it is", "--c7" if temperature else "--right", subject.probabilities)]
+    how = ""
+    if temperature:
+        scaled = apply_temperature(subject.probabilities, temperature)
+        shown.append((f"scaled (temperature {temperature:.2f})", "--right", scaled))
+        how = (
+            " Scaling divides the logarithms of the probabilities by a temperature, fitted on "
+            f"{'these very' if subject.is_chosen_on else 'validation'} texts; it changes no class."
+        )
+    confidence, right = subject.probabilities.max(axis=1), subject.right
+    gap, error = confidence.mean() - right.mean(), np.std(confidence - right) / np.sqrt(len(labels))
+    # A gap that is small, or that so few rows make by chance, is none.
+    word = "about as it should be" if abs(gap) <= max(2 * error, 0.02) else f"too {'sure' if gap > 0 else 'modest'}"
+    return make_card(
+        f"It is {confidence.mean():.0%} sure on average, and {right.mean():.0%} are right: {word}",
+        draw_reliability(labels, shown),
+        "Texts with similar confidence (the probability of the predicted class) make one point. On the dashed line the "
+        "confidence is true; below it the model is too sure. Vertical lines are 95% intervals. "
+        f"{len(labels):,} texts.{how}",
+    )
+
+
+def draw_reliability(labels: np.ndarray, shown) -> str:
+    """Returns the share that is right against confidence. shown: (name, CSS colour, probabilities) triples."""
+    curves, legend = [DIAGONAL], []
+    for name, color, probabilities in shown:
+        found = compute_calibration(labels, probabilities)
+        rows, accuracy = np.array(found["rows"]), np.array(found["accuracy"])
+        low, high = compute_interval(accuracy * rows, rows)
+        curves.append(Curve(np.array(found["confidence"]), accuracy, color, dots=True, low=low, high=high))
+        legend.append((color, f"{name}: error {found['error']:.1%}"))
+    axes = Axis("confidence of the model"), Axis("share that is right")
+    return make_legend(legend) + draw_chart(curves, *axes, "Calibration diagram", height=SQUARE)
+
+
+def draw_confidence(probabilities: np.ndarray, right: np.ndarray | None) -> str:
+    """Returns the histogram of the confidence. right: (rows,) bool; None without labels."""
+    confidence = probabilities.max(axis=1)
+    first = min(int(20 / probabilities.shape[1]), 19)  # no confidence is below 1 / classes
+    edges = np.arange(first, 21) / 20
+    bins = np.clip((confidence * 20).astype(int), first, 19) - first
+    layers = (
+        [("--right", "all texts", None)]
+        if right is None
+        else [("--right", "right", right), ("--wrong", "wrong", ~right)]
+    )
+    counts = [(c, np.bincount(bins, w, 20 - first) / len(bins)) for c, _, w in layers]
+    sure = confidence >= 0.9
+    finding = f"It is at least 90% sure of {sure.mean():.0%} of the texts"
+    if right is not None and sure.any():
+        finding += f", and {1 - right[sure].mean():.1%} of those are wrong"
+    where = "" if right is None else " Mistakes should lie on the left."
+    return make_card(
+        finding,
+        make_legend((color, name) for color, name, _ in layers)
+        + draw_histogram(
+            edges,
+            counts,
+            Axis("confidence of the model", edges[0]),
+            "share of all texts",
+            "Histogram of the confidence",
+            height=SQUARE,
+        ),
+        f"How sure the model is: the probability of the class that it predicts.{where} {len(bins):,} texts.",
+    )
+
+
+def draw_coverage(subject: Subject) -> str:
+    """Returns how good the answers are if the model may leave out what it is not sure of."""
+    labels, probabilities, right = subject.labels, subject.probabilities, subject.right
+    _, coverage, accuracy = compute_coverage(labels, probabilities)
+    answered = np.round(coverage * len(labels))
+    enough = answered >= max(FEW_ROWS, len(labels) // 100)  # the share of right answers among three says nothing
+    coverage, accuracy, answered = coverage[enough], accuracy[enough], answered[enough]
+    low, high = compute_interval(accuracy * answered, answered)
+    confidence, table, marks = probabilities.max(axis=1), [], []
+    finding = f"Answering every text it is right in {right.mean():.1%}; leaving out the unsure ones helps little"
+    chosen_labels, chosen_probabilities, where = subject.chosen_on
+    for wished in WISHED_PRECISIONS:
+        found = find_abstain_threshold(chosen_labels, chosen_probabilities, wished)
+        answers = confidence >= (np.inf if found is None else found[0])
+        if wished <= right.mean():
+            continue
+        if not answers.any():
+            table.append((f"{wished:.0%}", "–", "none", "–"))
+            continue
+        share, precision = answers.mean(), right[answers].mean()
+        table.append((f"{wished:.0%}", f"{found[0]:.1%}", f"{share:.0%}", f"{precision:.1%}"))
+        if not marks and wished >= 0.95:
+            marks = [Mark(share, precision, f"{share:.0%} answered")]
+            finding = (
+                f"Answering only where it is at least {found[0]:.1%} sure, it answers {share:.0%} of the texts and is "
+                f"right in {precision:.1%}"
+            )
+    floor = max(0.0, np.floor(20 * min(low.min(), right.mean())) / 20)
+    rows = make_table(("wished", "sure from", "answers", "right"), table) if table else ""
+    return make_card(
+        finding,
+        draw_chart(
+            [Curve(coverage, accuracy, low=low, high=high)],
+            Axis("share of the texts that it answers"),
+            Axis("share of the answers that is right", floor),
+            "Accuracy against coverage",
+            marks,
+        )
+        + rows,
+        "The model may leave the texts that it is not sure of to a person: the further left, the more. The band is the "
+        f"95% interval. Thresholds were chosen on {where}. {len(labels):,} texts.",
+    )
+
+
+# All numbers
+
+
+def draw_numbers(what: str, systems, class_name_metrics) -> str:
+    """Returns all scores as tables.
+
+    Args:
+        what: the rows, after a number. systems: (name, metrics) pairs. class_name_metrics: (title, metrics) pairs of
+            those whose classes are listed.
+    """
+    rows = [
+        (name, f"{m['rows']:,}", *(f"{m[key]:.3f}" if key in m else "–" for key in SCORE_NAMES)) for name, m in systems
+    ]
+    body = make_table(("model", "texts", *SCORE_NAMES.values()), rows)
+    for title, metrics in class_name_metrics:
+        classes = [
+            (name, f"{c['rows']:,}", f"{c['precision']:.3f}", f"{c['recall']:.3f}", f"{c['f1']:.3f}")
+            for name, c in metrics["per_class"].items()
+        ]
+        body += f"<h4>By class, {escape(title)}</h4>"
+        body += make_table(("class", "texts", "precision", "recall", "F1"), classes)
+    return make_card(
+        f"On {systems[0][1]['rows']:,} {escape(what)}",
+        body,
+        "Accuracy and macro-F1: more is better, 1 is perfect. Log loss, Brier score and calibration error judge the "
+        "probabilities: less is better, 0 is perfect. F1 is the harmonic mean of precision and recall; macro-F1 is its "
+        "mean over the classes.",
+        wide=True,
+    )

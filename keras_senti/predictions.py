@@ -1,0 +1,121 @@
+"""Reads a predictions.csv back, a chunk of rows at a time: numbers stay in memory, texts only where they are shown."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from keras_senti.config import UserError
+
+CHUNK_ROWS = 50_000
+MOST_VALUES = 12  # different values of a column that makes categories
+ROWS_A_VALUE = 5  # on average at least: else almost every row has a value of its own
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """What is stored of one part of a run, without its texts.
+
+    name: validation or test. rows: (rows,) int, row numbers in the file. lines: (rows,) int, of the data file.
+    labels: (rows,) int, index into the class names. probabilities: (rows, classes) float32.
+    """
+
+    name: str
+    rows: np.ndarray
+    lines: np.ndarray
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+
+def read_parts(path: Path, class_names) -> dict[str, StoredPart]:
+    """Returns the parts of a run's predictions.csv, in the order of the file.
+
+    Raises:
+        UserError: if the file cannot be read, lacks a column, or names another class.
+    """
+    columns = [f"probability_{name}" for name in class_names]
+    index = {name: i for i, name in enumerate(class_names)}
+    types = {"part": "category", "label": "category", **dict.fromkeys(columns, np.float32)}
+    pieces = {}
+    for chunk in read_chunks(path, ["part", "line", "label", *columns], types):
+        labels = chunk["label"].map(index).to_numpy(float)
+        if np.isnan(labels).any():
+            row = int(np.flatnonzero(np.isnan(labels))[0])
+            raise UserError(
+                f"{path}, row {chunk.index[row] + 1}: unknown label '{chunk['label'].iloc[row]}', expected one of "
+                f"{', '.join(class_names)}. The file was changed after the run; restore it, or train again."
+            )
+        probabilities = chunk[columns].to_numpy(np.float32)
+        for name in chunk["part"].unique():
+            inside = (chunk["part"] == name).to_numpy()
+            lines = chunk["line"].to_numpy(np.int64)[inside]
+            piece = chunk.index.to_numpy()[inside], lines, labels[inside].astype(int), probabilities[inside]
+            pieces.setdefault(str(name), []).append(piece)
+    return {name: StoredPart(name, *map(np.concatenate, zip(*found))) for name, found in pieces.items()}
+
+
+def read_chunks(path: Path, columns=None, types=str):
+    """Yields the rows of a predictions.csv as pandas tables whose index counts on; all columns, or those named.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        settings = {"usecols": columns, "dtype": types, "keep_default_na": False, "na_filter": False}
+        with pd.read_csv(path, chunksize=CHUNK_ROWS, **settings) as reader:
+            yield from reader
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What is looked at of the texts of some rows, and of the columns beside them.
+
+    characters: (rows,) int, lengths. shown: row number → text, for the rows that were asked for. categories: column →
+    (its values, (rows,) int index into them), for columns that have few different values.
+    """
+
+    characters: np.ndarray
+    shown: dict[int, str]
+    categories: dict[str, tuple[list[str], np.ndarray]]
+
+
+def read_texts(path: Path, text_column: str, rows: np.ndarray, shown, others=()) -> Texts:
+    """Reads the texts of some rows.
+
+    Args:
+        rows: (rows,) ascending row numbers in the file. shown: row numbers whose texts are wanted.
+        others: columns that are categories if they have 2 to MOST_VALUES different values, and enough rows for each.
+    Raises:
+        UserError: see `read_chunks`.
+    """
+    characters, texts, values, codes = [], {}, {name: {} for name in others}, {name: [] for name in others}
+    for chunk in _read_rows(path, [text_column, *others], rows):
+        column = chunk[text_column]
+        characters.append(column.str.len().to_numpy(np.int64))
+        texts.update({int(row): column[row] for row in shown if row in column.index})
+        for name, known in list(values.items()):
+            found, where = np.unique(chunk[name].to_numpy(object), return_inverse=True)
+            index = [known.setdefault(value, len(known)) for value in found]
+            codes[name].append(np.array(index, int)[where])
+            if len(known) > MOST_VALUES:
+                del values[name], codes[name]
+    categories = {name: (list(known), np.concatenate(codes[name])) for name, known in values.items()}
+    most = len(rows) / ROWS_A_VALUE
+    few = {name: found for name, found in categories.items() if 2 <= len(found[0]) <= most}
+    return Texts(np.concatenate(characters), texts, few)
+
+
+def hash_texts(path: Path, rows: np.ndarray) -> np.ndarray:
+    """Returns (rows,) uint64 of the texts in a run's predictions.csv, equal for equal texts."""
+    return np.concatenate([pd.util.hash_array(c["text"].to_numpy(object)) for c in _read_rows(path, ["text"], rows)])
+
+
+def _read_rows(path: Path, columns: list[str], rows: np.ndarray):
+    """Yields those of the rows, given by ascending row numbers, that are in one chunk."""
+    for chunk in read_chunks(path, columns):
+        begin, end = np.searchsorted(rows, [chunk.index[0], chunk.index[-1] + 1])
+        if begin < end:
+            yield chunk.loc[rows[begin:end]]

@@ -1,0 +1,347 @@
+"""The page a person looks at: report.html of a run or of a predicted file, drawn from stored predictions.
+
+It opens with a verdict in words. Nothing is predicted here, and no time of drawing is written: the same predictions
+give the same page.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+
+from keras_senti import findings, runs, weaknesses
+from keras_senti.charts import Axis, Curve, Mark, draw_chart
+from keras_senti.evaluation import compare_predictions, compute_metrics
+from keras_senti.findings import FEW_ROWS, SHOWN_TEXTS, Rival, Subject, describe_chance, find_errors
+from keras_senti.page import (
+    Bar,
+    class_color,
+    draw_bars,
+    escape,
+    make_card,
+    make_head,
+    make_legend,
+    make_page,
+    make_section,
+)
+from keras_senti.predictions import read_parts, read_texts
+
+SHOWN_CATEGORIES = 6  # columns
+BASELINE_NAMES = {
+    "majority": "always the train part's commonest class",
+    "tfidf_logistic_regression": "TF-IDF + logistic regression",
+    "nb_svm": "NB-SVM",
+    "vader": "VADER (word list)",
+    "textblob": "TextBlob (word list)",
+    "snownlp": "SnowNLP",
+}
+
+
+def write_run_report(run_dir, color_words=None) -> Path:
+    """Writes report.html into the folder of a finished run and returns its path.
+
+    It is about the test part if that was scored, else about the validation part.
+
+    Args:
+        run_dir: see `runs.check_run_dir`.
+        color_words: from (texts, predicted classes: (texts,) int) to the pieces of each text in order, a word with the
+            space before it, as [(piece, weight), ...]: how much it speaks for the predicted class. None: not coloured.
+    Raises:
+        UserError: if a file is missing, damaged, or cannot be written.
+    """
+    run_dir = Path(run_dir)
+    class_names = tuple(runs.read_json(run_dir / "class_names.json"))
+    metrics, manifest = runs.read_json(run_dir / "metrics.json"), runs.read_manifest(run_dir)
+    stored = run_dir / "predictions.csv"
+    parts = read_parts(stored, class_names)
+    part = list(parts.values())[-1]
+    validation = parts.get("validation", part)
+    errors = part.rows[find_errors(part.labels, part.probabilities)]
+    subject = Subject(
+        title=f"{name_run(run_dir)}, {part.name} part",
+        what=f"texts of the {part.name} part",
+        class_names=class_names,
+        labels=part.labels,
+        probabilities=part.probabilities,
+        rows=part.rows,
+        lines=part.lines,
+        line_word="line",
+        texts=read_texts(stored, "text", part.rows, errors),
+        chosen_on=(
+            validation.labels,
+            validation.probabilities,
+            "these very texts" if validation is part else "the validation part",
+        ),
+        temperature=manifest.get("temperature"),
+    )
+    found = compute_metrics(part.labels, part.probabilities, class_names)
+    sampled = metrics.get("sampled", {}).get(part.name)
+    ours = sampled["this_model"] if sampled else found
+    beside = metrics["validation_baselines"] if part.name == "validation" else metrics["baselines"]
+    rivals = [_read_rival(name, ours, baseline) for name, baseline in beside.items()]
+    note = "The best epoch was chosen on these very texts, which flatters a little." if part is validation else ""
+    learned = _draw_learning(run_dir / "history.csv", manifest)
+    learned = make_section("How it learned", *learned, _draw_run(manifest))
+    sections = _draw_scored(subject, found, rivals, ours, color_words, note, learned)
+    runs.write_text(run_dir / "report.html", make_page(subject.title, *sections))
+    return run_dir / "report.html"
+
+
+def write_file_report(
+    folder: Path, run_dir, name: str, columns, class_names, labels, probabilities, color_words=None
+) -> Path:
+    """Writes report.html beside the predictions.csv of a user's file and returns its path.
+
+    Args:
+        folder: where predictions.csv is. run_dir: run or compact folder; its validation part, if it has one, gives the
+            thresholds. name: of the file. columns: (column of the texts, list of columns that may be categories).
+        labels: (rows,) int, -1 without label. probabilities: (rows, classes). color_words: see `write_run_report`.
+    """
+    class_names, run_dir, rows = tuple(class_names), Path(run_dir), np.arange(len(labels))
+    labelled = labels >= 0
+    if labelled.any():
+        rows, labels, probabilities = rows[labelled], labels[labelled], probabilities[labelled]
+        shown = find_errors(labels, probabilities)
+    else:
+        shown = np.argsort(probabilities.max(axis=1), kind="stable")[:SHOWN_TEXTS]
+    manifest = runs.read_manifest(run_dir) if (run_dir / "manifest.json").exists() else {}
+    chosen_on = labels, probabilities, "these very texts"
+    if (run_dir / "predictions.csv").exists():
+        validation = read_parts(run_dir / "predictions.csv", class_names)["validation"]
+        chosen_on = validation.labels, validation.probabilities, "the validation part of the run"
+    text_column, others = columns
+    subject = Subject(
+        title=f"{name}, predicted by {name_run(run_dir)}",
+        what=f"texts of {name}",
+        class_names=class_names,
+        labels=labels,
+        probabilities=probabilities,
+        rows=rows,
+        lines=rows + 1,
+        line_word="row",
+        texts=read_texts(folder / "predictions.csv", text_column, rows, rows[shown], others),
+        chosen_on=chosen_on,
+        temperature=manifest.get("temperature"),
+    )
+    if labelled.any():
+        metrics, unlabelled = compute_metrics(labels, probabilities, class_names), len(labelled) - len(labels)
+        note = f"{unlabelled:,} more rows have no label: predicted, not scored." if unlabelled else ""
+        sections = _draw_scored(subject, metrics, [_make_constant_rival(subject)], metrics, color_words, note)
+    else:
+        sections = _draw_unlabelled(subject, shown, color_words)
+    runs.write_text(folder / "report.html", make_page(subject.title, *sections))
+    return folder / "report.html"
+
+
+def name_run(run_dir: Path) -> str:
+    """Returns the last two parts of its path, which are the recipe's name and the time."""
+    return "/".join(Path(run_dir).resolve().parts[-2:])
+
+
+def _read_rival(name: str, ours: dict, baseline: dict) -> Rival:
+    """Takes the test on pairs of predictions from metrics.json; an older run has none: then that of two shares."""
+    difference, rows = ours["accuracy"] - baseline["accuracy"], baseline["rows"]
+    paired = baseline.get("against_this_model")
+    if paired:
+        p_value = paired["p_value"]
+    else:
+        variance = sum(m["accuracy"] * (1 - m["accuracy"]) / rows for m in (ours, baseline))
+        p_value = float(2 * norm.sf(abs(difference) / np.sqrt(variance))) if variance else float(not difference)
+    return Rival(BASELINE_NAMES.get(name, name), baseline, difference, p_value, bool(paired))
+
+
+def _make_constant_rival(subject: Subject) -> Rival:
+    """Returns the one simple model that needs no train texts: the commonest class of these very rows."""
+    shares = np.bincount(subject.labels, minlength=len(subject.class_names)) / len(subject.labels)
+    constant = np.tile(shares, (len(subject.labels), 1))
+    found = compare_predictions(subject.labels, constant, subject.probabilities)
+    metrics = compute_metrics(subject.labels, constant, subject.class_names)
+    name = f"always saying “{subject.class_names[shares.argmax()]}”"
+    return Rival(name, metrics, found["accuracy_difference"], found["p_value"])
+
+
+def write_verdict(metrics: dict, rivals: list[Rival], what: str) -> tuple[str, str]:
+    """Returns how good a model is in one sentence, and what else should be known at once; plain text.
+
+    Args:
+        metrics: of `evaluation.compute_metrics`. rivals: at least one. what: the rows, after a number: "texts of ...".
+    """
+    rows, per_class, ranked = metrics["rows"], metrics["per_class"], findings.rank_classes(metrics)
+    right = round(metrics["accuracy"] * rows)
+    if rows < FEW_ROWS:
+        return f"{right} of {rows} {what} in the right class: too few to say how good the model is.", ""
+    sentence = f"The model puts {metrics['accuracy']:.1%} of the {rows:,} {what} into the right class"
+    detail = "Of more texts of this kind, {:.1%} to {:.1%} are to be expected (95% interval).".format(
+        *metrics["accuracy_interval"]
+    )
+    if len(ranked) == 1:
+        return f"{sentence}; all are “{ranked[0]}”, so nothing is known of how often it calls other texts that.", detail
+    best = max(rivals, key=lambda rival: rival.metrics["accuracy"])
+    points = round(abs(best.difference) * 100, 1)
+    other = best.name if len(rivals) == 1 else f"the best simple model ({best.name})"
+    where = "the same texts" if best.metrics["rows"] == rows else f"a sample of {best.metrics['rows']:,} of them"
+    if points:
+        amount = f"{points:.1f} percentage points {'more' if best.difference > 0 else 'less'} than"
+        sentence += f": {amount} {other} on {where}, {describe_chance(best.p_value)}"
+    else:
+        sentence += f", as many as {other} on {where}"
+    rest = [f"{r.name} {r.metrics['accuracy']:.1%}" for r in rivals if r is not best]
+    detail += f" Other simple models: {', '.join(rest)}." if rest else ""
+    if right == rows:
+        return f"{sentence}; it makes no mistake here.", detail
+    worst, strongest = (f"“{name}”" for name in (ranked[0], ranked[-1]))
+    shares = [per_class[name]["recall"] for name in (ranked[-1], ranked[0])]
+    sentence += (
+        f"; it is best on {strongest}, of which it finds {shares[0]:.0%}, and worst on {worst} ({shares[1]:.0%})."
+    )
+    true, taken, count = findings.find_commonest_mistake(metrics)
+    detail += (
+        f" Its commonest mistake: “{true}” taken for “{taken}”, {count:,} of {rows - right:,} mistakes. "
+        f"When it says “{taken}”, it is right in {per_class[taken]['precision']:.0%}."
+    )
+    return sentence, detail
+
+
+def _draw_scored(subject: Subject, metrics: dict, rivals, ours: dict, color_words, note: str, *last: str) -> list[str]:
+    """Returns the parts of a page about labelled rows.
+
+    Args:
+        metrics: of all rows. ours: of those that the rivals were scored on. last: more sections.
+    """
+    verdict, detail = write_verdict(metrics, rivals, subject.what)
+    if len(findings.rank_classes(metrics)) == 1:
+        rivals = []  # always naming the one class is always right
+    accuracy, f1 = ("{:.1%} to {:.1%}".format(*metrics[f"{key}_interval"]) for key in ("accuracy", "macro_f1"))
+    tiles = [
+        (f"{metrics['accuracy']:.1%}", f"accuracy: texts in the right class (95% interval {accuracy})"),
+        (f"{metrics['macro_f1']:.1%}", f"macro-F1: each class counts alike, however rare (95% interval {f1})"),
+        (f"{metrics['calibration_error']:.1%}", "calibration error: how far its confidence is off, on average"),
+    ]
+    if rivals:
+        best = max(rivals, key=lambda rival: rival.metrics["accuracy"])
+        tiles.insert(2, (f"{best.metrics['accuracy']:.1%}", f"accuracy of the best simple model: {best.name}"))
+    head = make_head(subject.title, verdict, f"{detail} {note}".strip(), tiles)
+    systems = [("this model", metrics), *((rival.name, rival.metrics) for rival in rivals)]
+    numbers = findings.draw_numbers(subject.what, systems, [("this model", metrics)])
+    matrix = findings.draw_confusion_matrix(metrics)
+    closing = (
+        make_section("Its surest mistakes", weaknesses.draw_errors(subject, color_words)),
+        *last,
+        make_section("All numbers", numbers),
+    )
+    if len(subject.labels) < FEW_ROWS:
+        return [head, make_section("How good is it?", matrix), *closing]
+    categories = list(subject.texts.categories.items())[:SHOWN_CATEGORIES]
+    return [
+        head,
+        make_section("How good is it?", findings.draw_rivals(ours, rivals), findings.draw_classes(metrics), matrix),
+        make_section(
+            "Can it be trusted when it is sure?",
+            findings.draw_calibration(subject),
+            findings.draw_confidence(subject.probabilities, subject.right),
+            findings.draw_coverage(subject),
+        ),
+        make_section(
+            "Where is it weak?",
+            *weaknesses.draw_class_curves(subject),
+            weaknesses.draw_lengths(subject.texts.characters, subject.right),
+            *(weaknesses.draw_categories(name, *found, subject.right) for name, found in categories),
+        ),
+        *closing,
+    ]
+
+
+def _draw_unlabelled(subject: Subject, unsure: np.ndarray, color_words) -> list[str]:
+    """Returns the parts of a page about rows without labels. unsure: indices of the rows to show."""
+    probabilities, names, rows = subject.probabilities, subject.class_names, len(subject.probabilities)
+    predicted = probabilities.argmax(axis=1)
+    counts = np.bincount(predicted, minlength=len(names))
+    common = names[counts.argmax()]
+    verdict = (
+        f"The model calls {counts.max() / rows:.1%} of the {rows:,} {subject.what} “{common}”; as there are no labels, "
+        "nothing can be said about how often it is right."
+        if rows > 1
+        else f"The model calls the one text of this file “{common}” ({probabilities.max():.1%} sure)."
+    )
+
+    def draw_shares(counts) -> str:
+        bars = [
+            Bar(name, count / sum(counts), f"{count:,}", None, class_color(i, len(names)))
+            for i, (name, count) in enumerate(zip(names, counts))
+        ]
+        return draw_bars(bars)
+
+    groups = []
+    for column, (values, codes) in list(subject.texts.categories.items())[:SHOWN_CATEGORIES]:
+        table = pd.crosstab(codes, predicted).reindex(columns=range(len(names)), fill_value=0)
+        body = "".join(
+            f"<h4>{escape(values[i] or '(empty)')}</h4>{draw_shares(row)}"
+            for i, row in zip(table.index, table.to_numpy())
+        )
+        groups.append(make_card(f"Predicted classes by column “{escape(column)}”", body, f"{rows:,} texts."))
+    finding = f"The {len(unsure)} texts that it is least sure of" if rows > 1 else "The text"
+    hint = "If some texts can be labelled by hand, these would teach the model most." if rows > 1 else ""
+    return [
+        make_head(subject.title, verdict),
+        make_section(
+            "What does it say?",
+            make_card(f"“{escape(common)}” is the commonest prediction", draw_shares(counts), f"{rows:,} texts."),
+            findings.draw_confidence(probabilities, None),
+            *groups,
+        ),
+        make_section(
+            "Where is it unsure?",
+            make_card(finding, weaknesses.draw_texts(subject, unsure, color_words), hint, wide=True),
+        ),
+    ]
+
+
+def _draw_learning(path: Path, manifest: dict) -> list[str]:
+    """Returns the learning curves of a run, from its history.csv; none if there is no such file."""
+    try:
+        history = pd.read_csv(path)
+        epochs = history["epoch"].to_numpy() + 1
+    except (OSError, ValueError, KeyError):
+        return []
+    kept = (manifest.get("training") or {}).get("best_epoch")
+    x_axis = Axis("epoch", *((epochs[0], epochs[-1]) if len(epochs) > 1 else (0, 2)), "g", True)
+    hints = {
+        "loss": "Less is better; on train texts dropout and label smoothing may add to it.",
+        "macro_f1": "More is better; on train texts it is measured while they are learned.",
+    }
+    cards = []
+    for key, name, find in (("loss", "loss", np.nanargmin), ("macro_f1", "macro-F1", np.nanargmax)):
+        if not {key, f"val_{key}"} <= set(history) or not np.isfinite(history[f"val_{key}"]).any():
+            continue
+        train, validation = (history[k].to_numpy(float) for k in (key, f"val_{key}"))
+        finite = np.concatenate([train, validation])
+        finite = finite[np.isfinite(finite)]
+        pad = 0.06 * (finite.max() - finite.min()) or 0.1
+        y_axis = Axis(name, finite.min() - pad, finite.max() + pad, ".3g")
+        marks = [Mark(kept, y) for epoch, y in zip(epochs, validation) if epoch == kept and np.isfinite(y)]
+        finding = f"On validation texts the {name} is best in epoch {epochs[find(validation)]} of {epochs[-1]}"
+        curves = [Curve(epochs, train, "--c7"), Curve(epochs, validation)]
+        legend = make_legend([("--c7", "train"), ("--right", "validation")], "kept epoch" if marks else "")
+        chart = draw_chart(curves, x_axis, y_axis, f"Learning curve: {name}", marks)
+        how = f"{hints[key]} Where the curves part, the model learns its train texts by heart."
+        cards.append(make_card(finding, legend + chart, how))
+    return cards
+
+
+def _draw_run(manifest: dict) -> str:
+    """Returns what a manifest says of a run."""
+    data, training, versions = (manifest.get(key) or {} for key in ("data", "training", "versions"))
+    entries = {
+        "texts": ", ".join(f"{name} {count:,}" for name, count in data.get("rows", {}).items()),
+        "data": ", ".join(Path(name).name for name in data.get("sha256", {})),
+        "parameters": f"{manifest['parameters']:,}" if "parameters" in manifest else "",
+        "vocabulary": f"{manifest['vocabulary_size']:,} tokens" if "vocabulary_size" in manifest else "",
+        "trained": f"{training['epochs_run']} epochs, {training['seconds']:,.0f} seconds" if training else "",
+        "device": manifest.get("device") or "",
+        "seeds": ", ".join(f"{name} {seed}" for name, seed in (manifest.get("seeds") or {}).items()),
+        "versions": ", ".join(f"{name} {versions[name]}" for name in ("tensorflow", "keras") if name in versions),
+        "code": (manifest.get("git_commit") or "")[:12],
+    }
+    body = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in entries.items() if text)
+    return make_card("What was trained", f"<dl>{body}</dl>", "All settings are in config.yaml beside this page.")

@@ -1,0 +1,142 @@
+"""The figures of a report that show where a model is weak: by class, by length, by columns of a file, text by text."""
+
+import numpy as np
+from scipy.stats import chi2_contingency
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+
+from keras_senti.charts import DIAGONAL, Axis, Curve, draw_chart
+from keras_senti.evaluation import compute_interval
+from keras_senti.findings import SIGNIFICANT, SQUARE, Subject, find_errors, format_p
+from keras_senti.page import Bar, class_color, draw_bars, draw_text, escape, make_card, make_legend
+
+SHOWN_CLASSES = 6  # curves in one chart
+LENGTH_RANGES = 6
+
+
+def draw_class_curves(subject: Subject) -> list[str]:
+    """Returns the cards of precision-recall and ROC curves, of the classes that have rows inside and outside."""
+    names, labels = subject.class_names, subject.labels
+    inside = np.bincount(labels, minlength=len(names))
+    drawn = [i for i in range(len(names)) if 0 < inside[i] < len(labels)]
+    if not drawn:
+        return []
+    scores = {i: subject.probabilities[:, i] for i in drawn}
+    precision = {i: float(average_precision_score(labels == i, scores[i])) for i in drawn}
+    area = {i: float(roc_auc_score(labels == i, scores[i])) for i in drawn}
+    left_out = ""
+    if len(drawn) > SHOWN_CLASSES:
+        left_out = f" Of {len(drawn)} classes, the {SHOWN_CLASSES} that are hardest to find."
+        drawn = sorted(sorted(drawn, key=precision.get)[:SHOWN_CLASSES])
+    colors = {i: class_color(drawn.index(i), len(drawn)) if left_out else class_color(i, len(names)) for i in drawn}
+    recall_curves, roc_curves = [], [DIAGONAL]
+    for i in drawn:
+        p, r, _ = precision_recall_curve(labels == i, scores[i])
+        false, true, _ = roc_curve(labels == i, scores[i])
+        recall_curves.append(Curve(r, p, colors[i]))
+        roc_curves.append(Curve(false, true, colors[i]))
+    hard, easy = (names[choose(drawn, key=precision.get)] for choose in (min, max))
+    finding = f"“{escape(hard)}” is the hardest class to find without false alarms"
+    if hard != easy:
+        finding += f", “{escape(easy)}” the easiest"
+    lowest = min(drawn, key=area.get)
+    counts = ", ".join(f"{escape(names[i])} {inside[i]:,}" for i in drawn)
+    found = Axis("share of the class that is found")
+    return [
+        make_card(
+            finding,
+            make_legend((colors[i], f"{names[i]}: {precision[i]:.3f}") for i in drawn)
+            + draw_chart(
+                recall_curves,
+                found,
+                Axis("share of the alarms that is right"),
+                "Precision-recall curves",
+                height=SQUARE,
+            ),
+            "Precision against recall: whoever wants to find more of a class (to the right) gets more false alarms "
+            "(downwards). The numbers are the average precision; by chance it would be the share of the class. Texts: "
+            f"{counts}.{left_out}",
+        ),
+        make_card(
+            f"Of two texts, one of them “{escape(names[lowest])}”, it picks that one in {area[lowest]:.0%}",
+            make_legend((colors[i], f"{names[i]}: {area[i]:.3f}") for i in drawn)
+            + draw_chart(
+                roc_curves,
+                Axis("share of the other texts that it takes for it"),
+                found,
+                "ROC curves",
+                height=SQUARE,
+            ),
+            "ROC curves: the steeper the better; the dashed line is guessing. The numbers are the areas below: how "
+            "often a text of the class has a higher probability for it than a text of another class. "
+            f"{len(labels):,} texts.{left_out}",
+        ),
+    ]
+
+
+def draw_lengths(characters: np.ndarray, right: np.ndarray) -> str:
+    """Returns the accuracy in ranges of length that hold about equally many rows."""
+    edges = np.unique(np.quantile(characters, np.linspace(0, 1, LENGTH_RANGES + 1), method="lower"))
+    inner, names = edges[1:-1], []
+    for i in range(max(1, len(edges) - 1)):
+        low, high = int(edges[i]) + (i > 0), int(edges[min(i + 1, len(edges) - 1)])
+        names.append(f"{low:,} to {high:,} characters" if low < high else f"{high:,} characters")
+    return _draw_groups("length", names, np.searchsorted(inner, characters, side="left"), right)
+
+
+def draw_categories(column: str, values: list[str], codes: np.ndarray, right: np.ndarray) -> str:
+    """Returns the accuracy by the values of a column, the worst first."""
+    share = np.bincount(codes, right) / np.bincount(codes)
+    order = np.argsort(share, kind="stable")
+    return _draw_groups(f"column “{column}”", [values[i] or "(empty)" for i in order], np.argsort(order)[codes], right)
+
+
+def _draw_groups(by: str, names: list[str], codes: np.ndarray, right: np.ndarray) -> str:
+    """codes: (rows,) int, index into names; every name occurs."""
+    rows, hits = np.bincount(codes, minlength=len(names)), np.bincount(codes, right, len(names))
+    shares, table = hits / rows, np.stack([hits, rows - hits])
+    p_value = chi2_contingency(table).pvalue if len(names) > 1 and table.sum(axis=1).all() else 1.0
+    worst, best = int(shares.argmin()), int(shares.argmax())
+    finding = f"By {escape(by)}: differences that chance may explain"
+    if p_value < SIGNIFICANT:
+        finding = (
+            f"By {escape(by)}: worst at “{escape(names[worst])}” ({shares[worst]:.0%} right), best at "
+            f"“{escape(names[best])}” ({shares[best]:.0%})"
+        )
+    bars = [
+        Bar(name, share, f"of {n:,}", compute_interval(hit, n))
+        for name, share, hit, n in zip(names, shares, hits, rows)
+    ]
+    return make_card(
+        finding,
+        draw_bars(bars, reference=right.mean()),
+        f"Accuracy of each group; the dotted line is that of all {len(right):,} texts, thin lines are 95% intervals. "
+        f"How often chance alone would make the groups differ so: {format_p(p_value)}.",
+    )
+
+
+def draw_errors(subject: Subject, color_words=None) -> str:
+    """Returns the mistakes that the model was surest of; color_words: see `report.write_run_report`."""
+    errors, wrong = find_errors(subject.labels, subject.probabilities), int((~subject.right).sum())
+    if not wrong:
+        return ""
+    colors = " Blue words speak for the predicted class, orange ones against it." if color_words else ""
+    return make_card(
+        f"The {len(errors)} mistakes that it was surest of, out of {wrong:,}" if wrong > 1 else "The one mistake",
+        draw_texts(subject, errors, color_words),
+        f"Worth reading: such texts are often labelled wrongly, ironic, or about two things at once.{colors}",
+        wide=True,
+    )
+
+
+def draw_texts(subject: Subject, indices: np.ndarray, color_words=None) -> str:
+    """Returns texts with what the model says of them; `subject.texts.shown` must have them."""
+    texts = [subject.texts.shown[int(subject.rows[i])] for i in indices]
+    predicted = subject.probabilities[indices].argmax(axis=1)
+    pieces = color_words(texts, predicted) if color_words else [None] * len(texts)
+    drawn = []
+    for i, text, label, found in zip(indices, texts, predicted, pieces):
+        head = f"says <b>{escape(subject.class_names[label])}</b> ({subject.probabilities[i, label]:.1%} sure)"
+        if subject.labels[i] >= 0:
+            head += f", labelled <b>{escape(subject.class_names[subject.labels[i]])}</b>"
+        drawn.append(draw_text(text, f"{head} · {subject.line_word} {subject.lines[i]:,}", found))
+    return f'<div class="texts">{"".join(drawn)}</div>'

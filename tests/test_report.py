@@ -1,0 +1,427 @@
+"""report.html: what it says, what it must never do, and what a browser makes of it."""
+
+import json
+import re
+import time
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from keras_senti import predictions, report, workflow
+from keras_senti.charts import MOST_POINTS, Axis, Curve, draw_chart
+from keras_senti.compact import write_compact
+from keras_senti.config import UserError
+from keras_senti.evaluation import compute_interval, compute_metrics
+from keras_senti.findings import Rival
+from keras_senti.page import draw_matrix, draw_text
+from keras_senti.report import write_file_report, write_run_report, write_verdict
+from keras_senti.weaknesses import draw_categories, draw_lengths
+
+NAMES = ("negative", "neutral", "positive")
+
+
+def make_predictions(rows: int, classes: int = 3, right: float = 0.8, seed: int = 0):
+    """Returns labels (rows,) and probabilities (rows, classes) that are right about this often."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=rows)
+    aim = np.where(rng.random(rows) < right, labels, rng.integers(classes, size=rows))
+    return labels, np.float32(rng.dirichlet(np.ones(classes), rows) * 0.5 + 0.5 * np.eye(classes)[aim])
+
+
+def write_run(folder, labels, probabilities, names=NAMES, texts=None, part="validation", **manifest):
+    """Writes what a report reads of a run folder, with two baselines: one knows nothing, one half of the rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = texts or [f"text number {i} " + "word " * (i % 50) for i in range(len(labels))]
+    table = pd.DataFrame({"part": part, "line": np.arange(len(labels)) + 2, "text": texts})
+    table["label"] = table["predicted"] = np.array(names, dtype=object)[labels]
+    for i, name in enumerate(names):
+        table[f"probability_{name}"] = probabilities[:, i]
+    table.to_csv(folder / "predictions.csv", index=False, quoting=2)
+    uniform = np.full((len(labels), len(names)), 1 / len(names))
+    half = np.where(np.arange(len(labels))[:, None] % 2, np.eye(len(names))[labels], uniform)
+    beside = {"majority": uniform, "tfidf_logistic_regression": half}
+    beside = {name: compute_metrics(labels, p, names) for name, p in beside.items()}
+    metrics = {part: compute_metrics(labels, probabilities, names), "baselines": beside, "validation_baselines": beside}
+    history = "epoch,loss,macro_f1,val_loss,val_macro_f1\n0,1.0,0.4,0.9,0.5\n1,0.8,0.6,0.85,nan\n2,0.7,0.7,0.8,0.6\n"
+    (folder / "history.csv").write_text(history)
+    training = {"training": {"best_epoch": 3, "epochs_run": 3, "seconds": 2.0}}
+    for name, content in (("class_names", list(names)), ("metrics", metrics), ("manifest", training | manifest)):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+def read_shown(page: str) -> str:
+    """Returns the text of a page as a person reads it; fails if it holds a tag that could load or run something."""
+    shown = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            assert tag not in ("script", "img", "iframe", "object", "embed", "form", "a"), tag
+            assert not [name for name, value in attrs if name.startswith("on") or "url(" in (value or "")]
+
+        def handle_data(self, data):
+            shown.append(data)
+
+    Reader().feed(page.split("</style>")[1])
+    return " ".join(" ".join(shown).split())
+
+
+# The verdict
+
+
+def make_metrics(matrix) -> dict:
+    """Metrics of a model that has this confusion matrix over bad and good, and is always 90% sure."""
+    pairs = [(i, j) for i, row in enumerate(matrix) for j, count in enumerate(row) for _ in range(count)]
+    labels, predicted = np.array(pairs).T
+    return compute_metrics(labels, np.array([[0.9, 0.1], [0.1, 0.9]])[predicted], ("bad", "good"))
+
+
+METRICS = make_metrics([[60, 40], [10, 90]])
+RIVALS = [Rival("guessing", make_metrics([[50, 50], [50, 50]]), 0.25, 0.0001)]
+
+
+def test_the_verdict_says_how_good_against_what_and_where_it_is_bad():
+    verdict, detail = write_verdict(METRICS, RIVALS, "texts of the test part")
+    assert verdict == (
+        "The model puts 75.0% of the 200 texts of the test part into the right class: 25.0 percentage points more than "
+        "guessing on the same texts, a difference too large for chance; it is best on “good”, of which it finds 90%, "
+        "and worst on “bad” (60%)."
+    )
+    assert "Its commonest mistake: “bad” taken for “good”, 40 of 50 mistakes" in detail
+    assert "When it says “good”, it is right in 69%" in detail  # 90 of 130
+    low, high = METRICS["accuracy_interval"]
+    assert f"{low:.1%} to {high:.1%} are to be expected" in detail
+
+
+@pytest.mark.parametrize(
+    "difference,p_value,expected",
+    [
+        (0.01, 0.3, "1.0 percentage points more than .*, a difference that chance may explain;"),
+        (-0.05, 0.001, "5.0 percentage points less than .*, a difference too large for chance;"),
+        (0.0001, 1.0, "right class, as many as the best simple model"),
+    ],
+)
+def test_the_verdict_does_not_take_chance_for_merit(difference, p_value, expected):
+    best = Rival("words", make_metrics([[70, 30], [30, 70]]), difference, p_value)
+    verdict, detail = write_verdict(METRICS, [*RIVALS, best], "texts")
+    assert re.search(expected, verdict) and "the best simple model (words)" in verdict
+    assert "Other simple models: guessing 50.0%." in detail
+
+
+def test_the_verdict_of_few_rows_one_class_and_no_mistake():
+    few = write_verdict(make_metrics([[1, 0], [0, 0]]), RIVALS, "texts of a.csv")
+    assert few == ("1 of 1 texts of a.csv in the right class: too few to say how good the model is.", "")
+    one, _ = write_verdict(make_metrics([[25, 5], [0, 0]]), RIVALS, "texts")
+    assert "83.3%" in one and "all are “bad”, so nothing is known of how often it calls other texts that" in one
+    perfect, _ = write_verdict(make_metrics([[25, 0], [0, 25]]), RIVALS, "texts")
+    assert perfect.endswith("it makes no mistake here.")
+
+
+def test_an_old_run_without_a_paired_test_gets_a_cautious_one():
+    ours, theirs = {"accuracy": 0.8, "rows": 400}, {"accuracy": 0.75, "rows": 400}
+    rival = report._read_rival("majority", ours, theirs)
+    # z = 0.05 / sqrt((0.16 + 0.1875) / 400) = 1.696
+    assert rival.p_value == pytest.approx(0.0899, abs=1e-3) and not rival.paired
+    assert report._read_rival("x", ours, {**theirs, "against_this_model": {"p_value": 0.01}}).p_value == 0.01
+
+
+# Pages
+
+
+def test_a_run_gets_the_same_self_contained_page_again(tmp_path):
+    run = write_run(tmp_path / "run", *make_predictions(400), temperature=1.5)
+    page = write_run_report(run).read_text(encoding="utf-8")
+    shown = read_shown(page)
+    for words in (
+        "The model puts", "Thin lines are 95% intervals", "The commonest mistake", "scaled (temperature 1.50)",
+        "these very texts", "Of two texts", "is the hardest class", "By length", "mistakes that it was surest of",
+        "On validation texts the loss is best in epoch 3 of 3", "All numbers",
+    ):  # fmt: skip
+        assert words in shown, words
+    assert "http" not in page.replace("http-equiv", "") and "@import" not in page
+    assert write_run_report(run).read_text(encoding="utf-8") == page
+
+
+def test_a_scored_test_part_is_reported_with_thresholds_that_were_chosen_on_validation(tmp_path):
+    labels, probabilities = np.arange(100) % 2, np.full((100, 2), 0.5)
+    probabilities[:, 0] = np.where(labels == 0, 0.9, 0.1)
+    probabilities[:10, 0] = np.where(labels[:10] == 0, 0.3, 0.7)  # wrong, 70% sure
+    write_run(tmp_path, labels, np.c_[probabilities[:, 0], 1 - probabilities[:, 0]], ("bad", "good"))
+    validation = (tmp_path / "predictions.csv").read_text()
+    probabilities[:20, 0] = np.where(labels[:20] == 0, 0.05, 0.95)  # on test, the surest are wrong
+    run = write_run(tmp_path, labels, np.c_[probabilities[:, 0], 1 - probabilities[:, 0]], ("bad", "good"), part="test")
+    test = (run / "predictions.csv").read_text().split("\n", 1)[1]
+    (run / "predictions.csv").write_text(validation + test)
+    shown = read_shown(write_run_report(run).read_text())
+    assert "test part" in shown and "chosen on the validation part" in shown
+    assert "at least 90.0% sure, it answers 100% of the texts and is right in 80.0%" in shown
+
+
+NASTY = "<script>alert(1)</script> \"><img src=x onerror=alert(2)> '&amp; \x00\x07 </style></p> 好"
+
+
+def test_whatever_texts_classes_and_columns_hold_is_shown_and_not_run(tmp_path):
+    labels, probabilities = make_predictions(60)
+    names = ("<b>bad</b>", "so & so", "a" * 200)
+    run = write_run(tmp_path / "run", labels, probabilities, names, [NASTY.replace("\x00", "")] * 60)
+    shown = read_shown(write_run_report(run).read_text(encoding="utf-8"))
+    assert "<script>alert(1)</script> \"><img src=x onerror=alert(2)> '&amp;" in shown and "<b>bad</b>" in shown
+    table = pd.DataFrame({"text": "t", NASTY: np.where(np.arange(60) < 30, "<i>", "</td>")})
+    table.to_csv(tmp_path / "predictions.csv", index=False)
+    page = write_file_report(tmp_path, run, NASTY, ("text", [NASTY]), names, labels, probabilities).read_text()
+    assert "column “<script>alert(1)</script>" in read_shown(page) and "\x00" not in page
+
+
+def test_a_text_is_cut_and_its_words_are_coloured_by_their_weights():
+    assert len(draw_text("x" * 10_000, "")) < 1000 and "(no text)" in draw_text("  ", "")
+    drawn = draw_text("not good", "head", [("not", 0.5), (" <good>", -1.0)])
+    assert re.findall(r"--(\w+)-rgb\),([\d.]+)", drawn) == [("right", "0.33"), ("wrong", "0.65")]
+    assert "not</span> <span" in drawn and "&lt;good&gt;" in drawn
+    assert len(draw_text("", "", [("long word ", 0.0)] * 10_000)) < 10_000
+
+
+def test_a_run_report_asks_for_the_weights_of_the_errors_that_it_shows(tmp_path):
+    labels, probabilities = make_predictions(100)
+    asked = []
+
+    def color_words(texts, predicted):
+        asked.append((texts, predicted))
+        return [[(text, 1.0)] for text in texts]
+
+    page = write_run_report(write_run(tmp_path, labels, probabilities), color_words).read_text()
+    ((texts, predicted),) = asked
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+    surest = wrong[np.argsort(-probabilities.max(axis=1)[wrong], kind="stable")]
+    assert [int(text.split()[2]) for text in texts] == surest[: len(texts)].tolist()
+    assert predicted.tolist() == probabilities[surest[: len(texts)]].argmax(axis=1).tolist()
+    assert page.count("--right-rgb),0.65)") == len(texts) and "Blue words speak for" in page
+
+
+def make_file(tmp_path, labels, probabilities, **columns):
+    pd.DataFrame({"text": [f"text {i}" for i in range(len(labels))], **columns}).to_csv(
+        tmp_path / "predictions.csv", index=False
+    )
+    columns = "text", list(columns)
+    path = write_file_report(tmp_path, tmp_path / "compact", "a.csv", columns, NAMES, np.array(labels), probabilities)
+    return read_shown(path.read_text())
+
+
+@pytest.mark.parametrize("label", [0, 1, -1])
+def test_one_row_is_enough_for_a_page(tmp_path, label):
+    shown = make_file(tmp_path, [label], np.array([[0.7, 0.2, 0.1]]), channel=["web"])
+    expected = {0: "1 of 1 texts", 1: "0 of 1 texts", -1: "calls the one text of this file “negative” (70.0% sure)"}
+    assert expected[label] in shown
+
+
+def test_without_labels_there_are_shares_and_unsure_texts_but_no_accuracy(tmp_path):
+    labels, probabilities = make_predictions(90)
+    channel = np.array(["web", "app", ""])[np.arange(90) % 3]
+    shown = make_file(tmp_path, np.full(90, -1), probabilities, channel=channel)
+    assert "as there are no labels" in shown and "least sure of" in shown and "accuracy" not in shown
+    assert "Predicted classes by column “channel”" in shown and "(empty)" in shown
+    unsure = probabilities.max(axis=1).argmin()
+    assert f"row {unsure + 1} text {unsure} " in shown
+
+
+def test_a_single_class_rows_without_label_and_no_mistake(tmp_path):
+    _, probabilities = make_predictions(50)
+    shown = make_file(tmp_path, [0] * 30 + [-1] * 20, probabilities)
+    assert "all are “negative”" in shown and "20 more rows have no label" in shown and "Of two texts" not in shown
+    labels = np.arange(50) % 3
+    shown = make_file(tmp_path, labels, np.eye(3)[labels])
+    assert "makes no mistake" in shown and "No text is in the wrong class" in shown and "surest" not in shown
+
+
+def test_columns_with_few_values_are_categories_and_no_others(tmp_path):
+    labels, probabilities = make_predictions(300)
+    wrong = probabilities.argmax(axis=1) != labels
+    columns = {
+        "channel": np.where(wrong, "app", "web"),  # as far from chance as can be
+        "coin": np.where(np.arange(300) % 2, "heads", "tails"),
+        "id": np.arange(300),
+        "constant": "x",
+        "stars": np.arange(300) % 13,
+    }
+    shown = make_file(tmp_path, labels, probabilities, **columns)
+    assert "By column “channel”: worst at “app” (0% right), best at “web” (100%)" in shown
+    assert "By column “coin”: differences that chance may explain" in shown
+    assert not [name for name in ("id", "constant", "stars") if f"column “{name}”" in shown]
+
+
+def test_lengths_are_cut_into_ranges_that_hold_every_row():
+    right = np.arange(600) % 2 == 0
+    shown = re.findall(r"<span>([\d, to]+) characters</span>.*?of ([\d,]+)<", draw_lengths(np.arange(1, 601), right))
+    assert shown[0] == ("1 to 100", "100") and shown[-1][0] == "500 to 600" or len(shown) == 6
+    assert sum(int(rows) for _, rows in shown) == 600
+    assert "7 characters" in draw_lengths(np.full(30, 7), right[:30])
+    assert (
+        draw_categories("c", ["a", ""], np.array([0, 1, 1]), np.array([True, False, False])).count('class="bar"') == 2
+    )
+
+
+def test_many_classes_get_the_commonest_mistakes_instead_of_a_matrix(tmp_path):
+    labels, probabilities = make_predictions(2000, 40)
+    run = write_run(tmp_path, labels, probabilities, [f"class {i}" for i in range(40)])
+    page = write_run_report(run).read_text()
+    assert "Of 40 classes, the 6 that are hardest to find" in read_shown(page) and 'class="matrix"' not in page
+    assert draw_matrix([[0, 0], [1, 3]], ("a", "b")).count("<td style") == 4  # a class without rows
+
+
+def test_25000_rows_take_under_a_minute_and_5_megabytes(tmp_path):
+    labels, probabilities = make_predictions(25_000)
+    run = write_run(tmp_path, labels, probabilities, texts=["many words " * 100] * 25_000)
+    begin = time.perf_counter()
+    path = write_run_report(run)
+    assert time.perf_counter() - begin < 60 and path.stat().st_size < 300_000
+
+
+# Parts
+
+
+def test_a_curve_is_thinned_and_keeps_its_ends_and_what_is_not_finite_is_left_out():
+    x = np.linspace(0, 1, 10_000)
+    drawn = draw_chart([Curve(x, x**2)], Axis("x"), Axis("y"), "a curve")
+    points = re.search(r'points="([^"]*)"', drawn).group(1).split()
+    assert 200 < len(points) <= MOST_POINTS and points[0] == "46.0,228.0" and points[-1] == "318.0,28.0"
+    drawn = draw_chart([Curve(np.array([0, 0.5, 1]), np.array([0, np.nan, 1]))], Axis("x"), Axis("y"), "a curve")
+    assert "nan" not in drawn
+
+
+def test_ticks_are_round_numbers_within_the_axis():
+    assert Axis("share").find_ticks() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert Axis("epoch", 1, 5, "g", True).find_ticks() == [1, 2, 3, 4, 5]
+
+
+def test_the_interval_is_wilsons():
+    low, high = compute_interval(np.array([8, 0]), np.array([10, 0]))
+    assert (low[0], high[0]) == (pytest.approx(0.490, abs=1e-3), pytest.approx(0.943, abs=1e-3))
+    assert (low[1], high[1]) == (0, 1)
+
+
+def test_parts_and_texts_are_read_in_chunks(tmp_path, monkeypatch):
+    labels, probabilities = make_predictions(50)
+    run = write_run(tmp_path, labels, probabilities)
+    (whole,) = predictions.read_parts(run / "predictions.csv", NAMES).values()
+    rows = np.array([3, 10, 11, 49])
+    texts = predictions.read_texts(run / "predictions.csv", "text", rows, [11], ["label"])
+    monkeypatch.setattr(predictions, "CHUNK_ROWS", 7)
+    (chunked,) = predictions.read_parts(run / "predictions.csv", NAMES).values()
+    np.testing.assert_array_equal(chunked.probabilities, whole.probabilities)
+    np.testing.assert_array_equal(chunked.labels, labels)
+    again = predictions.read_texts(run / "predictions.csv", "text", rows, [11], ["label"])
+    assert again.shown == texts.shown == {11: "text number 11 " + "word " * 11} and len(again.characters) == 4
+    np.testing.assert_array_equal(again.characters, texts.characters)
+    content = (run / "predictions.csv").read_text().split('"positive"', 1)
+    (run / "predictions.csv").write_text('"changed"'.join(content))
+    with pytest.raises(
+        UserError, match="unknown label 'changed', expected one of negative, neutral, positive. The file"
+    ):
+        predictions.read_parts(run / "predictions.csv", NAMES)
+
+
+# The whole way
+
+
+def test_a_run_and_a_predicted_file_have_a_report(trained_run, tmp_path):
+    shown = read_shown((trained_run / "report.html").read_text(encoding="utf-8"))
+    assert "texts of the test part in the right class" in shown and "What was trained" in shown
+    metrics = json.loads((trained_run / "metrics.json").read_text())
+    paired = metrics["baselines"]["majority"]["against_this_model"]
+    ours = metrics["test"]["accuracy"] - metrics["baselines"]["majority"]["accuracy"]
+    assert paired["accuracy_difference"] == pytest.approx(ours) and paired["p_value"] < 0.05
+    other = tmp_path / "more.csv"
+    lines = [
+        f"{mood} film,{label},{i % 2}\n"
+        for i in range(15)
+        for mood, label in (("good", "positive"), ("bad", "negative"))
+    ]
+    other.write_text("text,sentiment,shop\n" + "".join(lines))
+    folder, _ = workflow.evaluate_file(trained_run, other)
+    shown = read_shown((folder / "report.html").read_text(encoding="utf-8"))
+    assert "texts of more.csv" in shown and "column “shop”" in shown and "validation part of the run" in shown
+    from keras_senti.compact import read_run
+
+    write_compact(tmp_path / "compact", read_run(trained_run))
+    folder, _ = workflow.evaluate_file(tmp_path / "compact", other, label_column="")
+    assert "no labels" in read_shown((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_a_language_model_has_no_report_and_says_why(tmp_path):
+    (tmp_path / "config.yaml").write_text("task: language_model\ndata: {source: tweets}\n")
+    assert workflow.write_report(tmp_path).startswith("no report.html: a language model predicts words")
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """A run's page with everything there is, and one of a file without labels, with long names and texts."""
+    folder = tmp_path_factory.mktemp("pages")
+    labels, probabilities = make_predictions(2000, right=0.7)
+    names = ("negative", "neutral", "a very_long_class_name_without_any_place_to_break_it")
+    texts = ["averylongword" * 40, "差评" * 200, NASTY.replace("\x00", "")] * 700
+    run = write_run(folder / "run", labels, probabilities, names, texts[:2000], temperature=1.2)
+    write_run_report(run)
+    columns = {"text": texts[:90], "a_column_with_a_long_name_" * 3: np.where(np.arange(90) % 2, "x" * 90, "y")}
+    pd.DataFrame(columns).to_csv(folder / "predictions.csv", index=False)
+    others = list(columns)[1:]
+    write_file_report(folder, run, "b.csv", ("text", others), names, np.full(90, -1), probabilities[:90])
+    return [run / "report.html", folder / "report.html"]
+
+
+SMALLEST_FONT = """
+let least = 99;
+for (const node of document.querySelectorAll('main *')) {
+  if (![...node.childNodes].some(child => child.nodeType === 3 && child.data.trim())) continue;
+  const svg = node.closest('svg');
+  const scale = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1;
+  least = Math.min(least, parseFloat(getComputedStyle(node).fontSize) * scale);
+}
+return least;
+"""
+OVERLAPS = """
+const found = [];
+for (const svg of document.querySelectorAll('svg')) {
+  const frame = svg.getBoundingClientRect();
+  const boxes = [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()]);
+  boxes.forEach(([text, a], i) => {
+    if (a.left < frame.left - 1 || a.right > frame.right + 1) found.push('outside: ' + text);
+    boxes.slice(i + 1).forEach(([other, b]) => {
+      if (a.left < b.right - 1 && b.left < a.right - 1 && a.top + 3 < b.bottom - 3 && b.top + 3 < a.bottom - 3)
+        found.push(text + ' / ' + other);
+    });
+  });
+}
+return found;
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_browser_shows_it_without_error_overflow_or_small_print(browser, pages, width, scheme):
+    send = browser.execute_cdp_cmd
+    send(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500},
+    )
+    send("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    try:
+        for page in pages:
+            browser.get(page.as_uri())
+            assert browser.get_log("browser") == []
+            script = "return [document.documentElement.scrollWidth, innerWidth, document.body.innerText.length]"
+            scroll_width, inner_width, characters = browser.execute_script(script)
+            assert scroll_width <= inner_width == width and characters > 1000
+            assert browser.execute_script(SMALLEST_FONT) >= 12
+            assert browser.execute_script(OVERLAPS) == []
+            assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+            red, *_ = map(
+                int, re.findall(r"\d+", browser.execute_script("return getComputedStyle(document.body).color"))
+            )
+            assert (red > 128) == (scheme == "dark")
+    finally:
+        send("Emulation.clearDeviceMetricsOverride", {})
+        send("Emulation.setEmulatedMedia", {"features": []})
