@@ -155,12 +155,15 @@ def draw_systems(systems) -> str:
 def draw_classes(metrics: dict) -> str:
     """Returns recall and precision of every class."""
     matrix, per_class, body = np.array(metrics["confusion_matrix"]), metrics["per_class"], ""
+    ranked = rank_classes(metrics)
+    shown = per_class if len(per_class) <= MOST_CELLS else ranked[:MOST_CELLS]
     for i, name in enumerate(per_class):
+        if name not in shown:
+            continue
         hits, color = matrix[i, i], class_color(i, len(per_class))
         counts = (("found of them", matrix[i].sum()), ("right when it says so", matrix[:, i].sum()))
         bars = [Bar(text, hits / n, f"of {n:,}", compute_interval(hits, n), color) for text, n in counts if n]
         body += f"<h4>{escape(name)}</h4>" + (draw_bars(bars) or '<p class="soft">no text, and never predicted</p>')
-    ranked = rank_classes(metrics)
     worst, best = ranked[0], ranked[-1]
     finding = f"It finds {per_class[worst]['recall']:.0%} of the “{escape(worst)}” texts"
     if best != worst:
@@ -169,7 +172,8 @@ def draw_classes(metrics: dict) -> str:
         finding,
         body,
         "Of each class: how many of its texts are found (recall), and how often the model is right when it names the "
-        "class (precision). Thin lines are 95% intervals.",
+        "class (precision). Thin lines are 95% intervals."
+        + (f" Of {len(per_class)} classes, those of which it finds the least." if len(shown) < len(per_class) else ""),
     )
 
 
@@ -244,7 +248,7 @@ def draw_confidence(probabilities: np.ndarray, right: np.ndarray | None) -> str:
     )
     counts = [(c, np.bincount(bins, w, 20 - first) / len(bins)) for c, _, w in layers]
     sure = confidence >= 0.9
-    finding = f"It is at least 90% sure of {sure.mean():.0%} of the texts"
+    finding = f"It is at least 90% sure of {f'{sure.mean():.0%} of the texts' if sure.any() else 'no text'}"
     if right is not None and sure.any():
         finding += f", and {1 - right[sure].mean():.1%} of those are wrong"
     where = "" if right is None else " Mistakes should lie on the left."
@@ -279,7 +283,7 @@ def draw_coverage(subject: Subject) -> str:
         answers = confidence >= (np.inf if found is None else found[0])
         if wished <= right.mean():
             continue
-        if not answers.any():
+        if answers.sum() < FEW_ROWS:
             table.append((f"{wished:.0%}", "–", "none", "–"))
             continue
         share, precision = answers.mean(), right[answers].mean()

@@ -172,9 +172,8 @@ def write_verdict(metrics: dict, rivals: list[Rival], what: str) -> tuple[str, s
     if rows < FEW_ROWS:
         return f"{right} of {rows} {what} in the right class: too few to say how good the model is.", ""
     sentence = f"The model puts {metrics['accuracy']:.1%} of the {rows:,} {what} into the right class"
-    detail = "Of more texts of this kind, {:.1%} to {:.1%} are to be expected (95% interval).".format(
-        *metrics["accuracy_interval"]
-    )
+    low, high = metrics["accuracy_interval"]
+    detail = f"On more texts of this kind, {low:.1%} to {high:.1%} right answers are to be expected (95% interval)."
     if len(ranked) == 1:
         return f"{sentence}; all are “{ranked[0]}”, so nothing is known of how often it calls other texts that.", detail
     best = max(rivals, key=lambda rival: rival.metrics["accuracy"])
@@ -221,7 +220,8 @@ def _draw_scored(subject: Subject, metrics: dict, rivals, ours: dict, color_word
     if rivals:
         best = max(rivals, key=lambda rival: rival.metrics["accuracy"])
         tiles.insert(2, (f"{best.metrics['accuracy']:.1%}", f"accuracy of the best simple model: {best.name}"))
-    head = make_head(subject.title, verdict, f"{detail} {note}".strip(), tiles)
+    few = len(subject.labels) < FEW_ROWS
+    head = make_head(subject.title, verdict, f"{detail} {note}".strip(), () if few else tiles)
     systems = [("this model", metrics), *((rival.name, rival.metrics) for rival in rivals)]
     numbers = findings.draw_numbers(subject.what, systems, [("this model", metrics)])
     matrix = findings.draw_confusion_matrix(metrics)
@@ -230,7 +230,7 @@ def _draw_scored(subject: Subject, metrics: dict, rivals, ours: dict, color_word
         *last,
         make_section("All numbers", numbers),
     )
-    if len(subject.labels) < FEW_ROWS:
+    if few:
         return [head, make_section("How good is it?", matrix), *closing]
     categories = list(subject.texts.categories.items())[:SHOWN_CATEGORIES]
     return [

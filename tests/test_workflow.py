@@ -41,6 +41,7 @@ def test_a_run_folder_holds_what_the_design_says(trained_run):
     assert names == {
         "config.yaml", "manifest.json", "data_check.json", "dropped_rows.csv", "vocabulary.txt", "class_names.json",
         "checkpoints", "history.csv", "tensorboard", "model.keras", "saved_model", "metrics.json", "predictions.csv",
+        "report.html",
     }  # fmt: skip
 
 
@@ -78,6 +79,7 @@ def test_no_text_is_in_two_parts_and_the_vocabulary_is_that_of_the_train_part(tr
 def test_evaluating_a_run_draws_its_score_from_stored_predictions_and_changes_nothing(trained_run, tmp_path):
     before = fingerprint(trained_run)
     shown = workflow.evaluate_stored(trained_run)
+    assert workflow.write_report(trained_run) == f"the report: {trained_run / 'report.html'}"
     metrics = json.loads((trained_run / "metrics.json").read_text())
     assert f"accuracy {metrics['test']['accuracy']:.3f}" in shown and "tfidf_logistic_regression" in shown
     assert fingerprint(trained_run) == before
@@ -214,6 +216,7 @@ def test_a_failed_run_says_so_and_is_not_evaluated(tiny_settings, tmp_path, monk
         (["train.py", "--config", "configs/tweet.yaml"], "Did you mean 'configs/tweets.yaml'?"),
         (["evaluate.py", "--run", "nowhere"], "nowhere: no such folder"),
         (["evaluate.py", "--run", "logs", "--data.text_column", "t"], "Add --data.csv FILE"),
+        (["evaluate.py", "--run", "logs", "--compare", "logs", "--text", "t"], "expected --compare alone"),
     ],
 )
 def test_bad_input_ends_with_exit_code_2_and_no_traceback(words, message):
