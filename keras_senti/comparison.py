@@ -135,9 +135,9 @@ def write_comparison(metrics: list[dict], found: dict, what: str) -> tuple[str, 
     scores = f"On the same {rows:,} {what}, A puts {first:.1%} into the right class and B {second:.1%}"
     low, high = (100 * edge for edge in found["accuracy_difference_interval"])
     detail = (
-        f"B minus A: {100 * found['accuracy_difference']:+.1f} percentage points (95% interval {low:+.1f} to "
-        f"{high:+.1f}). Only A is right in {found['only_first']:,} texts, only B in {found['only_second']:,}: by "
-        f"McNemar's test {format_p(p_value)}."
+        f"B minus A: {100 * found['accuracy_difference']:+.1f} percentage points of accuracy (95% interval "
+        f"{low:+.1f} to {high:+.1f}). Only A is right in {found['only_first']:,} texts, only B in "
+        f"{found['only_second']:,}: by McNemar's test {format_p(p_value)}."
     )
     if not found["accuracy_difference"]:
         return f"{scores}: no difference.", detail

@@ -60,7 +60,7 @@ def test_the_settings_shown_are_settings(tmp_path):
 def test_every_evaluate_command_runs(command, trained_run, tiny_csv, tmp_path):
     run_dir = shutil.copytree(trained_run, tmp_path / "run")
     words = shlex.split(
-        command.replace("logs/tweets/<run>", str(run_dir)).replace("more.csv", str(tiny_csv)), comments=True
+        re.sub("logs/tweets/<(run|other)>", str(run_dir), command).replace("more.csv", str(tiny_csv)), comments=True
     )
     done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and ("accuracy" in done.stdout or "probability_positive" in done.stdout), done.stderr
