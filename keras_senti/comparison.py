@@ -53,6 +53,7 @@ def compare_runs(first_dir, second_dir) -> tuple[Path, str]:
     texts = read_texts(dirs[0] / "predictions.csv", "text", first.rows, shown).shown
     verdict, detail = write_comparison(metrics, found, f"texts of the {part} part")
     systems = [(f"{letter}: {name}", m) for letter, name, m in zip("AB", names, metrics)]
+    lettered = list(zip("AB", metrics))
     tiles = [
         (f"{metrics[0]['accuracy']:.1%}", f"accuracy of A: {names[0]}"),
         (f"{metrics[1]['accuracy']:.1%}", f"accuracy of B: {names[1]}"),
@@ -80,7 +81,7 @@ def compare_runs(first_dir, second_dir) -> tuple[Path, str]:
             )
             for i, key in enumerate(("only_first", "only_second"))
         ),
-        make_section("All numbers", draw_numbers(f"texts of the {part} part", systems, systems)),
+        make_section("All numbers", draw_numbers(f"texts of the {part} part", lettered, lettered)),
     )
     folder = runs.create_stamped_dir(dirs[0] / "evaluations", f"compare-{dirs[1].resolve().name}-")
     runs.write_text(folder / "compare.html", page)
@@ -212,9 +213,7 @@ def _draw_matrix(letter: str, metrics: dict, class_names) -> str:
 def _draw_confidence(labels: np.ndarray, probabilities, metrics: list[dict]) -> str:
     errors = [m["calibration_error"] for m in metrics]
     return make_card(
-        f"The confidence of {'A' if errors[0] < errors[1] else 'B'} is nearer to the truth"
-        if errors[0] != errors[1]
-        else "The confidence of both is as near to the truth",
+        f"On average the confidence is off by {errors[0]:.1%} in A and {errors[1]:.1%} in B",
         draw_reliability(labels, zip("AB", COLORS, probabilities)),
         "Texts with similar confidence make one point; on the dashed line the confidence is true, below it the model "
         f"is too sure. Vertical lines are 95% intervals. {len(labels):,} texts.",
