@@ -77,14 +77,24 @@ class Subject:
 
 @dataclass(frozen=True)
 class Rival:
-    """A simple model on the same rows: its metrics; how much more accurate ours is, the p-value of that, and whether it
-    is of a test on pairs of predictions (without them the test asks for more)."""
+    """A simple model on the same rows.
+
+    metrics: of `evaluation.compute_metrics`. difference, p_value: how much more accurate ours is, and how often chance
+    makes such a difference. paired: whether that is of a test on pairs of predictions; without them it asks for more.
+    note: why its score means little on these rows, if so.
+    """
 
     name: str
     metrics: dict
     difference: float
     p_value: float
     paired: bool = True
+    note: str = ""
+
+
+def find_best(rivals: list[Rival]) -> Rival:
+    """Returns the most accurate one of those whose score means something."""
+    return max(rivals, key=lambda rival: (not rival.note, rival.metrics["accuracy"]))
 
 
 def find_errors(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -122,7 +132,7 @@ def draw_rivals(ours: dict, rivals: list[Rival]) -> str:
     """Returns accuracy and macro-F1 beside the simple models; ours: metrics on the rows that they were scored on."""
     if not rivals:
         return ""
-    best = max(rivals, key=lambda rival: rival.metrics["accuracy"])
+    best = find_best(rivals)
     systems = [("this model", ours, "--right"), *((rival.name, rival.metrics, "--c7") for rival in rivals)]
     finding = (
         f"{ours['accuracy']:.1%} right, against {best.metrics['accuracy']:.1%} by {escape(best.name)}: "
@@ -132,11 +142,12 @@ def draw_rivals(ours: dict, rivals: list[Rival]) -> str:
     unpaired = (
         "" if all(r.paired for r in rivals) else " (by a cautious test, as their single predictions are not stored)"
     )
+    notes = "".join(f" {escape(rival.name)}: {escape(rival.note)}." for rival in rivals if rival.note)
     return make_card(
         finding,
         draw_systems(systems),
         f"All on the same {ours['rows']:,} texts. Thin lines are 95% intervals. A p-value is how often chance alone "
-        f"would make a difference in accuracy as large{unpaired}: {tests}.",
+        f"would make a difference in accuracy as large{unpaired}: {tests}.{notes}",
     )
 
 

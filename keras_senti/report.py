@@ -79,7 +79,10 @@ def write_run_report(run_dir, color_words=None) -> Path:
     sampled = metrics.get("sampled", {}).get(part.name)
     ours = sampled["this_model"] if sampled else found
     beside = metrics["validation_baselines"] if part.name == "validation" else metrics["baselines"]
-    rivals = [_read_rival(name, ours, baseline) for name, baseline in beside.items()]
+    notes = metrics.get("baselines_notes", {})
+    rivals = [_read_rival(name, ours, baseline, notes.get(name, "")) for name, baseline in beside.items()]
+    if not rivals:  # the settings may name none
+        ours, rivals = found, [_make_constant_rival(subject)]
     note = "The best epoch was chosen on these very texts, which flatters a little." if part is validation else ""
     learned = _draw_learning(run_dir / "history.csv", manifest)
     learned = make_section("How it learned", *learned, _draw_run(manifest))
@@ -139,7 +142,7 @@ def name_run(run_dir: Path) -> str:
     return "/".join(Path(run_dir).resolve().parts[-2:])
 
 
-def _read_rival(name: str, ours: dict, baseline: dict) -> Rival:
+def _read_rival(name: str, ours: dict, baseline: dict, note: str) -> Rival:
     """Takes the test on pairs of predictions from metrics.json; an older run has none: then that of two shares."""
     difference, rows = ours["accuracy"] - baseline["accuracy"], baseline["rows"]
     paired = baseline.get("against_this_model")
@@ -148,7 +151,7 @@ def _read_rival(name: str, ours: dict, baseline: dict) -> Rival:
     else:
         variance = sum(m["accuracy"] * (1 - m["accuracy"]) / rows for m in (ours, baseline))
         p_value = float(2 * norm.sf(abs(difference) / np.sqrt(variance))) if variance else float(not difference)
-    return Rival(BASELINE_NAMES.get(name, name), baseline, difference, p_value, bool(paired))
+    return Rival(BASELINE_NAMES.get(name, name), baseline, difference, p_value, bool(paired), note)
 
 
 def _make_constant_rival(subject: Subject) -> Rival:
@@ -176,7 +179,7 @@ def write_verdict(metrics: dict, rivals: list[Rival], what: str) -> tuple[str, s
     detail = f"On more texts of this kind, {low:.1%} to {high:.1%} right answers are to be expected (95% interval)."
     if len(ranked) == 1:
         return f"{sentence}; all are “{ranked[0]}”, so nothing is known of how often it calls other texts that.", detail
-    best = max(rivals, key=lambda rival: rival.metrics["accuracy"])
+    best = findings.find_best(rivals)
     points = round(abs(best.difference) * 100, 1)
     other = best.name if len(rivals) == 1 else f"the best simple model ({best.name})"
     where = "the same texts" if best.metrics["rows"] == rows else f"a sample of {best.metrics['rows']:,} of them"
@@ -218,7 +221,7 @@ def _draw_scored(subject: Subject, metrics: dict, rivals, ours: dict, color_word
         (f"{metrics['calibration_error']:.1%}", "calibration error: how far its confidence is off, on average"),
     ]
     if rivals:
-        best = max(rivals, key=lambda rival: rival.metrics["accuracy"])
+        best = findings.find_best(rivals)
         tiles.insert(2, (f"{best.metrics['accuracy']:.1%}", f"accuracy of the best simple model: {best.name}"))
     few = len(subject.labels) < FEW_ROWS
     head = make_head(subject.title, verdict, f"{detail} {note}".strip(), () if few else tiles)

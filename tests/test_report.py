@@ -121,10 +121,22 @@ def test_the_verdict_of_few_rows_one_class_and_no_mistake():
 
 def test_an_old_run_without_a_paired_test_gets_a_cautious_one():
     ours, theirs = {"accuracy": 0.8, "rows": 400}, {"accuracy": 0.75, "rows": 400}
-    rival = report._read_rival("majority", ours, theirs)
+    rival = report._read_rival("majority", ours, theirs, "")
     # z = 0.05 / sqrt((0.16 + 0.1875) / 400) = 1.696
     assert rival.p_value == pytest.approx(0.0899, abs=1e-3) and not rival.paired
-    assert report._read_rival("x", ours, {**theirs, "against_this_model": {"p_value": 0.01}}).p_value == 0.01
+    assert report._read_rival("x", ours, {**theirs, "against_this_model": {"p_value": 0.01}}, "").p_value == 0.01
+
+
+def test_a_baseline_whose_score_means_nothing_is_not_the_best_and_none_at_all_is_no_obstacle(tmp_path):
+    run = write_run(tmp_path, *make_predictions(100))
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["baselines_notes"] = {"tfidf_logistic_regression": "it reads <other> texts"}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    shown = read_shown(write_run_report(run).read_text())
+    assert "the best simple model (always the train part's commonest class)" in shown
+    assert "TF-IDF + logistic regression: it reads <other> texts." in shown
+    (run / "metrics.json").write_text(json.dumps({**metrics, "baselines": {}, "validation_baselines": {}}))
+    assert "more than always saying “" in read_shown(write_run_report(run).read_text())
 
 
 # Pages
