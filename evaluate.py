@@ -20,6 +20,8 @@ def main(argv):
     )
     add("--text", action="append", help="a text to classify; may be repeated")
     add("--compare", metavar="DIR", help="another run, to be compared with on the same rows")
+    add("--explain", action="append", metavar="TEXT", help="a text to say why of: words that decided; may be repeated")
+    add("--explain_class", metavar="CLASS", help="with --explain: whose probability; default: the predicted class's")
     add("--data.csv", dest="csv", metavar="FILE", help="file to predict and, with labels, to score")
     add("--data.text_column", dest="text_column", metavar="C", help="default: as in the run's settings")
     add(
@@ -32,16 +34,23 @@ def main(argv):
     options = parser.parse_args(argv)
     if options.csv is None and (options.text_column or options.label_column is not None or options.label_map):
         raise UserError("--data.*: received settings of a file but no file. Add --data.csv FILE.")
-    if options.csv is not None and options.text:
-        raise UserError("received --text and --data.csv, expected one of them.")
-    if options.compare is not None and (options.csv is not None or options.text):
-        raise UserError(
-            "received --compare with --text or --data.csv, expected --compare alone: stored rows are compared."
-        )
+    given = {
+        "--text": options.text,
+        "--explain": options.explain,
+        "--data.csv": options.csv,
+        "--compare": options.compare,
+    }
+    if len(names := [name for name, value in given.items() if value is not None]) > 1:
+        raise UserError(f"received {' and '.join(names)}, expected one of them.")
+    if options.explain_class is not None and not options.explain:
+        raise UserError("--explain_class: received a class but no text. Add --explain TEXT.")
     from keras_senti import workflow  # starts TensorFlow, which --help does not need
 
     if options.text:
         print(workflow.evaluate_texts(options.run, options.text))
+    elif options.explain:
+        folder, shown = workflow.explain_texts(options.run, options.explain, options.explain_class)
+        print(f"{shown}\n\nwritten to {folder / 'explanation.html'}")
     elif options.csv is not None:
         columns = options.text_column, options.label_column, options.label_map
         folder, summary = workflow.evaluate_file(options.run, options.csv, *columns)

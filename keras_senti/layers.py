@@ -401,7 +401,10 @@ class AttentionPooling(_MaskedPooling):
         self.bias = self.add_weight(shape=(features,), initializer="zeros", name="bias")
         self.context = self.add_weight(shape=(features, 1), initializer="glorot_uniform", name="context")
 
-    def call(self, inputs, mask=None):
+    def compute_attention(self, inputs, mask=None):
+        """Returns a, (batch, time, 1), of the arguments of a call."""
         scores = ops.matmul(ops.tanh(ops.matmul(inputs, self.kernel) + self.bias), self.context)  # (batch, time, 1)
-        attention = ops.softmax(scores - (1.0 - _weights(inputs, mask)) * 3e4, axis=1)
-        return ops.sum(attention * inputs, axis=1)
+        return ops.softmax(scores - (1.0 - _weights(inputs, mask)) * 3e4, axis=1)
+
+    def call(self, inputs, mask=None):
+        return ops.sum(self.compute_attention(inputs, mask) * inputs, axis=1)

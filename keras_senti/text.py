@@ -178,21 +178,27 @@ class TextEncoder:
 
     def encode(self, texts) -> tf.RaggedTensor:
         """Returns the ids without padding, (batch, None) int32."""
-        ids = self.vectorizer(texts)
-        limit = self.settings.sequence_length
-        if self.settings.truncate == "tail":
-            ids = ids[:, :limit]
-        elif self.settings.truncate == "head":
-            ids = ids[:, -limit:]
-        else:
-            surplus = tf.maximum(ids.row_lengths() - limit, 0)
-            begin = surplus // 2
-            position = tf.ragged.range(ids.row_lengths())
-            keep = (position >= begin[:, None]) & (position < (begin + limit)[:, None])
-            ids = tf.ragged.boolean_mask(ids, keep)
+        ids = self.cut(self.vectorizer(texts))
         empty = tf.cast(ids.row_lengths() == 0, tf.int64)
         one_unknown = tf.RaggedTensor.from_row_lengths(tf.ones([tf.reduce_sum(empty)], ids.dtype), empty)
         return tf.cast(tf.concat([ids, one_unknown], axis=1), tf.int32)
+
+    def split(self, texts) -> tf.RaggedTensor:
+        """Returns the tokens, (batch, None) string, before `cut`: what `encode` looks up, unknown ones as written."""
+        return split_tokens(standardize(tf.convert_to_tensor(texts), self.settings), self.settings)
+
+    def cut(self, tokens: tf.RaggedTensor) -> tf.RaggedTensor:
+        """Returns the part of each row, of ids or strings, that is read: text.sequence_length tokens at most."""
+        limit = self.settings.sequence_length
+        if self.settings.truncate == "tail":
+            return tokens[:, :limit]
+        if self.settings.truncate == "head":
+            return tokens[:, -limit:]
+        surplus = tf.maximum(tokens.row_lengths() - limit, 0)
+        begin = surplus // 2
+        position = tf.ragged.range(tokens.row_lengths())
+        keep = (position >= begin[:, None]) & (position < (begin + limit)[:, None])
+        return tf.ragged.boolean_mask(tokens, keep)
 
     def save(self, path: Path):
         """Writes the vocabulary, one token a line; the line number, counted from 0, is the id."""

@@ -19,7 +19,7 @@ import tensorflow as tf
 import yaml
 from tqdm import tqdm
 
-from keras_senti import baselines, comparison, devices, evaluation, export, report, runs, tensorboard, vectors
+from keras_senti import baselines, comparison, devices, evaluation, explain, export, report, runs, tensorboard, vectors
 from keras_senti.compact import Pretrained, is_compact, write_compact
 from keras_senti.config import Config, UserError, suggest
 from keras_senti.corpus import Corpus, load_corpus
@@ -425,6 +425,33 @@ def evaluate_texts(run_dir, texts: list[str]) -> str:
     table = export.load(_check_model_dir(run_dir)).predict(texts)
     table["text"] = [text if len(text) <= 60 else text[:59] + "…" for text in texts]
     return table.to_string(index=False, float_format="{:.3f}".format)
+
+
+def explain_texts(path, texts: list[str], class_name: str | None = None) -> tuple[Path, str]:
+    """Explains what a model says of a few texts, into evaluations/explanation-<time>/explanation.html of its folder.
+
+    Args:
+        path: folder of a run or of the SavedModel in it, or a compact folder.
+        class_name: whose probability is explained; None: of each text the predicted one's.
+    Returns: (folder, what to print).
+    Raises:
+        UserError: for a language model, an unfinished run or an unknown class, before anything is written.
+    """
+    home = Path(path)
+    if not (home / "saved_model.pb").is_file():
+        _check_model_dir(home)
+    elif (home.parent / "manifest.json").is_file():
+        home = home.parent
+    explainer = explain.load_explainer(path)
+    found = [explainer.explain(text, class_name) for text in tqdm(texts, "explaining", delay=2, disable=None)]
+    page = explain.format_page(found, f"{home.parent.name}/{home.name}")
+    try:
+        folder = runs.create_stamped_dir(home / "evaluations", "explanation-")
+    except OSError as error:
+        raise runs.WriteError(f"cannot write into {home}: {error.strerror}.") from None
+    runs.write_text(folder / "explanation.html", page)
+    color = explain.wants_color()
+    return folder, "\n\n".join(explain.format_explanation(explanation, color) for explanation in found)
 
 
 def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_map=None) -> tuple[Path, str]:

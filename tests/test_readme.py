@@ -63,7 +63,8 @@ def test_every_evaluate_command_runs(command, trained_run, tiny_csv, tmp_path):
         re.sub("logs/tweets/<(run|other)>", str(run_dir), command).replace("more.csv", str(tiny_csv)), comments=True
     )
     done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and ("accuracy" in done.stdout or "probability_positive" in done.stdout), done.stderr
+    expected = "speaks for" if "--explain" in words else "probability_positive" if "--text" in words else "accuracy"
+    assert done.returncode == 0 and expected in done.stdout, done.stderr
 
 
 def test_every_file_that_is_linked_exists():

@@ -1,0 +1,576 @@
+"""Why a prediction: what each token did to it, and what the model would have said had the text ended there.
+
+1. Integrated gradients of f = log p(class) on the token vectors x_t (the embedding's output), summed over entries i:
+
+       a_t = Σ_i (x_ti - x'_ti) ∫_0^1 ∂f(x' + α (x - x')) / ∂x_ti dα        so that Σ_t a_t = f(x) - f(x')
+
+   The reference x' has the vector of padding at every position while the mask stays the text's: a text just as long
+   that says nothing. That the sum is right ("completeness") is checked, to 1%, and more steps are taken if it is not.
+   With model.bigram_buckets x_t holds the vector of the pair (t - 1, t) too, so a pair counts for its second token.
+2. Occlusion: f(text) - f(text with the vector of padding in place of this token, the mask kept). Both pairs that the
+   token is in go with it. What several tokens say together shows in neither of them alone.
+3. Attention, where the model pools by it: where it looks, not what it makes of it.
+4. The course: the probabilities of every class after each token, which are those of the text that ends there.
+
+References: Sundararajan et al. 2017, https://arxiv.org/abs/1703.01365, equation 1 and proposition 1 (there the integral
+    is a sum over equal steps, here Gauss-Legendre quadrature, which needs fewer); Li et al. 2016,
+    https://arxiv.org/abs/1612.08220 (occlusion; there relative to f); Jain & Wallace 2019,
+    https://aclanthology.org/N19-1357 (why attention alone is no explanation).
+"""
+
+import dataclasses
+import html
+import inspect
+import io
+import os
+import string
+import sys
+import unicodedata
+import warnings
+from dataclasses import dataclass
+
+import keras
+import matplotlib
+import numpy as np
+import tensorflow as tf
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from keras_senti.compact import assign_weights
+from keras_senti.config import UserError, suggest
+from keras_senti.layers import AttentionPooling, BigramEmbedding
+from keras_senti.models import build_model
+from keras_senti.tensorboard import find_font
+from keras_senti.text import UNKNOWN, TextEncoder, encode_utf8, make_simplifier
+from keras_senti.transfer import read_pretrained
+
+# Of the integral. Of 300 tweets and a model each, 32 steps sufficed for 300 (two-directional GRU), 298 (the same with
+# convolution, pairs and attention) and 258 (one-directional LSTM), of 20 film reviews for 12; 128 for all of them.
+STEPS, MOST_STEPS = 32, 256
+TOLERANCE, LEAST_TOLERANCE = 0.01, 1e-3  # relative to f(x) - f(x'); absolute where that is small: 0.1% of p
+# Tokens in memory at once, as rows of one batch: on the way back all states are kept, 30 kB a token with 512 units.
+GRADIENT_TOKENS, READ_TOKENS = 10_000, 32_768
+# Variants of one text, for occlusion and for the course: one for each token up to 400, fewer for a long text.
+MOST_VARIANTS, FEWEST_VARIANTS, VARIANT_TOKENS = 400, 10, 500_000
+PALE = 0.1  # a value (natural logarithm of probability) below which no word gets the full colour
+
+_IDS, _MASK = tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None, None), tf.bool)
+_NUMBERS, _INDEX = tf.TensorSpec((None,), tf.float32), tf.TensorSpec((), tf.int32)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What is known of one prediction. T tokens are read, C classes.
+
+    tokens: as the model reads them, but unknown ones as they were written. is_unknown: (T,) bool, read as [UNK].
+    has_space: (T,) bool, whether a space is shown before the token.
+    probabilities: (C,). class_index: of the class that is explained.
+    gradients: (T,), integrated gradients of log p of that class. log_probability, reference: f(x), f(x').
+    steps: of the integral.
+    occlusion: (T,), the same for occluded tokens. attention: (T,), adds up to 1; None without AttentionPooling.
+    positions, course: (P,) tokens read so far, (P, C) the probabilities then; the last row is the whole text.
+    notes: what a reader must know, sentences.
+    """
+
+    tokens: tuple[str, ...]
+    is_unknown: np.ndarray
+    has_space: np.ndarray
+    class_names: tuple[str, ...]
+    probabilities: np.ndarray
+    class_index: int
+    gradients: np.ndarray
+    log_probability: float
+    reference: float
+    steps: int
+    occlusion: np.ndarray
+    attention: np.ndarray | None
+    positions: np.ndarray
+    course: np.ndarray
+    notes: tuple[str, ...]
+
+    @property
+    def class_name(self) -> str:
+        return self.class_names[self.class_index]
+
+    @property
+    def difference(self) -> float:
+        """f(x) - f(x'), which the integrated gradients should sum to."""
+        return self.log_probability - self.reference
+
+
+class Explainer:
+    """Explains the predictions of one model.
+
+    Args:
+        model: a keras.Sequential of an embedding, any layers, and a Dense softmax. It must have no dropout, as
+            `load_explainer` sees to: it is called with training=True, where the gradients of `kernels` are used.
+        encoder: turns texts into its ids. class_names: by index.
+    """
+
+    def __init__(self, model: keras.Sequential, encoder: TextEncoder, class_names):
+        self.encoder, self.class_names = encoder, tuple(class_names)
+        embedding, *others, head = model.layers
+        self.has_pairs = isinstance(embedding, BigramEmbedding)
+        takes_mask = [("mask" in inspect.signature(layer.call).parameters) for layer in others]
+
+        def run(vectors, mask, training):
+            """(batch, time, features), (batch, time) → log p (batch, classes), attention (batch, time) or None."""
+            states, attention = vectors, None
+            for layer, with_mask in zip(others, takes_mask):
+                if isinstance(layer, AttentionPooling):
+                    attention = layer.compute_attention(states, mask)[:, :, 0]
+                states = layer(states, training=training, **({"mask": mask} if with_mask else {}))
+            # Not log(softmax): a probability may be 0 in float32.
+            logits = tf.matmul(tf.cast(states, tf.float32), head.kernel) + head.bias
+            return tf.nn.log_softmax(logits), attention
+
+        @tf.function(input_signature=[_IDS, _MASK])
+        def read(ids, mask):
+            return run(embedding(ids), mask, training=False)
+
+        @tf.function(input_signature=[tf.TensorSpec((None,), tf.int32), _NUMBERS, _NUMBERS, _INDEX])
+        def integrate(ids, points, weights, class_index):
+            reference = embedding(tf.zeros_like(ids)[tf.newaxis])
+            way = embedding(ids[tf.newaxis]) - reference  # (1, time, features)
+            vectors = reference + points[:, tf.newaxis, tf.newaxis] * way
+            with tf.GradientTape() as tape:
+                tape.watch(vectors)
+                found, _ = run(vectors, tf.ones(tf.shape(vectors)[:2], tf.bool), training=True)
+                found = tf.reduce_sum(found[:, class_index])  # rows do not depend on each other
+            gradients = tape.gradient(found, vectors)
+            return tf.reduce_sum(tf.tensordot(weights, gradients, 1) * way[0], axis=-1)
+
+        self._read, self._integrate = read, integrate
+        self._read_all(np.ones((1, 2), np.int32), np.ones((1, 2), bool))  # compiled here, so that the first text is as
+        self._integrate([1, 1], [0.5], [1.0], 0)  # fast as the others
+
+    def explain(self, text: str, class_name: str | None = None) -> Explanation:
+        """Explains one text.
+
+        Args:
+            class_name: whose log probability is explained; None: the predicted one's.
+        Raises:
+            UserError: for a class that the model does not have.
+        """
+        if class_name is not None and class_name not in self.class_names:
+            raise UserError(
+                f"--explain_class: received '{class_name}', but this model knows {', '.join(self.class_names)}."
+                f"{suggest(class_name, self.class_names)}"
+            )
+        texts = encode_utf8([text])
+        ids = np.asarray(self.encoder.encode(texts)[0])
+        tokens = self.encoder.split(texts)
+        total, tokens = int(tokens.row_lengths()[0]), self.encoder.cut(tokens)[0].numpy()
+        tokens = tuple(token.decode("utf-8") for token in tokens) or (UNKNOWN,)
+        log_probabilities, attention = self._read(ids[np.newaxis], np.ones((1, len(ids)), bool))
+        probabilities = np.exp(log_probabilities[0])
+        index = self.class_names.index(class_name) if class_name is not None else int(probabilities.argmax())
+        gradients, actual, reference, steps = self.integrate_gradients(ids, index)
+        occlusion, width = self.occlude(ids, index)
+        positions, course = self.follow_course(ids)
+        is_unknown = ids == 1
+        explanation = Explanation(
+            tokens,
+            is_unknown,
+            _find_spaces(tokens, self.encoder.settings.split == "character"),
+            self.class_names,
+            probabilities,
+            index,
+            gradients,
+            actual,
+            reference,
+            steps,
+            occlusion,
+            None if attention is None else np.asarray(attention[0]),
+            positions,
+            course,
+            (),
+        )
+        notes = self._collect_notes(explanation, total, width)
+        return dataclasses.replace(explanation, notes=tuple(notes))
+
+    def _collect_notes(self, explanation: Explanation, total: int, width: int) -> list[str]:
+        settings, notes, read = self.encoder.settings, [], len(explanation.tokens)
+        if total == 0:
+            notes.append(f"Nothing of the text is left after cleaning, so the model reads one {UNKNOWN}.")
+        elif total > read:
+            part = {"tail": "first", "head": "last", "both": "middle"}[settings.truncate]
+            notes.append(
+                f"The text has {total:,} tokens; the model reads, and this explains, the {part} {read:,} "
+                f"(text.sequence_length, text.truncate: {settings.truncate})."
+            )
+        if total and explanation.is_unknown.any():
+            words = list(dict.fromkeys(t for t, u in zip(explanation.tokens, explanation.is_unknown) if u))
+            more = f" and {len(words) - 10:,} more" if len(words) > 10 else ""
+            notes.append(f"Not in the vocabulary, so read as {UNKNOWN}: {', '.join(words[:10])}{more}.")
+        if self.has_pairs:
+            notes.append(
+                "This model has vectors for pairs of neighbouring tokens. Integrated gradients count a pair for its "
+                "second token; occluding a token takes both of its pairs away."
+            )
+        found, expected = explanation.gradients.sum(), explanation.difference
+        if not _is_complete(found, expected):
+            notes.append(
+                f"WARNING: even with {explanation.steps} steps the integrated gradients sum to {found:+.3f} instead of "
+                f"{expected:+.3f}. Take them as rough, and look at the occlusion."
+            )
+        if width > 1:
+            notes.append(
+                f"The text is long: {width} neighbouring tokens at once are occluded and share the value; the course "
+                f"has a point for every {width} tokens."
+            )
+        return notes
+
+    def integrate_gradients(self, ids: np.ndarray, class_index: int) -> tuple[np.ndarray, float, float, int]:
+        """Returns a_t (T,), f(x), f(x') and the steps taken, which are doubled until the sum is right, to MOST_STEPS.
+
+        Args:
+            ids: (T,) int32, without padding.
+        """
+        both = np.stack([ids, np.zeros_like(ids)])
+        actual, reference = (float(row[class_index]) for row in self._read_all(both, np.ones(both.shape, bool)))
+        rows, steps = max(1, GRADIENT_TOKENS // len(ids)), STEPS
+        most = max(STEPS, min(MOST_STEPS, VARIANT_TOKENS // len(ids)))
+        while True:
+            points, weights = np.polynomial.legendre.leggauss(steps)  # on [-1, 1]
+            points, weights = ((points + 1) / 2).astype(np.float32), (weights / 2).astype(np.float32)
+            values = np.zeros(len(ids))
+            for begin in _show(range(0, steps, rows), "integrating gradients"):
+                part = slice(begin, begin + rows)
+                values += self._integrate(ids, points[part], weights[part], class_index).numpy()
+            if _is_complete(values.sum(), actual - reference) or 2 * steps > most:
+                return values, actual, reference, steps
+            steps *= 2
+
+    def occlude(self, ids: np.ndarray, class_index: int) -> tuple[np.ndarray, int]:
+        """Returns (what f loses without each token (T,), tokens occluded at once: 1 but for long texts)."""
+        width = _choose_width(len(ids))
+        begins = np.arange(0, len(ids), width)
+        position = np.arange(len(ids))
+        hidden = (position >= begins[:, None]) & (position < begins[:, None] + width)
+        variants = np.concatenate([ids[np.newaxis], np.where(hidden, 0, ids)])
+        found = self._read_all(variants, np.ones(variants.shape, bool))[:, class_index]
+        return ((found[0] - found[1:]) / hidden.sum(axis=1))[position // width], width
+
+    def follow_course(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (tokens read so far (P,), probabilities of the text that ends there (P, C))."""
+        width = _choose_width(len(ids))
+        positions = np.unique(np.append(np.arange(width, len(ids) + 1, width), len(ids)))
+        mask = np.arange(len(ids)) < positions[:, None]
+        return positions, np.exp(self._read_all(np.where(mask, ids, 0), mask))
+
+    def _read_all(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Returns log p (rows, C) for ids and mask (rows, T), True = real token; as many rows at once as fit."""
+        rows, found = max(1, READ_TOKENS // ids.shape[1]), []
+        for begin in _show(range(0, len(ids), rows), "reading"):
+            part, longest = slice(begin, begin + rows), mask[begin : begin + rows].sum(axis=1).max()
+            found.append(self._read(ids[part, :longest], mask[part, :longest])[0].numpy())
+        return np.concatenate(found)
+
+
+def _show(batches, what: str):
+    return tqdm(batches, what, unit=" batches", delay=2, leave=False, disable=None)
+
+
+def _choose_width(tokens: int) -> int:
+    """Returns how many tokens a variant of the text differs by, so that reading all variants takes bounded time."""
+    return -(-tokens // max(FEWEST_VARIANTS, min(MOST_VARIANTS, VARIANT_TOKENS // tokens)))
+
+
+def _is_complete(found: float, expected: float) -> bool:
+    return bool(abs(found - expected) <= max(TOLERANCE * abs(expected), LEAST_TOLERANCE))
+
+
+def load_explainer(path) -> Explainer:
+    """Rebuilds a classifier, without its dropout, from a run folder, a SavedModel or a compact folder.
+
+    Raises:
+        UserError: if it is none of them, is damaged, or is a language model.
+    """
+    pretrained = read_pretrained(path)
+    if pretrained.is_language_model:
+        raise UserError(
+            f"{path}: a language model: it has no classes, so there is no prediction to explain. Fine-tune it with "
+            f"`python train.py --init_from {path} --data.csv FILE`, and explain the run that comes of it."
+        )
+    if pretrained.config.text.simplify_chinese:
+        make_simplifier()  # without opencc it says so
+    drops = [field.name for field in dataclasses.fields(pretrained.config.model) if "drop" in field.name]
+    settings = dataclasses.replace(pretrained.config.model, **dict.fromkeys(drops, 0.0))
+    model = build_model(settings, len(pretrained.vocabulary), len(pretrained.class_names))
+    assign_weights(model, pretrained.weights)
+    return Explainer(model, TextEncoder(pretrained.config.text, pretrained.vocabulary), pretrained.class_names)
+
+
+def _find_spaces(tokens, is_character_split: bool) -> np.ndarray:
+    """Returns (T,) bool: none before the first token, and none between two characters of Chinese or Japanese."""
+    is_wide = [len(token) == 1 and unicodedata.east_asian_width(token) in "WF" for token in tokens]
+    between = [not (is_character_split or before and now) for before, now in zip(is_wide, is_wide[1:])]
+    return np.array([False, *between])
+
+
+# For the terminal
+
+
+def wants_color(stream=None) -> bool:
+    """Whether a stream (standard output) is a terminal that shows colours and nobody forbade them.
+
+    See https://no-color.org.
+    """
+    stream = stream or sys.stdout
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def format_explanation(explanation: Explanation, color: bool) -> str:
+    """Returns lines for the terminal: the prediction, the words by their integrated gradients, the strongest, notes."""
+    name = _plain(explanation.class_name)
+    lines = [
+        ", ".join(f"{_plain(explanation.class_names[i])} {p:.3f}" for i, p in _rank(explanation.probabilities)),
+        f"{'green' if color else '+'} speaks for {name}, {'red' if color else '-'} against it:",
+        format_words(explanation, explanation.gradients, color),
+        *_list_strongest(explanation),
+        describe_sum(explanation),
+        *map(_plain, explanation.notes),
+    ]
+    return "\n".join(lines)
+
+
+# Of the 256 colours (https://en.wikipedia.org/wiki/ANSI_escape_code#8-bit), pale to strong; the letters are black.
+_GREENS, _REDS = (194, 157, 120, 83, 40), (224, 217, 210, 209, 202)
+
+
+def format_words(explanation: Explanation, values: np.ndarray, color: bool) -> str:
+    """Returns the tokens on green (for the class) or red (against it), or with the values that matter behind them."""
+    shares, pieces = _scale(values), []
+    for token, space, value, share in zip(explanation.tokens, explanation.has_space, values, shares):
+        token = _plain(token)
+        if abs(share) >= 0.1:
+            shade = (_GREENS if share > 0 else _REDS)[min(4, int(abs(share) * 5))]
+            token = f"\x1b[48;5;{shade}m\x1b[38;5;16m{token}\x1b[0m" if color else f"{token}({value:+.2f})"
+        pieces.append(" " * int(space) + token)
+    return "".join(pieces)
+
+
+def describe_sum(explanation: Explanation) -> str:
+    """Returns a sentence that says what the integrated gradients add up to, and what they should."""
+    return (
+        f"The values sum to {explanation.gradients.sum():+.3f}; log p({_plain(explanation.class_name)}) is "
+        f"{explanation.log_probability:.3f} for this text and {explanation.reference:.3f} for one as long that says "
+        f"nothing, a difference of {explanation.difference:+.3f} (integrated gradients, {explanation.steps} steps)."
+    )
+
+
+def _rank(probabilities: np.ndarray) -> list[tuple[int, float]]:
+    return [(int(i), float(probabilities[i])) for i in np.argsort(-probabilities, kind="stable")]
+
+
+def _scale(values: np.ndarray) -> np.ndarray:
+    """Returns how strong a colour is, -1 to 1: shares of the largest value, or of PALE where none is so large."""
+    return values / max(np.abs(values).max(), PALE)
+
+
+def _list_strongest(explanation: Explanation, most: int = 5) -> list[str]:
+    """Returns up to two lines: the tokens that speak most for the class and most against it, with their values."""
+    values, lines = explanation.gradients, []
+    for sign, side in ((1, "for"), (-1, "against")):
+        order = [i for i in np.argsort(-sign * values, kind="stable")[:most] if sign * values[i] >= 0.005]
+        words = ", ".join(f"{_plain(explanation.tokens[i])} {values[i]:+.2f}" for i in order)
+        lines += [f"{side} {_plain(explanation.class_name)}: {words}"] if words else []
+    return lines
+
+
+def _plain(text: str) -> str:
+    """What a terminal would obey, and what cannot be seen, becomes a dot."""
+    return "".join(c if c.isprintable() else "·" for c in text)
+
+
+# The picture
+
+COLORS = ("#0072b2", "#e69f00", "#cc79a7", "#56b4e9", "#999999")  # Okabe & Ito 2008: told apart by most eyes
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)), "-")
+INK = "#222222"
+
+
+def draw_course(explanation: Explanation) -> Figure:
+    """Draws the probability of each class after each token; of more than five classes, those that ever get highest."""
+    positions, course = explanation.positions, explanation.course
+    shown = sorted(i for i, _ in _rank(course.max(axis=0))[: len(COLORS)])
+    width = float(np.clip(1 + 0.17 * len(explanation.tokens), 3.4, 9.0))  # inches; 3.4 fit on a phone
+    with matplotlib.rc_context({"text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK}):
+        figure = Figure(figsize=(width, 3.2), layout="constrained")
+        axes = figure.add_subplot()
+        for color, dash, index in zip(COLORS, DASHES, shown):
+            marker = "." if len(positions) <= 60 else None
+            axes.plot(positions, course[:, index], color=color, linestyle=dash, marker=marker, linewidth=1.8)
+        names = [explanation.class_names[index][:30] for index in shown]
+        legend = figure.legend(axes.lines, names, loc="outside upper left", ncols=3, frameon=False)
+        step = -(-len(explanation.tokens) // int((width - 1) / 0.16))  # a label needs 0.16 inches
+        ticks = np.arange(1, len(explanation.tokens) + 1, step)
+        labels = [_plain(explanation.tokens[position - 1])[:14] for position in ticks]
+        axes.set_xticks(ticks, labels, rotation=0 if max(map(len, labels)) == 1 else 90)
+        font = find_font("".join([*labels, *names]))
+        for label in [*axes.get_xticklabels(), *legend.get_texts()]:
+            label.set_parse_math(False)  # a $ is a $
+            if font is not None:
+                label.set_fontproperties(font)
+            label.set_fontsize(8)
+        axes.set(ylim=(-0.02, 1.02), xlim=(0.5, len(explanation.tokens) + 0.5), yticks=[0, 0.5, 1])
+        axes.set_ylabel("probability so far", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.grid(axis="y", color=INK, alpha=0.15)
+        for side in axes.spines.values():
+            side.set_visible(False)
+    return figure
+
+
+def _to_svg(figure: Figure, number: int) -> str:
+    """Returns an <svg> that takes its colours from the page, and has its letters as letters."""
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "keras_senti"}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a character that no font here has: the reader's browser may have one
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for index, color in enumerate(COLORS):
+        svg = svg.replace(color, f"var(--line-{index})")
+    svg = svg.replace(INK, "currentColor")
+    for mark in ('id="', 'href="#', "url(#"):  # several pictures in one page must not share names
+        svg = svg.replace(mark, f"{mark}text{number}-")
+    return svg
+
+
+# The page
+
+MOST_ROWS = 1000  # of the table of numbers
+
+_PAGE = string.Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Why the model says so: $name</title>
+<style>
+:root { color-scheme: light dark; --page: #fff; --ink: #1c1e21; --soft: #5b6168; --rule: #d9dce0;
+  --for: 0 158 115; --against: 213 94 0; --look: 86 140 220;
+  --line-0: #0072b2; --line-1: #b87900; --line-2: #b8578c; --line-3: #2f8fc4; --line-4: #757575 }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #15171a; --ink: #e6e8ea; --soft: #a3a9b0; --rule: #383c42;
+    --line-0: #58a6e0; --line-1: #e69f00; --line-2: #df93bd; --line-3: #8fd0f5; --line-4: #a8a8a8 } }
+body { background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; max-width: 60rem;
+  margin: 0 auto; padding: 1rem; overflow-wrap: anywhere }
+h1 { font-size: 1.5rem; margin: .5rem 0 0 }
+h2 { font-size: 1.2rem; margin: 0 }
+section, footer { border-top: 1px solid var(--rule); margin-top: 1.5rem; padding-top: 1.2rem }
+.soft, figcaption, footer, summary { color: var(--soft); font-size: .9rem }
+.words { font-size: 1.1rem; line-height: 2; margin: .6rem 0 }
+.words span, .key span { border-radius: .2rem; padding: .1rem .15rem; color: var(--ink) }
+.key { --a: .5 }
+.for { background: rgb(var(--for) / var(--a)) }
+.against { background: rgb(var(--against) / var(--a)); border-bottom: 2px dashed rgb(var(--against)) }
+.look { background: rgb(var(--look) / var(--a)) }
+.unknown { text-decoration: underline dotted }
+.warning { border-left: .25rem solid rgb(var(--against)); padding-left: .6rem }
+figure { margin: 1rem 0 }
+figure div, .table { overflow-x: auto }
+table { border-collapse: collapse; font-size: .9rem }
+th, td { text-align: right; padding: .1rem .7rem .1rem 0; white-space: nowrap }
+th:first-child, td:first-child, .bars td { text-align: left }
+.bars span { display: inline-block; height: .7rem; background: var(--soft) }
+details { margin: .6rem 0 }
+</style>
+</head>
+<body>
+<h1>Why the model says so</h1>
+<p class="soft">$name</p>
+$sections
+<footer>
+<h2>How to read this</h2>
+<p>The numbers are natural logarithms of probability: +0.69 makes the class twice as probable, −0.69 half as probable.
+<em>Integrated gradients</em> (Sundararajan et al. 2017) go from a text of padding, just as long, to this one, and give
+each word its share of the change; the shares add up to all of it. <em>Occlusion</em> puts padding in place of one word
+and says what the class loses; of two words that say the same, either loses little. <em>Attention</em> says where the
+model looks, not what it makes of it. All of them explain this model, not the language: a word counts because of the
+texts it was trained on.</p>
+</footer>
+</body>
+</html>
+""")
+
+
+def format_page(explanations: list[Explanation], name: str) -> str:
+    """Returns one self-contained page of HTML about some texts; name: of the model."""
+    sections = (_format_section(explanation, number) for number, explanation in enumerate(explanations, 1))
+    return _PAGE.substitute(name=_escape(name), sections="\n".join(sections))
+
+
+def _format_section(explanation: Explanation, number: int) -> str:
+    target, ranked = _escape(explanation.class_name), _rank(explanation.probabilities)
+    title = f"{number}. “{_escape(explanation.class_names[ranked[0][0]])}”, probability {ranked[0][1]:.2f}"
+    if explanation.class_index != ranked[0][0]:
+        title += f"; why “{target}” has {explanation.probabilities[explanation.class_index]:.2f}"
+    bars = (
+        f"<tr><td>{_escape(explanation.class_names[index])}</td><td>{probability:.3f}</td>"
+        f'<td><span style="width:{8 * probability:.2f}rem"></span></td></tr>'
+        for index, probability in ranked[:10]
+    )
+    notes = sorted(explanation.notes, key=lambda note: not note.startswith("WARNING"))
+    attention = ""
+    if explanation.attention is not None:
+        attention = _format_details("Attention: where the model looks", explanation, explanation.attention, ("look",))
+    return "\n".join(
+        [
+            f"<section>\n<h2>{title}</h2>",
+            f'<table class="bars">{"".join(bars)}</table>',
+            _color_words(explanation, explanation.gradients),
+            f'<p class="soft key"><span class="for">green</span> speaks for “{target}”, <span class="against">red, '
+            "dashed</span> against it, by integrated gradients.</p>",
+            f"<p>{'<br>'.join(map(_escape, _list_strongest(explanation)))}</p>",
+            *(f'<p class="{"warning" if n.startswith("WARNING") else "soft"}">{_escape(n)}</p>' for n in notes),
+            f"<figure><div>{_to_svg(draw_course(explanation), number)}</div>",
+            "<figcaption>While it reads: what the model would say had the text ended there.</figcaption></figure>",
+            _format_details("The same by occlusion", explanation, explanation.occlusion),
+            attention,
+            f"{_format_numbers(explanation)}\n</section>",
+        ]
+    )
+
+
+def _escape(text: str) -> str:
+    return html.escape(_plain(text))
+
+
+def _color_words(explanation: Explanation, values: np.ndarray, classes=("for", "against")) -> str:
+    pieces = []
+    shares = _scale(values) if "for" in classes else values / values.max()  # attention is small in long texts
+    columns = explanation.tokens, explanation.has_space, explanation.is_unknown, values, shares
+    for token, space, unknown, value, share in zip(*columns):
+        styles, word = [classes[int(share < 0)]] if abs(share) >= 0.05 else [], _escape(token)
+        styles += ["unknown"] if unknown else []
+        if styles:
+            title = f"{value:+.3f}" + (f", read as {UNKNOWN}" if unknown else "")
+            word = f'<span class="{" ".join(styles)}" style="--a:{0.65 * abs(share):.2f}" title="{title}">{word}</span>'
+        pieces.append(" " * int(space) + word)
+    return f'<p class="words">{"".join(pieces)}</p>'
+
+
+def _format_details(title: str, explanation: Explanation, *values) -> str:
+    return f"<details><summary>{title}</summary>{_color_words(explanation, *values)}</details>"
+
+
+def _format_numbers(explanation: Explanation) -> str:
+    """Returns the numbers of each token, of at most MOST_ROWS, folded away."""
+    columns = {"gradients": [f"{value:+.3f}" for value in explanation.gradients]}
+    columns["occlusion"] = [f"{value:+.3f}" for value in explanation.occlusion]
+    if explanation.attention is not None:
+        columns["attention"] = [f"{value:.3f}" for value in explanation.attention]
+    head = "".join(f"<th>{name}</th>" for name in ("token", *columns))
+    rows = [
+        f"<tr><td>{_escape(token)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        for token, *cells in zip(explanation.tokens[:MOST_ROWS], *columns.values())
+    ]
+    total = len(explanation.tokens)
+    what = f"of the first {MOST_ROWS:,} of {total:,} tokens" if total > MOST_ROWS else "of every token"
+    return (
+        f"<details><summary>The numbers {what}</summary><p>{_escape(describe_sum(explanation))}</p>"
+        f'<div class="table"><table><tr>{head}</tr>{"".join(rows)}</table></div></details>'
+    )
