@@ -13,6 +13,7 @@ from keras_senti.parsing import parse_config
 from keras_senti.pipeline import EncodedTexts
 from keras_senti.pretraining import Streams, compute_unigram_perplexity, count_tokens, sample_texts
 from keras_senti.runs import read_manifest
+from keras_senti.training import SaveProgress
 
 
 def encode(*texts) -> EncodedTexts:
@@ -158,7 +159,7 @@ class Killed(BaseException):
 def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_encoder(
     settings, language_model, tmp_path, monkeypatch
 ):
-    write, written = pretraining.SaveProgress._write, []
+    write, written = SaveProgress._write, []
 
     def write_and_die(self):
         write(self)
@@ -166,12 +167,12 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_encoder(
         if len(written) == 9:
             raise Killed
 
-    monkeypatch.setattr(pretraining.SaveProgress, "_write", write_and_die)
+    monkeypatch.setattr(SaveProgress, "_write", write_and_die)
     with pytest.raises(Killed):
         pretrain(settings, tmp_path / "run")
     assert written[-1] > 0, "it should have been killed within an epoch"
     assert not (tmp_path / "run" / "encoder").exists()
-    monkeypatch.setattr(pretraining.SaveProgress, "_write", write)
+    monkeypatch.setattr(SaveProgress, "_write", write)
     workflow.train_run(parse_config(["--resume", str(tmp_path / "run")]))
     with np.load(language_model / "encoder" / "weights.npz") as expected:
         with np.load(tmp_path / "run" / "encoder" / "weights.npz") as received:
