@@ -77,7 +77,7 @@ def train_run(config: Config) -> Path:
         check = format_check(corpus.splits.check)
         print(f"run folder: {run_dir}\n\ndata ({config.data.source}):\n{check}\n", flush=True)
         if pretrained:
-            print(find_seen_rows(config.init_from, corpus.files, corpus.splits.check["split_sha256"]), end="")
+            print(find_seen_rows(pretrained.data, _describe_data(corpus)), end="")
         _open_folder(config, corpus, run_dir)
         try:
             with _explain_failed_writes(run_dir):
@@ -107,15 +107,15 @@ def _has_checkpoint(run_dir: Path) -> bool:
 
 def _open_folder(config: Config, corpus: Corpus, run_dir: Path):
     """Writes manifest and settings of a new run; checks that a resumed one is the same run as before."""
-    check = corpus.splits.check
-    data = {"sha256": corpus.files, "rows": check["rows"], "split_sha256": check["split_sha256"]}
+    data = _describe_data(corpus)
     settings = write_yaml(dataclasses.replace(config, run_dir=None, resume=None))
     if config.resume is None:
         entries = {"data": data, "settings_sha256": _fingerprint(settings), **runs.describe_environment()}
     else:
         runs.check_unfinished_run_dir(run_dir)  # another process may have finished it before this one had the lock
         manifest = runs.read_manifest(run_dir)
-        if data != manifest.get("data"):
+        before = manifest.get("data", {})
+        if not before or before != {name: data.get(name) for name in before}:  # an earlier version noted less
             raise UserError(
                 f"--resume: the data ({', '.join(corpus.files)}) is not what it was when the run in {run_dir} began. "
                 "Bring the old content back, or start a new run."
@@ -137,13 +137,20 @@ def _open_folder(config: Config, corpus: Corpus, run_dir: Path):
         entries = {"error": None, "resumes": manifest.get("resumes", 0) + 1}
     runs.update_manifest(run_dir, status="running", cache=str(corpus.cache), **entries)
     runs.write_text(run_dir / "config.yaml", settings)
-    runs.write_json(run_dir / "data_check.json", check)
+    runs.write_json(run_dir / "data_check.json", corpus.splits.check)
     dropped = pd.DataFrame(corpus.splits.dropped, columns=["file", "line", "reason", "text", "label"])
     with runs.replace_file(run_dir / "dropped_rows.csv") as file:
         file.write(_to_csv(dropped))
     corpus.encoder.save(run_dir / "vocabulary.txt")
     if config.task == "classification":
         runs.write_json(run_dir / "class_names.json", list(corpus.splits.class_names))
+
+
+def _describe_data(corpus: Corpus) -> dict:
+    """Returns what the manifest says of the data: all that tells whether another run reads the same."""
+    check, unlabeled = corpus.splits.check, corpus.splits.unlabeled
+    data = {"sha256": corpus.files, "rows": check["rows"], "split_sha256": check["split_sha256"]}
+    return data if unlabeled is None else {**data, "unlabeled_sha256": corpus.files.get(str(unlabeled.texts.path))}
 
 
 def _fingerprint(settings: str) -> str:
@@ -211,7 +218,8 @@ def _pretrain_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained |
     read = [corpus.encoded[name] for name in ("train", "unlabeled") if name in corpus.encoded]
     trained, scores = train_language_model(model, read, corpus.encoded["validation"], vocabulary, config, run_dir)
     weights = {name_of(variable): variable.numpy() for variable in model.weights}
-    write_compact(run_dir / "encoder", Pretrained(config, vocabulary, (), weights))
+    data = runs.read_manifest(run_dir)["data"]
+    write_compact(run_dir / "encoder", Pretrained(config, vocabulary, (), weights, data=data))
     runs.write_json(run_dir / "metrics.json", scores)
     runs.update_manifest(
         run_dir,
