@@ -321,7 +321,7 @@ def train_model(
         return [speed, Unfreeze(layers, settings), board]
 
     texts, validation_labels = validation
-    validation_plan = plan_by_length(texts.lengths)
+    validation_plan = plan_by_length(texts.lengths, padded_to=None if bucket else sequence_length)
     validation_data = make_dataset(
         lambda: validation_plan, texts, sequence_length, bucket, one_hot[validation_labels]
     ).apply(tf.data.experimental.assert_cardinality(len(validation_plan)))  # else Keras warns that the data ran out

@@ -365,7 +365,12 @@ def evaluate_stored(run_dir) -> str:
         UserError: if the folder is no finished run, or predictions.csv and metrics.json do not agree.
     """
     if is_compact(run_dir):
-        raise UserError(f"{run_dir}: a compact folder holds no scores. Add --text TEXT or --data.csv FILE to use it.")
+        use = "Add --text TEXT or --data.csv FILE to use it."
+        if read_config(Path(run_dir) / "config.yaml").task == "language_model":
+            use = (
+                f"It is a language model: fine-tune it on labelled texts with `python train.py --init_from {run_dir}`."
+            )
+        raise UserError(f"{run_dir}: a compact folder holds no scores. {use}")
     run_dir = runs.check_run_dir(run_dir)
     if read_config(run_dir / "config.yaml").task == "language_model":
         return format_run_scores(run_dir)  # there is no prediction to compute it from

@@ -195,6 +195,10 @@ def test_the_model_makes_up_texts_of_known_tokens(language_model):
     [
         ("--model.bidirectional true", r"model\.bidirectional: received True .* its backward half has read the token"),
         ("--model.conv_filters 4", r"model\.conv_filters: received 4 .* expected 0: it sees the token"),
+        (
+            "--model.bigram_buckets 7",
+            r"model\.bigram_buckets: received 7 .* expected 0: a window's first token has lost",
+        ),
         ("--train.monitor val_accuracy", r"train\.monitor: received 'val_accuracy' .* expected val_loss or none"),
         ("--train.label_smoothing 0.1", r"train\.label_smoothing: received 0\.1 .* expected 0\.0"),
     ],
