@@ -66,8 +66,8 @@ class DataConfig:
     cell is 1.0. null: all rows weigh 1.0."""
     unlabeled_csv: str | None = None
     """With task language_model: a file of texts without labels, which are read beside the train part; without data.csv
-    it is split itself. For imdb: the 50,000 unlabelled reviews, if this is null and the archive or the folder has
-    them."""
+    it is split itself. It may be data.csv once more, for its rows that lack a label. For imdb: the 50,000 unlabelled
+    reviews, if this is null and the archive or the folder has them."""
     group_column: str | None = None
     """Name of a column with what a row belongs to, such as a film or an author. Rows of one group go to the same part,
     so that no score comes from knowing the group. For imdb: the film, where it is known."""

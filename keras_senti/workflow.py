@@ -210,7 +210,9 @@ def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | No
 
 
 def _pretrain_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | None, device: str, run_dir: Path):
-    vocabulary = corpus.encoder.vocabulary
+    vocabulary, unread = corpus.encoder.vocabulary, corpus.splits.check["dropped_rows"].get("no label")
+    if unread and corpus.splits.unlabeled is None:
+        print(f"{unread:,} rows without label are not read; to read them, name their file as data.unlabeled_csv too")
     kernel = _begin(config, corpus, device, run_dir, few_shapes=True)
     sizes = len(vocabulary), config.train.batch_size
     model = build_language_model(config.model, config.pretrain, *sizes, kernel, config.device.precision)
