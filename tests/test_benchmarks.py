@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from keras_senti.config import UserError
+from keras_senti.config import TrainConfig, UserError
+from keras_senti.parsing import parse_config
 from keras_senti.tables import Table
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -186,11 +188,35 @@ def test_drawn_rows_come_back_from_their_file_whatever_is_in_the_texts(tmp_path)
     assert few_labels.write_part(part, ("negative", "positive"), tmp_path / "again.csv") == first
 
 
+def test_rows_that_stand_in_their_file_are_not_written_again(tmp_path):
+    path, part = tmp_path / "train.csv", make_part(negative=2, positive=1)
+    first = few_labels.write_part(part, ("negative", "positive"), path)
+    os.utime(path, (1, 1))
+    assert few_labels.write_part(part, ("negative", "positive"), path) == first and path.stat().st_mtime == 1
+    assert few_labels.write_part(make_part(negative=2), ("negative", "positive"), path) != first
+    assert path.stat().st_mtime > 1 and [p.name for p in tmp_path.iterdir()] == ["train.csv"]
+
+
 def test_few_labels_get_more_epochs_of_smaller_batches_and_as_many_steps():
     schedules = {rows: few_labels.choose_schedule(rows, 700) for rows in (100, 500, 1000, 5000, 22489)}
     assert schedules == {100: (54, 8), 500: (12, 8), 1000: (12, 16), 5000: (5, 32), 22489: (1, 32)}
-    options = few_labels.list_options(few_labels.Cell("scratch", "all", 2), 22489, 700)
+    options = few_labels.list_options(few_labels.Cell("scratch", "all", 2), 22489, 700, TrainConfig())
     assert options == "--train.seed 2 --train.monitor none --train.evaluate_test false".split()
+    assert "train_from_epoch" not in " ".join(
+        few_labels.list_options(few_labels.Cell("scratch", 100, 2), 100, 700, TrainConfig())
+    )
+
+
+@pytest.mark.parametrize(
+    "rows,epochs,expected", [(100, 54, (14, 28)), (500, 12, (4, 7)), (5000, 5, (2, 3)), (20000, 2, (1, 2))]
+)
+def test_with_few_labels_a_layer_joins_after_the_same_share_of_the_epochs(rows, epochs, expected):
+    # In the config after 1 and 2 of 4 epochs.
+    config = TrainConfig(epochs=4, train_from_epoch={"embedding": 2, "recurrent_0": 3, "pooling": None})
+    options = few_labels.list_options(few_labels.Cell("pretrained", rows, 0), rows, 700, config)
+    found = parse_config(["--data.source", "tweets", *options]).train
+    assert found.epochs == epochs
+    assert found.train_from_epoch == {"embedding": expected[0], "recurrent_0": expected[1], "pooling": None}
 
 
 def test_a_linear_model_of_all_labels_is_fitted_once():
@@ -290,6 +316,27 @@ def test_few_labels_keeps_its_cells_and_names_no_machine(few_labels_words, tmp_p
     assert json.loads((tmp_path / "few.json").read_text())["cells"] == cells and (tmp_path / "few.png").exists()
 
 
+def test_processes_that_share_a_file_keep_each_others_cells(few_labels_words, tmp_path, monkeypatch):
+    words = [*few_labels_words, "--sizes", "12", "--systems", "nb_svm", "tfidf_logistic_regression"]
+    few_labels.main([*words, "--out", str(tmp_path / "other.json")])
+    first, second = json.loads((tmp_path / "other.json").read_text())["cells"]
+    others = {**first, "system": "scratch"}
+    fitted, fit_linear = [], few_labels.fit_linear
+
+    def fit_beside_another(system, *arguments):
+        """Meanwhile another process finishes a cell of its own, and the second one of ours."""
+        fitted.append(system)
+        (tmp_path / "few.json").write_text(json.dumps({"cells": [others, {**second, "seconds": 77.0}]}))
+        return fit_linear(system, *arguments)
+
+    monkeypatch.setattr(few_labels, "fit_linear", fit_beside_another)
+    few_labels.main(words)
+    assert fitted == ["nb_svm"]
+    cells = {cell["system"]: cell for cell in json.loads((tmp_path / "few.json").read_text())["cells"]}
+    assert cells["scratch"] == others and cells["tfidf_logistic_regression"]["seconds"] == 77.0
+    assert cells["nb_svm"]["accuracy"] == first["accuracy"]
+
+
 def test_few_labels_says_what_is_missing_before_it_trains(few_labels_words, capsys):
     with pytest.raises(SystemExit):
         few_labels.main(few_labels_words)
@@ -303,7 +350,6 @@ def test_few_labels_says_what_is_missing_before_it_trains(few_labels_words, caps
 
 def test_few_labels_trains_networks_with_and_without_pre_training(few_labels_words, trained_run, tmp_path, monkeypatch):
     from keras_senti import workflow
-    from keras_senti.parsing import parse_config
 
     def train(words, **_):  # in this process, which has TensorFlow already
         workflow.train_run(parse_config(words[2:]))
