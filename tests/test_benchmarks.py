@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import end_to_end
 import few_labels
+import pretraining
 import recurrent
 import throughput
 
@@ -369,3 +370,37 @@ def test_few_labels_trains_networks_with_and_without_pre_training(few_labels_wor
     for manifest in (tmp_path / "work").glob("*/*/manifest.json"):
         run = json.loads(manifest.read_text())
         assert run["training"]["best_epoch"] == run["training"]["epochs_run"] and run["data"]["rows"]["test"] == 0
+
+
+class InProcess:
+    """Stands for recurrent.Workers: one process, which has TensorFlow already."""
+
+    def build(self, requests):
+        self.steps = {name: function(*arguments) for name, (function, *arguments) in requests.items()}
+
+    def time(self, name, steps):
+        assert steps == 1 and np.isfinite(self.steps[name]())
+        return {"ours": 2.0, "keras_fit": 3.0, "keras_xla": 5.0}[name]
+
+
+def test_pre_training_is_timed_beside_plain_keras_layers_on_the_same_windows(tmp_path, monkeypatch, capsys):
+    from keras_senti.pipeline import EncodedTexts
+    from keras_senti.pretraining import Streams, count_tokens
+
+    for name, value in {"STREAMS": 5, "WINDOW": 10, "EMBEDDING": 3, "UNITS": 4, "NEGATIVES": 6, "RATE": 0.05}.items():
+        monkeypatch.setattr(pretraining, name, value)
+    texts = EncodedTexts(np.tile(np.arange(2, 9, dtype=np.int32), 400), np.arange(0, 2801, 7))  # always the same text
+    parts = Streams([texts], 5, 10, 0), Streams([texts], 5, 10, None), count_tokens([texts], 9), 9
+    monkeypatch.setattr(pretraining, "load_streams", lambda imdb: parts)
+    monkeypatch.setattr(pretraining, "Workers", InProcess)
+    monkeypatch.setattr(pretraining, "run_alone", lambda function, *arguments: function(*arguments))
+    file = tmp_path / "result.json"
+    pretraining.main(["--imdb", "nowhere", "--repeats", "2", "--steps", "60", "--json", str(file)])
+    result = json.loads(file.read_text())
+    assert result["repeats"] == 2 and result["machine"]["cores"]
+    systems = result["systems"]
+    assert [systems[name]["ours_is_times_as_fast"] for name in ("ours", "keras_fit", "keras_xla")] == [1.0, 1.5, 2.5]
+    assert systems["ours"]["tokens_per_second"] == 25 and systems["ours"]["tokens"] == 60 * 50
+    for name in ("ours", "keras_fit"):
+        assert 1 < systems[name]["perplexity"] < 6  # 8 for who knows how frequent tokens are
+    assert "perplexity" not in systems["keras_xla"] and "ours is 2.50 times as fast" in capsys.readouterr().out
