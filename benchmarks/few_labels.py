@@ -10,9 +10,9 @@ does not have 2,511 more to choose by, so nothing is chosen: the number of epoch
 
 A cell is a system, a number of labels and a seed. Networks are trained by train.py, one process a cell, in
 --work/<system>/; one that was killed goes on where it was. A cell is written to --out as soon as it is there, and is
-not computed again while its settings and rows are the same; cells that are not asked for stay as they are. The curves
-are drawn beside --out, as .png, and the default file's table goes into the README. --systems without a name makes only
-curves and table again.
+not computed again while its settings and rows are the same; cells that are not asked for stay as they are, so several
+processes can share --out and --work. The curves are drawn beside --out, as .png, and the default file's table goes into
+the README. --systems without a name makes only curves and table again.
 """
 
 import argparse
@@ -38,11 +38,11 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(ROOT))
 
 from keras_senti import baselines
-from keras_senti.config import UserError
+from keras_senti.config import TrainConfig, UserError
 from keras_senti.data import load_splits
 from keras_senti.evaluation import compute_metrics
 from keras_senti.parsing import parse_config, run_command
-from keras_senti.runs import compute_sha256, read_json, write_json
+from keras_senti.runs import compute_sha256, read_json, replace_file, write_json
 from keras_senti.sources import prepare_source
 
 RESULTS = ROOT / "benchmarks" / "results" / "few_labels.json"
@@ -135,12 +135,19 @@ def draw_rows(part: Part, count: int, seed: int) -> Part:
 
 
 def write_part(part: Part, class_names, path: Path) -> str:
-    """Writes the rows as train.py reads them; returns the SHA-256 of the file."""
+    """Writes the rows as train.py reads them; returns the SHA-256 of the file.
+
+    A file that has this content is left alone: a run of another process that reads it would stop if it was replaced.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame({"text": part.texts, "sentiment": [class_names[label] for label in part.labels]})
     # All quoted: by default a lone carriage return stands unquoted and reads as the end of a line.
-    table.to_csv(path, index=False, quoting=csv.QUOTE_ALL, lineterminator="\n")
-    return compute_sha256(path)
+    content = table.to_csv(index=False, quoting=csv.QUOTE_ALL, lineterminator="\n").encode("utf-8")
+    sha256 = hashlib.sha256(content).hexdigest()
+    if not path.exists() or compute_sha256(path) != sha256:
+        with replace_file(path) as file:
+            file.write(content)
+    return sha256
 
 
 def prepare_jobs(cells: list[Cell], options, train: Part, validation: Part, class_names) -> list[Job]:
@@ -176,8 +183,9 @@ def describe_network(cell: Cell, rows: int, train_csv: Path, validation_csv: Pat
     init_from = ["--init_from", pretrained] if pretrained else []
     source = ["--data.source", "csv", "--data.csv", train_csv, "--data.validation_csv", validation_csv]
     cache = ["--data.test_fraction", "0", "--data.cache_dir", options.work / "cache"]
-    chosen = list_options(cell, rows, options.steps)
-    words = [str(word) for word in ("--config", config, *init_from, *source, *cache, *chosen)]
+    words = [str(word) for word in ("--config", config, *init_from, *source, *cache)]
+    chosen = list_options(cell, rows, options.steps, parse_config(words).train)
+    words += chosen
     found = parse_config(words).init_from  # of a folder of runs, the newest one
     content = json.dumps(yaml.safe_load(config.read_text(encoding="utf-8")), sort_keys=True)  # comments do not count
     settings = {"config": shorten(config), "config_sha256": hashlib.sha256(content.encode()).hexdigest()}
@@ -187,13 +195,25 @@ def describe_network(cell: Cell, rows: int, train_csv: Path, validation_csv: Pat
     return words, {**settings, "options": chosen}
 
 
-def list_options(cell: Cell, rows: int, steps: int) -> list[str]:
-    """Returns what train.py is told besides the config and the files."""
+def list_options(cell: Cell, rows: int, steps: int, config: TrainConfig) -> list[str]:
+    """Returns what train.py is told besides the config and the files.
+
+    A layer that learns from a later epoch on does so after the same share of all epochs as in the config: the token
+    vectors of configs/imdb_fine_tune.yaml, {embedding: 2} of 4, after a quarter. As it stands there, they would join
+    after 2% of 54 epochs, when the new head still knows next to nothing, and a schedule of 1 epoch would be refused.
+
+    Args:
+        config: the config's own settings of training.
+    """
     words = ["--train.seed", str(cell.seed), "--train.monitor", "none", "--train.evaluate_test", "false"]
     if cell.labels == "all":
         return words  # the config's own schedule is for all of them
     epochs, batch_size = choose_schedule(rows, steps)
     schedule = {"epochs": epochs, "batch_size": batch_size, "batch_tokens": "null"}
+    if config.train_from_epoch:
+        first = config.train_from_epoch.items()
+        scaled = {layer: epoch and 1 + (epoch - 1) * epochs // config.epochs for layer, epoch in first}
+        schedule["train_from_epoch"] = json.dumps(scaled)
     return [*words, *(word for key, value in schedule.items() for word in (f"--train.{key}", str(value)))]
 
 
@@ -237,15 +257,30 @@ def fit_linear(system: str, train: Part, validation: Part, class_names) -> dict:
     return {**scores, "seconds": round(time.perf_counter() - begin, 1)}
 
 
+def read_results(file: Path) -> dict[Cell, dict]:
+    stored = json.loads(file.read_text(encoding="utf-8"))["cells"] if file.exists() else []
+    return {Cell(r["system"], r["labels"], r["seed"]): r for r in stored}
+
+
 def compute_cells(cells: list[Cell], options, results: dict[Cell, dict]):
-    """Computes the cells whose result is not there yet with the same settings and rows, and writes each to the file."""
+    """Computes the cells whose result is not there yet with the same settings and rows, and writes each to the file.
+
+    What other processes have written there meanwhile is read again before, and stays.
+    """
     imdb = ["--data.csv", str(options.imdb)] if options.imdb else []
     cache = ["--data.cache_dir", str(options.work / "cache")]
     train, validation, class_names = read_parts(["--config", str(options.config), *imdb, *cache])
     jobs = prepare_jobs(cells, options, train, validation, class_names)
-    jobs = [job for job in jobs if job.settings != results.get(job.cell, {}).get("settings")]
+
+    def is_done(job):
+        return job.settings == results.get(job.cell, {}).get("settings")
+
+    jobs = [job for job in jobs if not is_done(job)]
     for index, job in enumerate(jobs):
         cell, left = job.cell, [job.cell for job in jobs[index:]]
+        results.update(read_results(options.out))
+        if is_done(job):
+            continue
         title = f"[{index + 1}/{len(jobs)}] {SYSTEMS[cell.system]}, {cell.labels} labels, seed {cell.seed}"
         print(f"{title}; {estimate_time(left, results)} left", flush=True)
         if cell.system in LINEAR:
@@ -256,6 +291,7 @@ def compute_cells(cells: list[Cell], options, results: dict[Cell, dict]):
             scores = train_network(job.words, run_dir)
         kept = {name: scores[name] for name in ("accuracy", "macro_f1", "log_loss", "seconds")}
         rows = {"rows": len(job.train.labels), "validation_rows": len(validation.labels)}
+        results.update(read_results(options.out))
         results[cell] = {**asdict(cell), **rows, **kept, "machine": describe_machine(), "settings": job.settings}
         write_json(options.out, {"cells": list(results.values())})
         print(f"    accuracy {kept['accuracy']:.3f} after {kept['seconds']:,.0f} s", flush=True)
@@ -311,7 +347,8 @@ def draw_curves(results: dict[Cell, dict], target: Path):
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    figure.savefig(target, dpi=110)
+    with replace_file(target) as file:
+        figure.savefig(file, format="png", dpi=110)
 
 
 def read_size(word: str) -> int | str:
@@ -340,8 +377,7 @@ def main(argv: list[str]):
     options = parser.parse_args(argv)
     if "pretrained" in options.systems and not options.pretrained:
         parser.error(f"--pretrained is missing. Give it, or leave its curve out: --systems {' '.join([*SYSTEMS][1:])}")
-    stored = json.loads(options.out.read_text(encoding="utf-8"))["cells"] if options.out.exists() else []
-    results = {Cell(r["system"], r["labels"], r["seed"]): r for r in stored}
+    results = read_results(options.out)
     if cells := list_cells(options.systems, options.sizes, options.seeds):
         compute_cells(cells, options, results)
     table = make_table(results)

@@ -16,7 +16,6 @@ of held-out texts is computed by the full softmax.
 """
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -28,6 +27,9 @@ from recurrent import Workers, list_versions
 from throughput import run_alone
 
 sys.path.insert(0, str(ROOT))
+
+from keras_senti.parsing import run_command
+from keras_senti.runs import write_json
 
 STREAMS, WINDOW, EMBEDDING, UNITS, NEGATIVES, RATE = 128, 100, 256, 512, 2048, 0.002
 
@@ -164,7 +166,7 @@ def learn(imdb: str, system: str, steps: int) -> dict:
     return {"perplexity": math.exp(nats / positions), "tokens": tokens, "seconds_not_paired": seconds}
 
 
-def main():
+def main(argv: list[str]):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--imdb", required=True, metavar="FOLDER", help="as data.csv of configs/imdb_language_model.yaml"
@@ -172,7 +174,7 @@ def main():
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     parser.add_argument("--repeats", type=int, default=15, metavar="N", help="steps of each that are timed")
     parser.add_argument("--steps", type=int, default=400, metavar="N", help="steps of training; 0: no perplexity")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     systems = ("ours", "keras_fit", "keras_xla")
     workers = Workers()
     workers.build({system: (start, options.imdb, system) for system in systems})
@@ -200,8 +202,8 @@ def main():
             f"ours is {entry['ours_is_times_as_fast']:.2f} times as fast{perplexity}"
         )
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(options.json, result)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -5,11 +5,12 @@
 A compact folder holds config.yaml (how the model reads and was made; no place on the machine it is from),
 vocabulary.txt, weights.npz (one array a weight, named as `models.name_of` says) and, for a classifier,
 class_names.json; other files do no harm. A run of the task language_model leaves one as encoder/ in its folder.
+data.json says from which files and split the model has learned, by hashes; folders from before there was one load too.
 """
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import keras
@@ -29,12 +30,15 @@ class Pretrained:
     """A finished model: config, vocabulary (tokens by id), class_names, and weights (float32 array by name).
 
     class_names is empty for a language model, whose weights are those of the encoder and, from `output/` on, its own.
+    data: what it has learned from, as in the manifest of its run: "sha256" by file, "split_sha256" by part, and perhaps
+    "unlabeled_sha256"; {}: not known.
     """
 
     config: Config
     vocabulary: list[str]
     class_names: tuple[str, ...]
     weights: dict[str, np.ndarray]
+    data: dict = field(default_factory=dict)
 
     @property
     def is_language_model(self) -> bool:
@@ -71,10 +75,20 @@ def write_compact(path: Path, model: Pretrained, dtype: str = "float32"):
     with runs.replace(path) as temporary:
         temporary.mkdir()
         runs.write_text(temporary / "config.yaml", write_yaml(forget_places(model.config)))
+        if model.data:
+            runs.write_json(temporary / "data.json", _forget_folders(model.data))
         TextEncoder(model.config.text, model.vocabulary).save(temporary / "vocabulary.txt")
         if not model.is_language_model:
             runs.write_json(temporary / "class_names.json", list(model.class_names))
         np.savez(temporary / "weights.npz", **arrays)
+
+
+def _forget_folders(data: dict) -> dict:
+    """Returns the hashes in `Pretrained.data` with file names alone; a name that comes again has a number behind it."""
+    names = [Path(file).name for file in data["sha256"]]
+    unique = [f"{name} ({names[:i].count(name) + 1})" if name in names[:i] else name for i, name in enumerate(names)]
+    kept = {name: value for name, value in data.items() if name in ("split_sha256", "unlabeled_sha256")}
+    return {"sha256": dict(zip(unique, data["sha256"].values())), **kept}
 
 
 def read_compact(path) -> Pretrained:
@@ -100,7 +114,7 @@ def read_compact(path) -> Pretrained:
                 f"{path}: its parts do not belong together: {file} has {count:,} entries, but the weight {name} in "
                 f"weights.npz has {rows:,} rows. Bring the folder back as it was written."
             )
-    return Pretrained(config, vocabulary, class_names, weights)
+    return Pretrained(config, vocabulary, class_names, weights, data=_read_data(path / "data.json"))
 
 
 def _require_parts(path: Path, *names: str):
@@ -117,6 +131,13 @@ def _read_class_names(file: Path) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{file} is damaged: expected a list of names, received {names!r}.")
     return tuple(names)
+
+
+def _read_data(file: Path) -> dict:
+    data = runs.read_json(file) if file.is_file() else {}
+    if not isinstance(data, dict) or (data and not {"sha256", "split_sha256"} <= data.keys()):
+        raise UserError(f"{file} is damaged: expected sha256 and split_sha256, received {data!r}. Bring it back.")
+    return data
 
 
 def _read_weights(file: Path) -> dict[str, np.ndarray]:
@@ -160,8 +181,9 @@ def read_run(run_dir) -> Pretrained:
         UserError: if it is no finished run, or a file of it is missing or damaged.
     """
     run_dir = runs.check_run_dir(run_dir)
+    data = runs.read_manifest(run_dir).get("data", {})
     if is_compact(run_dir / "encoder"):
-        return read_compact(run_dir / "encoder")
+        return replace(read_compact(run_dir / "encoder"), data=data)
     config = read_config(run_dir / "config.yaml")
     vocabulary = TextEncoder.load(config.text, run_dir / "vocabulary.txt").vocabulary
     class_names = _read_class_names(run_dir / "class_names.json")
@@ -170,7 +192,7 @@ def read_run(run_dir) -> Pretrained:
         model.load_weights(run_dir / "model.keras")
     except Exception as error:  # a damaged file fails in many ways
         raise UserError(f"{run_dir / 'model.keras'} is missing, damaged or not this run's: {error}.") from None
-    return Pretrained(config, vocabulary, class_names, {name_of(v): v.numpy() for v in model.weights})
+    return Pretrained(config, vocabulary, class_names, {name_of(v): v.numpy() for v in model.weights}, data=data)
 
 
 def main(argv):

@@ -66,8 +66,8 @@ class DataConfig:
     cell is 1.0. null: all rows weigh 1.0."""
     unlabeled_csv: str | None = None
     """With task language_model: a file of texts without labels, which are read beside the train part; without data.csv
-    it is split itself. For imdb: the 50,000 unlabelled reviews, if this is null and the archive or the folder has
-    them."""
+    it is split itself. It may be data.csv once more, for its rows that lack a label. For imdb: the 50,000 unlabelled
+    reviews, if this is null and the archive or the folder has them."""
     group_column: str | None = None
     """Name of a column with what a row belongs to, such as a film or an author. Rows of one group go to the same part,
     so that no score comes from knowing the group. For imdb: the film, where it is known."""
@@ -131,9 +131,10 @@ class TextConfig:
     """word: at white space; character: every character, spaces too; mixed: each Han or kana character a token,
     words otherwise."""
     max_tokens: int = 20000
-    """Largest vocabulary size, padding and [UNK] included; the most frequent tokens of the train part are kept."""
+    """Largest vocabulary size, padding and [UNK] included; the most frequent tokens of the train part, and of texts
+    without labels that are read beside it, are kept."""
     sequence_length: int = 400
-    """Tokens of a text that are read at most; the rest is cut."""
+    """Tokens of a text that are read at most; the rest is cut. A language model reads whole texts."""
     truncate: Literal["head", "tail", "both"] = "tail"
     """Where a longer text is cut: tail keeps its beginning, head keeps its end, both keeps its middle."""
     extend_vocabulary: int = 0
@@ -167,7 +168,7 @@ class ModelConfig:
     """Size of a token's vector."""
     bigram_buckets: int = 0
     """Vectors for pairs of neighbouring tokens, which are hashed into so many buckets and added to the vector of the
-    second token. They give the network what linear models know from pairs of words; 0: none."""
+    second token. They give a classifier what linear models know from pairs of words; 0: none."""
     embedding_trainable: bool = True
     """Train the token vectors too; false keeps those of text.word_vectors as they are."""
     dropout: float = 0.0
@@ -213,7 +214,7 @@ class TrainConfig:
     epochs: int = 6
     """Passes over the train part, at most."""
     batch_size: int = 64
-    """Texts a step."""
+    """Texts a step; with task language_model, streams that are read side by side."""
     batch_tokens: int | None = None
     """Tokens a step at most (but one text at least), padding included, instead of batch_size: more short texts, fewer
     long ones, and each step counts the same; null: batch_size."""

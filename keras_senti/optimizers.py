@@ -127,11 +127,9 @@ def make_optimizer(settings: TrainConfig, total_steps: int, layers: list) -> ker
     Keras would make them in the first step, for what learns then; but a checkpoint must find all of them at any time.
 
     Args:
-        layers: the Keras layers that have something to learn, from the input to the output.
-    Raises:
-        UserError: see `check_train_from_epoch`.
+        layers: the Keras layers that have something to learn, from the input to the output, which
+            `check_train_from_epoch` has compared with the settings.
     """
-    check_train_from_epoch(settings, [layer.name for layer in layers])
     steps_per_epoch = total_steps // settings.epochs
     variables, factors, first_steps = [], [], []
     for position, layer in enumerate(layers, 1):

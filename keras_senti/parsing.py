@@ -17,8 +17,7 @@ import yaml
 from keras_senti.config import BOOLEAN_LABEL, Config, DataConfig, UserError, check_source, require, suggest
 
 _NOT_INHERITED = ("extend_vocabulary", "word_vectors", "embedding_trainable")  # by init_from
-# Nor are these, and dropouts, by a classifier from a language model, which reads whole documents, has no pooling, and
-# whose dropouts suit another task.
+# Nor are these from a language model, which reads whole documents and has no pooling.
 _NOT_FROM_ENCODER = ("sequence_length", "truncate", "pooling")
 
 
@@ -116,12 +115,12 @@ def _read_model_settings(model_dir: str, task: str | None) -> dict:
             f"init_from: {model_dir} is a classifier, which has no weights that predict the next token, but task is "
             "language_model. Name a language model to train it further, or leave init_from out."
         )
-    keys = [key for key in list_keys() if key.startswith(("text.", "model."))]
+    without = (*_NOT_INHERITED, *(_NOT_FROM_ENCODER if is_encoder else ()))
+    keys = [key for key in list_keys() if key.startswith(("text.", "model.")) and key.split(".")[1] not in without]
     if task == "language_model":
         keys.append("pretrain.tie_embeddings")
     elif is_encoder:
-        keys = [key for key in keys if key.partition(".")[2] not in _NOT_FROM_ENCODER and "drop" not in key]
-    keys = [key for key in keys if key.partition(".")[2] not in _NOT_INHERITED]
+        keys = [key for key in keys if "drop" not in key]  # its dropouts suit another task
     return {key: _get(model, key) for key in keys}
 
 
@@ -153,11 +152,14 @@ def _find_model(model_dir: str) -> str:
     what = "neither a finished run nor a SavedModel of ours, nor a compact folder with config.yaml and weights.npz"
     if not path.is_dir():
         what = "no such folder"
-    elif (path / "manifest.json").is_file():
+    recipe = Path("configs") / f"{path.name}.yaml"
+    if (path / "manifest.json").is_file():
         what = (
             "this run has neither saved_model/ nor encoder/, one of which it leaves at its end. If it was stopped, "
             f"`python train.py --resume {path}` continues it"
         )
+    elif recipe.is_file():
+        what += f", but {recipe} makes one: run `python train.py --config {recipe}` first"
     raise UserError(
         f"init_from: {path}: {what}. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z, its saved_model, "
         "a folder of runs (the newest finished one is taken), or a compact folder such as pretrained/imdb_encoder."
@@ -165,17 +167,19 @@ def _find_model(model_dir: str) -> str:
 
 
 def _check_inherited(config: Config, model_settings: dict):
-    """Raises a ValueError if a setting contradicts the model in init_from, also where no weight would tell."""
+    """Raises a ValueError that names all settings that contradict the model in init_from, weight or no weight."""
+    wrong, reasons = [], {}
     for key, value in model_settings.items():
         received = _get(config, key)
         if received != value and "drop" not in key:  # dropouts act in training only
             does, why = ("was made with", "its weights mean something with its own settings only")
             if key.startswith("text."):
                 does, why = ("reads text with", "text must be read as the model learned it")
-            raise ValueError(
-                f"{key}: received {received!r}, but the model in init_from {does} {value!r}. "
-                f"Leave this setting out: {why}."
-            )
+            wrong.append(f"{key}: received {received!r}, but the model in init_from {does} {value!r}")
+            reasons[why] = None
+    if wrong:
+        what = "this setting" if len(wrong) == 1 else "these settings"
+        raise ValueError(f"{'; '.join(wrong)}. Leave {what} out: {', and '.join(reasons)}.")
 
 
 def read_words(setting: str | list[str]) -> list[str]:

@@ -19,6 +19,9 @@ LENGTH_STEP = 4
 # `padding_fraction` in the manifest), while which texts meet in a batch still changes in every epoch.
 WINDOW_BATCHES = 50
 SCORED_ROWS = 128  # texts scored at once: 64 to 128 take the least time each, beyond it arrays leave the caches
+SCORED_POSITIONS = (
+    65_536  # padded tokens scored at once: 128 texts of 512; more of whole documents would take gigabytes
+)
 LENGTH_CLASS = 1.1  # see plan_epoch
 ENCODE_ROWS = 4096  # texts that are turned into ids at once
 
@@ -133,10 +136,22 @@ def make_dataset(make_batches, encoded: EncodedTexts, sequence_length: int, buck
     return tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(tf.data.AUTOTUNE)
 
 
-def plan_by_length(lengths: np.ndarray, batch_size: int = SCORED_ROWS) -> list[np.ndarray]:
-    """Returns batches for scoring: all rows, longest texts first: a batch too large for memory fails at once."""
-    order = np.argsort(-lengths, kind="stable")
-    return np.split(order, range(batch_size, len(order), batch_size)) if len(order) else []
+def plan_by_length(
+    lengths: np.ndarray, batch_size: int = SCORED_ROWS, padded_to: int | None = None
+) -> list[np.ndarray]:
+    """Returns batches for scoring: all rows, longest texts first: a batch too large for memory fails at once.
+
+    A batch has at most batch_size rows and SCORED_POSITIONS positions, but at least one row.
+
+    Args:
+        padded_to: time steps of every batch; None: of its longest text, see `padded_length`.
+    """
+    order, batches, begin = np.argsort(-lengths, kind="stable"), [], 0
+    while begin < len(order):
+        steps = padded_to or max(1, padded_length(lengths[order[begin : begin + 1]], SCORED_POSITIONS, True))
+        batches.append(order[begin : begin + max(1, min(batch_size, SCORED_POSITIONS // steps))])
+        begin += len(batches[-1])
+    return batches
 
 
 def predict_in_batches(predict, encoded: EncodedTexts, batch_size: int = SCORED_ROWS) -> np.ndarray:

@@ -5,9 +5,7 @@ this long row of tokens is cut into as many streams as a batch has rows. A step 
 on with the state that the window before it ended with (truncated back-propagation through time).
 """
 
-import itertools
 import math
-import sys
 import time
 from pathlib import Path
 
@@ -15,13 +13,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_senti.checkpoints import Progress, restore_newest
+from keras_senti.checkpoints import Progress
 from keras_senti.config import Config, UserError
 from keras_senti.language_model import LanguageModel
 from keras_senti.models import find_learning_layers
 from keras_senti.optimizers import make_optimizer
 from keras_senti.pipeline import EncodedTexts
-from keras_senti.training import KeepBest, SaveProgress, StopOnNonFinite, TrainedRun, fit_to_end, write_history
+from keras_senti.training import TrainedRun, chain_epochs, fit_model
 
 COUNTED_AT_ONCE = 10_000_000
 SECONDS_BETWEEN_LINES = 60
@@ -221,6 +219,9 @@ def check_language_model(config: Config):
         wrong = ("model.bidirectional", True, "false: its backward half has read the token that is to be predicted")
     elif model.conv_filters:
         wrong = ("model.conv_filters", model.conv_filters, "0: it sees the token that is to be predicted")
+    elif model.bigram_buckets:
+        why = "0: a window's first token has lost the one before it, with which it makes a pair"
+        wrong = ("model.bigram_buckets", model.bigram_buckets, why)
     elif train.monitor not in ("val_loss", "none"):
         wrong = ("train.monitor", train.monitor, "val_loss or none: there are no classes to be right about")
     else:
@@ -244,25 +245,15 @@ def train_language_model(
     config: Config,
     run_dir: Path,
 ) -> tuple[TrainedRun, dict]:
-    """Trains the model in place and leaves it with the weights of its best epoch.
-
-    Goes on from the newest checkpoint of the run folder, as `training.train_model` does, and with the same result to
-    the last digit: the carried states are in the checkpoint, the order of the texts follows from seed and epoch.
+    """Trains a language model in place, or what is left of it: see `training.fit_model`, also for what is raised.
 
     Args:
         train: the texts that are read, in parts. validation: those whose perplexity is computed after each epoch, by
             the full softmax. run_dir: receives checkpoints/, tensorboard/ and history.csv.
     Returns: what training found out; and {"validation": {"perplexity", "cross_entropy" (nats a token), "tokens"},
         "baselines": {"unigram": {"perplexity"}}}.
-    Raises:
-        UserError: for too few tokens, a loss that is not finite, or if no checkpoint of those there can be used.
-        runs.WriteError: if a file cannot be written.
-        KeyboardInterrupt: if interrupted before the first epoch was over.
     """
     settings, window = config.train, config.pretrain.window_tokens
-    for name, parts in (("train", train), ("held-out", [validation])):
-        if not sum(len(part.flat) for part in parts):
-            raise UserError(f"task language_model: the {name} texts hold no token. Bring more text.")
     streams = Streams(train, settings.batch_size, window, settings.seed)
     held_out = Streams([validation], settings.batch_size, window, None)
     if streams.filled < settings.batch_size:
@@ -274,51 +265,32 @@ def train_language_model(
     model.layers[-1].set_frequencies(counts)
     optimizer = make_optimizer(settings, streams.steps * settings.epochs, find_learning_layers(model))
     model.compile(optimizer=optimizer, jit_compile=False)
-    (run_dir / "checkpoints").mkdir(exist_ok=True)
-    progress = restore_newest(run_dir / "checkpoints", model)
-    write_history(run_dir, progress)
-    patience = settings.early_stopping_patience_epochs or settings.epochs
     joint = "" if config.text.split == "character" else " "
+    board = LanguageModelBoard(
+        run_dir / "tensorboard", lambda epoch: sample_texts(model, vocabulary, joint, [settings.seed, epoch])
+    )
+
+    def make_data(epoch, step):
+        return streams.make_dataset(lambda: chain_epochs(streams.batches, epoch, step))
+
+    def make_callbacks(progress):
+        shown = ShowProgress(progress, streams.steps, settings.epochs, streams.filled * window)
+        return [CarryState(progress), shown, Perplexity(), board]
+
     validation_data = held_out.make_dataset(lambda: held_out.batches(0)).apply(
         tf.data.experimental.assert_cardinality(held_out.steps)
     )
-    callbacks = [
-        StopOnNonFinite(progress),
-        CarryState(progress),
-        ShowProgress(progress, streams.steps, settings.epochs, streams.filled * window),
-        Perplexity(),
-        KeepBest(progress, settings.monitor, patience),
-        LanguageModelBoard(
-            run_dir / "tensorboard", lambda epoch: sample_texts(model, vocabulary, joint, [settings.seed, epoch])
-        ),
-        SaveProgress(progress, run_dir, settings.checkpoint_minutes * 60),
-    ]
-
-    def fit_until(last_epoch):
-        epoch, step = progress.epoch, progress.step
-
-        def batches():
-            yield from streams.batches(epoch, step)
-            for later in itertools.count(epoch + 1):  # without an end, as in train_model
-                yield from streams.batches(later)
-
-        model.fit(
-            streams.make_dataset(batches),
-            initial_epoch=epoch,
-            epochs=last_epoch,
-            steps_per_epoch=streams.steps - step,
-            validation_data=validation_data,
-            callbacks=callbacks,
-            shuffle=False,
-            verbose=1 if sys.stdout.isatty() else 2,
-        )
-
-    begin = time.perf_counter() - progress.seconds
-    interrupted = fit_to_end(fit_until, progress, settings)
-    model.set_weights(progress.best_weights)
-    best = progress.history[progress.best_epoch - 1]
+    padding = 1 - (streams.tokens - 1) / (streams.batch_size * window * streams.steps)
+    trained, history = fit_model(
+        model, settings, run_dir, streams.steps, padding, make_data, validation_data, make_callbacks
+    )
     held_out_counts = count_tokens([validation], len(vocabulary))
-    scores = {
+    return trained, _make_scores(history[trained.best_epoch - 1], counts, held_out_counts)
+
+
+def _make_scores(best: dict, counts: np.ndarray, held_out_counts: np.ndarray) -> dict:
+    """Returns the content of metrics.json from the logs of the best epoch and the counts of the tokens."""
+    return {
         "validation": {
             "perplexity": best["val_perplexity"],
             "cross_entropy": best["val_loss"],
@@ -326,12 +298,3 @@ def train_language_model(
         },
         "baselines": {"unigram": {"perplexity": compute_unigram_perplexity(counts, held_out_counts)}},
     }
-    positions = streams.batch_size * window * streams.steps
-    trained = TrainedRun(
-        best_epoch=progress.best_epoch,
-        epochs_run=len(progress.history),
-        interrupted=interrupted,
-        seconds=time.perf_counter() - begin,
-        padding_fraction=1 - (streams.tokens - 1) / positions,
-    )
-    return trained, scores

@@ -168,6 +168,15 @@ def _prepare_imdb(settings: DataConfig, task: str) -> Source:
         files["test"] = Path(settings.test_csv)
     if task != "language_model" or settings.unlabeled_csv:
         files["unlabeled"] = None
+    elif files.get("unlabeled") is None:
+        what = (
+            "holds no unlabeled.csv[.gz]" if named.is_dir() else "is the table of the train part, no unlabeled.csv[.gz]"
+        )
+        print(
+            f"WARNING: {named} {what}: the language model reads the train part alone, without the "
+            f"{IMDB_ROWS['unlabeled']:,} unlabelled reviews. Name their table with --data.unlabeled_csv FILE.",
+            flush=True,
+        )
     for part, path in files.items():
         if path and path not in counted:
             _check_rows(path, part)

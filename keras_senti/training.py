@@ -171,11 +171,7 @@ class Throughput(keras.callbacks.Callback):
 
 
 def compile_model(model: keras.Model, settings: TrainConfig, total_steps: int):
-    """Compiles with cross-entropy, accuracy and macro-F1. Labels are one-hot, as label smoothing needs them.
-
-    Raises:
-        UserError: if the model has not the layers that train.train_from_epoch names, or none would learn at first.
-    """
+    """Compiles with cross-entropy, accuracy and macro-F1. Labels are one-hot, as label smoothing needs them."""
     model.compile(
         optimizer=make_optimizer(settings, total_steps, find_learning_layers(model)),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=settings.label_smoothing),
@@ -195,24 +191,88 @@ def compute_class_weights(labels: np.ndarray, num_classes: int, kind: str) -> np
     return (len(labels) / (num_classes * np.maximum(counts, 1))).astype(np.float32)
 
 
-def fit_to_end(fit_until, progress: Progress, settings: TrainConfig) -> bool:
+def chain_epochs(batches_of, epoch: int, step: int):
+    """Yields what is left of an epoch, and then all later epochs: Keras warns if the last step has the last batch.
+
+    Args:
+        batches_of: from an epoch and its first step, both counted from 0, to the batches of the epoch from there on.
+    """
+    yield from batches_of(epoch, step)
+    for later in itertools.count(epoch + 1):
+        yield from batches_of(later, 0)
+
+
+def fit_model(
+    model: keras.Model,
+    settings: TrainConfig,
+    run_dir: Path,
+    steps: int,
+    padding_fraction: float,
+    make_data,
+    validation_data: tf.data.Dataset,
+    make_callbacks,
+) -> tuple[TrainedRun, list[dict]]:
+    """Trains a compiled model in place and leaves it with the weights of its best epoch (monitor none: of the last).
+
+    If the run folder has checkpoints, training goes on from the newest one and ends with the weights, to the last
+    digit, of a run that was not disturbed: what is random is in the checkpoint (weights, optimizer, dropout's seed
+    generators, carried states) or follows from the seed and the epoch (the batches). A model's initial weights then do
+    not matter. Ctrl-C ends training after at least one whole epoch as early stopping would.
+
+    Args:
+        run_dir: receives checkpoints/ and history.csv.
+        steps: of an epoch. padding_fraction: of `TrainedRun`.
+        make_data: from the epoch and the step to begin with to a tf.data pipeline without an end: see `chain_epochs`.
+        validation_data: a tf.data pipeline of known length.
+        make_callbacks: from the Progress to what a call of Keras' `fit` needs besides the callbacks of this module.
+    Returns: what training found out, and the logs of each epoch.
+    Raises:
+        UserError: if the loss is not finite, or no checkpoint of those that are there can be used.
+        runs.WriteError: if a file cannot be written.
+        KeyboardInterrupt: if interrupted before the first epoch was over.
+    """
+    (run_dir / "checkpoints").mkdir(exist_ok=True)
+    progress = restore_newest(run_dir / "checkpoints", model)
+    write_history(run_dir, progress)
+    patience = settings.early_stopping_patience_epochs or settings.epochs
+    keep = KeepBest(progress, settings.monitor, patience)
+    save = SaveProgress(progress, run_dir, settings.checkpoint_minutes * 60)
+
+    def fit_until(last_epoch):
+        model.fit(
+            make_data(progress.epoch, progress.step),
+            initial_epoch=progress.epoch,
+            epochs=last_epoch,
+            steps_per_epoch=steps - progress.step,
+            validation_data=validation_data,
+            callbacks=[StopOnNonFinite(progress), *make_callbacks(progress), keep, save],
+            shuffle=False,  # the batches are
+            verbose=1 if sys.stdout.isatty() else 2,  # a bar in a log file would be thousands of lines
+        )
+
+    begin = time.perf_counter() - progress.seconds
+    interrupted = _fit_to_end(fit_until, progress, settings.epochs, patience)
+    model.set_weights(progress.best_weights)
+    seconds = time.perf_counter() - begin
+    trained = TrainedRun(progress.best_epoch, len(progress.history), interrupted, seconds, padding_fraction)
+    return trained, progress.history
+
+
+def _fit_to_end(fit_until, progress: Progress, epochs: int, patience: int) -> bool:
     """Does what is left of a run; returns whether Ctrl-C ended it, which after a whole epoch keeps the best one.
 
     Args:
         fit_until: does the rest of the epoch in which `progress` stands, and then all up to the one it is given.
-    Raises:
-        KeyboardInterrupt: if interrupted before the first epoch was over.
     """
-    patience = settings.early_stopping_patience_epochs or settings.epochs
 
     def is_unfinished():
-        return progress.epoch < settings.epochs and progress.epoch - progress.best_epoch < patience
+        return progress.epoch < epochs and progress.epoch - progress.best_epoch < patience
 
     try:
         if progress.step and is_unfinished():
             fit_until(progress.epoch + 1)  # the rest of the epoch that was left in the middle
         if is_unfinished():
-            fit_until(settings.epochs)
+            fit_until(epochs)
     except KeyboardInterrupt:
         if not progress.best_weights:
             raise
@@ -230,94 +290,52 @@ def train_model(
     run_dir: Path,
     examples: Examples | None = None,
 ) -> TrainedRun:
-    """Trains the model in place and leaves it with the weights of its best epoch (monitor none: of the last).
-
-    If the run folder has checkpoints, training goes on from the newest one and ends with the weights, to the last
-    digit, of a run that was not disturbed: what is random is in the checkpoint (weights, optimizer, dropout's seed
-    generators) or follows from the seed and the epoch (the batches). A model's initial weights then do not matter.
-    Ctrl-C ends training after at least one whole epoch as early stopping would.
+    """Trains a classifier in place, or what is left of it: see `fit_model`, also for what is raised.
 
     Args:
         train: (encoded texts, labels (rows,) int, weights (rows,) float32), weights of the rows in the loss.
         validation: (encoded texts, labels (rows,) int).
         run_dir: receives checkpoints/, tensorboard/ and history.csv.
         examples: validation rows that TensorBoard shows after each epoch; None: it shows the curves only.
-    Raises:
-        UserError: if the loss is not finite, no checkpoint of those that are there can be used, or settings name layers
-            that the model does not have.
-        runs.WriteError: if a file cannot be written.
-        KeyboardInterrupt: if interrupted before the first epoch was over.
     """
     encoded, labels, weights = train
-    num_classes = model.output_shape[-1]
-    bucket = settings.bucket_by_length
+    num_classes, bucket = model.output_shape[-1], settings.bucket_by_length
     one_hot = np.eye(num_classes, dtype=np.float32)
     weights = weights * compute_class_weights(labels, num_classes, settings.class_weights)[labels]
 
-    def plan(epoch):
-        return plan_epoch(encoded.lengths, settings.batch_size, bucket, settings.seed, epoch, settings.batch_tokens)
+    def plan(epoch, step=0):
+        batches = plan_epoch(encoded.lengths, settings.batch_size, bucket, settings.seed, epoch, settings.batch_tokens)
+        return batches[step:]
 
-    def batches_from(epoch, step):
-        yield from plan(epoch)[step:]
-        for later in itertools.count(epoch + 1):  # without an end: Keras warns if the last step is the last batch
-            yield from plan(later)
+    def make_data(epoch, step):
+        columns = one_hot[labels], weights
+        return make_dataset(lambda: chain_epochs(plan, epoch, step), encoded, sequence_length, bucket, *columns)
 
-    first = plan(0)
-    layers = find_learning_layers(model)
+    first, layers = plan(0), find_learning_layers(model)
     compile_model(model, settings, total_steps=len(first) * settings.epochs)
-    encoded_validation, validation_labels = validation
-    validation_plan = plan_by_length(encoded_validation.lengths)
+    board = _make_board(run_dir / "tensorboard", model, (encoded, labels, weights), validation, settings, examples)
+
+    def make_callbacks(progress):
+        rows = np.concatenate(plan(progress.epoch, progress.step))
+        speed = Throughput(len(rows), int(encoded.lengths[rows].sum()))
+        return [speed, Unfreeze(layers, settings), board]
+
+    texts, validation_labels = validation
+    validation_plan = plan_by_length(texts.lengths, padded_to=None if bucket else sequence_length)
     validation_data = make_dataset(
-        lambda: validation_plan, encoded_validation, sequence_length, bucket, one_hot[validation_labels]
+        lambda: validation_plan, texts, sequence_length, bucket, one_hot[validation_labels]
     ).apply(tf.data.experimental.assert_cardinality(len(validation_plan)))  # else Keras warns that the data ran out
-    (run_dir / "checkpoints").mkdir(exist_ok=True)
-    progress = restore_newest(run_dir / "checkpoints", model)
-    write_history(run_dir, progress)
-    patience = settings.early_stopping_patience_epochs or settings.epochs
-    curves = run_dir / "tensorboard"
-    if examples is None:
-        board = keras.callbacks.TensorBoard(str(curves), write_graph=False)
-    else:
-        board = Board(
-            curves, (encoded, labels, weights), validation, settings.batch_size, make_predict(model), examples
-        )
-    callbacks = [
-        Unfreeze(layers, settings),
-        KeepBest(progress, settings.monitor, patience),
-        board,
-        SaveProgress(progress, run_dir, settings.checkpoint_minutes * 60),
-    ]
-
-    def fit_until(last_epoch):
-        epoch, step = progress.epoch, progress.step
-        rows = np.concatenate(plan(epoch)[step:])
-        model.fit(
-            make_dataset(lambda: batches_from(epoch, step), encoded, sequence_length, bucket, one_hot[labels], weights),
-            initial_epoch=epoch,
-            epochs=last_epoch,
-            steps_per_epoch=len(first) - step,
-            validation_data=validation_data,
-            callbacks=[
-                StopOnNonFinite(progress),
-                Throughput(len(rows), int(encoded.lengths[rows].sum())),
-                *callbacks,
-            ],
-            shuffle=False,  # plan_epoch did
-            verbose=1 if sys.stdout.isatty() else 2,  # a bar in a log file would be thousands of lines
-        )
-
-    begin = time.perf_counter() - progress.seconds
-    interrupted = fit_to_end(fit_until, progress, settings)
-    model.set_weights(progress.best_weights)
+    padding = compute_padding_fraction(encoded.lengths, first, sequence_length, bucket)
+    trained, _ = fit_model(model, settings, run_dir, len(first), padding, make_data, validation_data, make_callbacks)
     for layer in layers:
         layer.trainable = True  # for whoever trains the model further
-    return TrainedRun(
-        best_epoch=progress.best_epoch,
-        epochs_run=len(progress.history),
-        interrupted=interrupted,
-        seconds=time.perf_counter() - begin,
-        padding_fraction=compute_padding_fraction(encoded.lengths, first, sequence_length, bucket),
-    )
+    return trained
+
+
+def _make_board(path: Path, model: keras.Model, train, validation, settings: TrainConfig, examples: Examples | None):
+    if examples is None:
+        return keras.callbacks.TensorBoard(str(path), write_graph=False)
+    return Board(path, train, validation, settings.batch_size, make_predict(model), examples)
 
 
 def make_predict(model: keras.Model):

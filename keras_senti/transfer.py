@@ -1,5 +1,6 @@
 """Further training: the weights, vocabulary and classes of a finished model, put into a new one."""
 
+import dataclasses
 from pathlib import Path
 
 import keras
@@ -7,7 +8,7 @@ import numpy as np
 
 from keras_senti.compact import Pretrained, assign_weights, find_compact, read_compact
 from keras_senti.config import UserError
-from keras_senti.export import load
+from keras_senti.export import Classifier, load
 from keras_senti.models import EMBEDDINGS, build_model, name_of
 from keras_senti.parsing import read_config
 from keras_senti.runs import read_json
@@ -23,8 +24,17 @@ def read_pretrained(path) -> Pretrained:
         UserError: if the folder is none of them, or its parts do not belong together.
     """
     if folder := find_compact(path):
-        return read_compact(folder)
-    classifier = load(path)
+        pretrained = read_compact(folder)
+    else:
+        classifier = load(path)
+        folder, pretrained = Path(classifier.path), _read_saved_model(classifier)
+    manifest = folder.parent / "manifest.json"
+    if pretrained.data or not manifest.is_file():
+        return pretrained
+    return dataclasses.replace(pretrained, data=read_json(manifest).get("data", {}))
+
+
+def _read_saved_model(classifier: Classifier) -> Pretrained:
     assets = Path(classifier.path) / "assets"
     try:
         config = read_config(assets / "config.yaml")
@@ -44,27 +54,35 @@ def read_pretrained(path) -> Pretrained:
     return Pretrained(config, vocabulary, class_names, {name_of(v): v.numpy() for v in model.weights})
 
 
-def find_seen_rows(path, files: dict[str, str], split_sha256: dict[str, str]) -> str:
-    """Returns a warning if rows that the model learned from may be scored now, else "".
+def find_seen_rows(before: dict, now: dict) -> str:
+    """Returns warnings if rows that the model learned from may be scored now, else "".
 
-    What a run folder knows of its data is enough for the common case, the same file split in another way; texts that
-    two different files share are not found.
+    The hashes of files and split are enough for the common cases: the same file split in another way, and one that was
+    read without its labels and now is scored. Texts that two different files share are not found.
 
     Args:
-        path: run folder, or the SavedModel or encoder in it. files: SHA-256 by path.
-        split_sha256: of the hashes of each part.
+        before: of the model, see `Pretrained.data`. now: the same of the run that begins.
     """
-    manifests = [folder / "manifest.json" for folder in (Path(path), Path(path).parent)]
-    manifest = next((file for file in manifests if file.is_file()), None)
-    before = read_json(manifest).get("data", {}) if manifest else {}
-    main = next(iter(before.get("sha256", {}).values()), None)  # the file that its train part is from
-    if main not in files.values() or before["split_sha256"]["train"] == split_sha256["train"]:
+    if not before:
         return ""
-    return (
-        f"WARNING: the model in init_from learned from the same file ({', '.join(before['sha256'])}), which was split "
-        "in another way: rows that it knows may be in the validation and test parts now, and their scores flatter. Use "
-        "that run's data settings (seed, fractions, columns), or name files that it has not seen.\n"
-    )
+    main, unlabeled = next(iter(before["sha256"].values())), before.get("unlabeled_sha256")
+    # Now, as then, the first file is the one with the train part.
+    labelled = {sha256: file for file, sha256 in now["sha256"].items() if sha256 != now.get("unlabeled_sha256")}
+    labelled |= {sha256: file for file, sha256 in [*now["sha256"].items()][:1]}
+    found = ""
+    if main in labelled and before["split_sha256"]["train"] != now["split_sha256"]["train"]:
+        found += (
+            f"WARNING: the model in init_from learned from the same file ({', '.join(before['sha256'])}), which was "
+            "split in another way: rows that it knows may be in the validation and test parts now, and their scores "
+            "flatter. Use that run's data settings (seed, fractions, columns), or name files that it has not seen.\n"
+        )
+    if unlabeled in labelled and unlabeled != main:  # of the same file it read what is in no part
+        found += (
+            f"WARNING: the model in init_from has read all texts of {labelled[unlabeled]} as text without labels: rows "
+            "that it knows may be in the validation and test parts now, and their scores flatter. Score it on files "
+            "that it has not seen.\n"
+        )
+    return found
 
 
 def copy_weights(pretrained: Pretrained, model: keras.Model, class_names) -> str:

@@ -78,7 +78,7 @@ def train_run(config: Config) -> Path:
         check = format_check(corpus.splits.check)
         print(f"run folder: {run_dir}\n\ndata ({config.data.source}):\n{check}\n", flush=True)
         if pretrained:
-            print(find_seen_rows(config.init_from, corpus.files, corpus.splits.check["split_sha256"]), end="")
+            print(find_seen_rows(pretrained.data, _describe_data(corpus)), end="")
         _open_folder(config, corpus, run_dir)
         try:
             with _explain_failed_writes(run_dir):
@@ -110,15 +110,15 @@ def _has_checkpoint(run_dir: Path) -> bool:
 
 def _open_folder(config: Config, corpus: Corpus, run_dir: Path):
     """Writes manifest and settings of a new run; checks that a resumed one is the same run as before."""
-    check = corpus.splits.check
-    data = {"sha256": corpus.files, "rows": check["rows"], "split_sha256": check["split_sha256"]}
+    data = _describe_data(corpus)
     settings = write_yaml(dataclasses.replace(config, run_dir=None, resume=None))
     if config.resume is None:
         entries = {"data": data, "settings_sha256": _fingerprint(settings), **runs.describe_environment()}
     else:
         runs.check_unfinished_run_dir(run_dir)  # another process may have finished it before this one had the lock
         manifest = runs.read_manifest(run_dir)
-        if data != manifest.get("data"):
+        before = manifest.get("data", {})
+        if not before or before != {name: data.get(name) for name in before}:  # an earlier version noted less
             raise UserError(
                 f"--resume: the data ({', '.join(corpus.files)}) is not what it was when the run in {run_dir} began. "
                 "Bring the old content back, or start a new run."
@@ -140,13 +140,20 @@ def _open_folder(config: Config, corpus: Corpus, run_dir: Path):
         entries = {"error": None, "resumes": manifest.get("resumes", 0) + 1}
     runs.update_manifest(run_dir, status="running", cache=str(corpus.cache), **entries)
     runs.write_text(run_dir / "config.yaml", settings)
-    runs.write_json(run_dir / "data_check.json", check)
+    runs.write_json(run_dir / "data_check.json", corpus.splits.check)
     dropped = pd.DataFrame(corpus.splits.dropped, columns=["file", "line", "reason", "text", "label"])
     with runs.replace_file(run_dir / "dropped_rows.csv") as file:
         file.write(_to_csv(dropped))
     corpus.encoder.save(run_dir / "vocabulary.txt")
     if config.task == "classification":
         runs.write_json(run_dir / "class_names.json", list(corpus.splits.class_names))
+
+
+def _describe_data(corpus: Corpus) -> dict:
+    """Returns what the manifest says of the data: all that tells whether another run reads the same."""
+    check, unlabeled = corpus.splits.check, corpus.splits.unlabeled
+    data = {"sha256": corpus.files, "rows": check["rows"], "split_sha256": check["split_sha256"]}
+    return data if unlabeled is None else {**data, "unlabeled_sha256": corpus.files.get(str(unlabeled.texts.path))}
 
 
 def _fingerprint(settings: str) -> str:
@@ -206,7 +213,9 @@ def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | No
 
 
 def _pretrain_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | None, device: str, run_dir: Path):
-    vocabulary = corpus.encoder.vocabulary
+    vocabulary, unread = corpus.encoder.vocabulary, corpus.splits.check["dropped_rows"].get("no label")
+    if unread and corpus.splits.unlabeled is None:
+        print(f"{unread:,} rows without label are not read; to read them, name their file as data.unlabeled_csv too")
     kernel = _begin(config, corpus, device, run_dir, few_shapes=True)
     sizes = len(vocabulary), config.train.batch_size
     model = build_language_model(config.model, config.pretrain, *sizes, kernel, config.device.precision)
@@ -214,7 +223,8 @@ def _pretrain_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained |
     read = [corpus.encoded[name] for name in ("train", "unlabeled") if name in corpus.encoded]
     trained, scores = train_language_model(model, read, corpus.encoded["validation"], vocabulary, config, run_dir)
     weights = {name_of(variable): variable.numpy() for variable in model.weights}
-    write_compact(run_dir / "encoder", Pretrained(config, vocabulary, (), weights))
+    data = runs.read_manifest(run_dir)["data"]
+    write_compact(run_dir / "encoder", Pretrained(config, vocabulary, (), weights, data=data))
     runs.write_json(run_dir / "metrics.json", scores)
     runs.update_manifest(
         run_dir,
@@ -368,7 +378,12 @@ def evaluate_stored(run_dir) -> str:
         UserError: if the folder is no finished run, or predictions.csv and metrics.json do not agree.
     """
     if is_compact(run_dir):
-        raise UserError(f"{run_dir}: a compact folder holds no scores. Add --text TEXT or --data.csv FILE to use it.")
+        use = "Add --text TEXT or --data.csv FILE to use it."
+        if read_config(Path(run_dir) / "config.yaml").task == "language_model":
+            use = (
+                f"It is a language model: fine-tune it on labelled texts with `python train.py --init_from {run_dir}`."
+            )
+        raise UserError(f"{run_dir}: a compact folder holds no scores. {use}")
     run_dir = runs.check_run_dir(run_dir)
     if read_config(run_dir / "config.yaml").task == "language_model":
         return format_run_scores(run_dir)  # there is no prediction to compute it from

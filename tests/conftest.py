@@ -55,17 +55,16 @@ def language_model():
     import numpy as np
 
     from keras_senti.compact import Pretrained
-    from keras_senti.models import build_model, name_of
+    from keras_senti.models import build_language_model, name_of
     from keras_senti.parsing import parse_config
 
     words = "--name tiny_lm --task language_model --data.source tweets --model.bidirectional false --model.units 5"
     config = parse_config([*words.split(), "--model.embedding_dim", "4", "--text.lowercase", "false"])
     vocabulary = ["[PAD]", "[UNK]", "the", "was", "film", "hotel", "good", "awful"]
-    shapes = {name_of(v): tuple(v.shape) for v in build_model(config.model, len(vocabulary), 2).weights}
-    shapes = {name: shape for name, shape in shapes.items() if not name.startswith(("pooling/", "head/"))}
+    model = build_language_model(config.model, config.pretrain, len(vocabulary), batch_size=2)
     rng = np.random.default_rng(0)
-    shapes["output/bias"] = (len(vocabulary),)
-    return Pretrained(config, vocabulary, (), {n: rng.normal(size=s).astype("float32") for n, s in shapes.items()})
+    weights = {name_of(v): rng.normal(size=v.shape).astype("float32") for v in model.weights}
+    return Pretrained(config, vocabulary, (), weights)
 
 
 @pytest.fixture(scope="session")

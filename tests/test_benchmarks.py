@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from keras_senti.config import UserError
+from keras_senti.config import TrainConfig, UserError
+from keras_senti.parsing import parse_config
 from keras_senti.tables import Table
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import end_to_end
 import few_labels
+import pretraining
 import recurrent
 import throughput
 
@@ -186,11 +189,35 @@ def test_drawn_rows_come_back_from_their_file_whatever_is_in_the_texts(tmp_path)
     assert few_labels.write_part(part, ("negative", "positive"), tmp_path / "again.csv") == first
 
 
+def test_rows_that_stand_in_their_file_are_not_written_again(tmp_path):
+    path, part = tmp_path / "train.csv", make_part(negative=2, positive=1)
+    first = few_labels.write_part(part, ("negative", "positive"), path)
+    os.utime(path, (1, 1))
+    assert few_labels.write_part(part, ("negative", "positive"), path) == first and path.stat().st_mtime == 1
+    assert few_labels.write_part(make_part(negative=2), ("negative", "positive"), path) != first
+    assert path.stat().st_mtime > 1 and [p.name for p in tmp_path.iterdir()] == ["train.csv"]
+
+
 def test_few_labels_get_more_epochs_of_smaller_batches_and_as_many_steps():
     schedules = {rows: few_labels.choose_schedule(rows, 700) for rows in (100, 500, 1000, 5000, 22489)}
     assert schedules == {100: (54, 8), 500: (12, 8), 1000: (12, 16), 5000: (5, 32), 22489: (1, 32)}
-    options = few_labels.list_options(few_labels.Cell("scratch", "all", 2), 22489, 700)
+    options = few_labels.list_options(few_labels.Cell("scratch", "all", 2), 22489, 700, TrainConfig())
     assert options == "--train.seed 2 --train.monitor none --train.evaluate_test false".split()
+    assert "train_from_epoch" not in " ".join(
+        few_labels.list_options(few_labels.Cell("scratch", 100, 2), 100, 700, TrainConfig())
+    )
+
+
+@pytest.mark.parametrize(
+    "rows,epochs,expected", [(100, 54, (14, 28)), (500, 12, (4, 7)), (5000, 5, (2, 3)), (20000, 2, (1, 2))]
+)
+def test_with_few_labels_a_layer_joins_after_the_same_share_of_the_epochs(rows, epochs, expected):
+    # In the config after 1 and 2 of 4 epochs.
+    config = TrainConfig(epochs=4, train_from_epoch={"embedding": 2, "recurrent_0": 3, "pooling": None})
+    options = few_labels.list_options(few_labels.Cell("pretrained", rows, 0), rows, 700, config)
+    found = parse_config(["--data.source", "tweets", *options]).train
+    assert found.epochs == epochs
+    assert found.train_from_epoch == {"embedding": expected[0], "recurrent_0": expected[1], "pooling": None}
 
 
 def test_a_linear_model_of_all_labels_is_fitted_once():
@@ -290,6 +317,27 @@ def test_few_labels_keeps_its_cells_and_names_no_machine(few_labels_words, tmp_p
     assert json.loads((tmp_path / "few.json").read_text())["cells"] == cells and (tmp_path / "few.png").exists()
 
 
+def test_processes_that_share_a_file_keep_each_others_cells(few_labels_words, tmp_path, monkeypatch):
+    words = [*few_labels_words, "--sizes", "12", "--systems", "nb_svm", "tfidf_logistic_regression"]
+    few_labels.main([*words, "--out", str(tmp_path / "other.json")])
+    first, second = json.loads((tmp_path / "other.json").read_text())["cells"]
+    others = {**first, "system": "scratch"}
+    fitted, fit_linear = [], few_labels.fit_linear
+
+    def fit_beside_another(system, *arguments):
+        """Meanwhile another process finishes a cell of its own, and the second one of ours."""
+        fitted.append(system)
+        (tmp_path / "few.json").write_text(json.dumps({"cells": [others, {**second, "seconds": 77.0}]}))
+        return fit_linear(system, *arguments)
+
+    monkeypatch.setattr(few_labels, "fit_linear", fit_beside_another)
+    few_labels.main(words)
+    assert fitted == ["nb_svm"]
+    cells = {cell["system"]: cell for cell in json.loads((tmp_path / "few.json").read_text())["cells"]}
+    assert cells["scratch"] == others and cells["tfidf_logistic_regression"]["seconds"] == 77.0
+    assert cells["nb_svm"]["accuracy"] == first["accuracy"]
+
+
 def test_few_labels_says_what_is_missing_before_it_trains(few_labels_words, capsys):
     with pytest.raises(SystemExit):
         few_labels.main(few_labels_words)
@@ -303,7 +351,6 @@ def test_few_labels_says_what_is_missing_before_it_trains(few_labels_words, caps
 
 def test_few_labels_trains_networks_with_and_without_pre_training(few_labels_words, trained_run, tmp_path, monkeypatch):
     from keras_senti import workflow
-    from keras_senti.parsing import parse_config
 
     def train(words, **_):  # in this process, which has TensorFlow already
         workflow.train_run(parse_config(words[2:]))
@@ -323,3 +370,37 @@ def test_few_labels_trains_networks_with_and_without_pre_training(few_labels_wor
     for manifest in (tmp_path / "work").glob("*/*/manifest.json"):
         run = json.loads(manifest.read_text())
         assert run["training"]["best_epoch"] == run["training"]["epochs_run"] and run["data"]["rows"]["test"] == 0
+
+
+class InProcess:
+    """Stands for recurrent.Workers: one process, which has TensorFlow already."""
+
+    def build(self, requests):
+        self.steps = {name: function(*arguments) for name, (function, *arguments) in requests.items()}
+
+    def time(self, name, steps):
+        assert steps == 1 and np.isfinite(self.steps[name]())
+        return {"ours": 2.0, "keras_fit": 3.0, "keras_xla": 5.0}[name]
+
+
+def test_pre_training_is_timed_beside_plain_keras_layers_on_the_same_windows(tmp_path, monkeypatch, capsys):
+    from keras_senti.pipeline import EncodedTexts
+    from keras_senti.pretraining import Streams, count_tokens
+
+    for name, value in {"STREAMS": 5, "WINDOW": 10, "EMBEDDING": 3, "UNITS": 4, "NEGATIVES": 6, "RATE": 0.05}.items():
+        monkeypatch.setattr(pretraining, name, value)
+    texts = EncodedTexts(np.tile(np.arange(2, 9, dtype=np.int32), 400), np.arange(0, 2801, 7))  # always the same text
+    parts = Streams([texts], 5, 10, 0), Streams([texts], 5, 10, None), count_tokens([texts], 9), 9
+    monkeypatch.setattr(pretraining, "load_streams", lambda imdb: parts)
+    monkeypatch.setattr(pretraining, "Workers", InProcess)
+    monkeypatch.setattr(pretraining, "run_alone", lambda function, *arguments: function(*arguments))
+    file = tmp_path / "result.json"
+    pretraining.main(["--imdb", "nowhere", "--repeats", "2", "--steps", "60", "--json", str(file)])
+    result = json.loads(file.read_text())
+    assert result["repeats"] == 2 and result["machine"]["cores"]
+    systems = result["systems"]
+    assert [systems[name]["ours_is_times_as_fast"] for name in ("ours", "keras_fit", "keras_xla")] == [1.0, 1.5, 2.5]
+    assert systems["ours"]["tokens_per_second"] == 25 and systems["ours"]["tokens"] == 60 * 50
+    for name in ("ours", "keras_fit"):
+        assert 1 < systems[name]["perplexity"] < 6  # 8 for who knows how frequent tokens are
+    assert "perplexity" not in systems["keras_xla"] and "ours is 2.50 times as fast" in capsys.readouterr().out

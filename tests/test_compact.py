@@ -33,7 +33,8 @@ def folder(classifier, tmp_path):
 
 def test_a_classifier_comes_back_as_it_was(classifier, folder):
     again = read_compact(folder)
-    assert {p.name for p in folder.iterdir()} == {"config.yaml", "vocabulary.txt", "weights.npz", "class_names.json"}
+    names = {"config.yaml", "data.json", "vocabulary.txt", "weights.npz", "class_names.json"}
+    assert {p.name for p in folder.iterdir()} == names
     assert again.vocabulary == classifier.vocabulary and again.class_names == ("negative", "neutral", "positive")
     assert (again.config.text, again.config.model) == (classifier.config.text, classifier.config.model)
     assert again.weights.keys() == classifier.weights.keys() and "head/kernel" in again.weights
@@ -121,6 +122,11 @@ def test_a_part_that_is_missing_is_named(folder, name):
         ("class_names.json", '["no", "yes"]', r"class_names\.json has 2 entries, but the weight head/bias .* 3 rows"),
         ("class_names.json", '{"no": 0}', r"class_names\.json is damaged: expected a list of names, received \{'no'"),
         ("class_names.json", "[", r"class_names\.json cannot be read"),
+        (
+            "data.json",
+            '{"sha256": {}}',
+            r"data\.json is damaged: expected sha256 and split_sha256, received \{'sha256'",
+        ),
         ("weights.npz", "no archive", r"weights\.npz is damaged: File is not a zip file\. Bring it back"),
     ],
 )
@@ -181,7 +187,7 @@ def test_the_command_takes_the_encoder_of_a_language_models_run(language_model, 
     write_compact(run_dir / "encoder", language_model)
     (tmp_path / "empty").mkdir()
     compact.main([str(run_dir), str(tmp_path / "empty")])
-    assert "empty: 5 weights of tiny_lm in float32" in capsys.readouterr().out
+    assert "empty: 7 weights of tiny_lm in float32" in capsys.readouterr().out
     assert read_compact(tmp_path / "empty").weights.keys() == language_model.weights.keys()
 
 

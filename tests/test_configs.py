@@ -7,10 +7,12 @@ import tensorflow as tf
 
 from keras_senti.compact import Pretrained, write_compact
 from keras_senti.config import TrainConfig
+from keras_senti.data import load_splits
 from keras_senti.models import EMBEDDINGS, build_language_model, build_model, find_learning_layers
 from keras_senti.optimizers import make_optimizer
 from keras_senti.parsing import parse_config
 from keras_senti.pretraining import check_language_model
+from keras_senti.sources import prepare_source
 from keras_senti.text import PADDING, UNKNOWN
 from keras_senti.training import compile_model
 
@@ -62,6 +64,16 @@ def test_from_scratch_differs_from_fine_tuning_by_init_from_and_schedule_only(na
     schedule = ("schedule", "layer_rate_decay", "train_from_epoch", "learning_rate", "warmup_fraction")
     same = {key: getattr(scratch.train, key) for key in schedule}
     assert dataclasses.replace(tuned.train, **same) == scratch.train
+
+
+def test_the_language_model_of_the_tweets_reads_exactly_the_train_part_of_their_classifier():
+    found = {}
+    for name in ("tweets_language_model", "tweets_fine_tune", "tweets_from_scratch"):
+        config = parse_config(["--config", f"configs/{name}.yaml", "--init_from", "null"])
+        splits = load_splits(prepare_source(config.data, config.task))
+        assert len(splits.train) == 24_422 and splits.unlabeled is None
+        found[name] = splits.check["split_sha256"]
+    assert found["tweets_language_model"] == found["tweets_fine_tune"] == found["tweets_from_scratch"]
 
 
 @pytest.mark.parametrize("name,optimizer", [("document", "adam"), ("document_review", "adamw")])

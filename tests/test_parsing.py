@@ -402,12 +402,26 @@ def test_a_setting_that_contradicts_the_encoder_is_refused(encoder, key, value, 
         parse_config([*TWEETS, "--init_from", str(encoder), f"--{key}", value])
 
 
-def test_a_language_model_that_is_trained_further_takes_over_everything(encoder):
+def test_all_settings_that_contradict_the_model_are_listed_at_once(encoder):
+    words = "--model.units 9 --text.lowercase true --model.cell lstm --model.weight_drop 0.1".split()
+    message = (
+        r"settings: text\.lowercase: received True, but the model in init_from reads text with False; "
+        r"model\.cell: received 'lstm', but the model in init_from was made with 'gru'; model\.units: received 9, .* 7"
+        r"\. Leave these settings out: text must be read as the model learned it, and its weights mean something with"
+    )
+    with pytest.raises(UserError, match=message):
+        parse_config([*TWEETS, "--init_from", str(encoder), *words])
+
+
+def test_a_language_model_that_is_trained_further_takes_over_all_that_it_has(encoder):
     words = [*TWEETS, "--task", "language_model", "--init_from", str(encoder)]
     config = parse_config([*words, "--model.dropout", "0.5"])
     assert (config.model.head_dropout, config.model.dropout, config.pretrain.tie_embeddings) == (0.3, 0.5, False)
     with pytest.raises(UserError, match=r"pretrain\.tie_embeddings: received True, but .* was made with False"):
         parse_config([*words, "--pretrain.tie_embeddings", "true"])
+    # It reads whole texts and has no pooling: what its config says of them by chance binds nobody.
+    assert (config.text.sequence_length, config.text.truncate, config.model.pooling) == (400, "tail", "concat")
+    assert parse_config([*words, "--text.sequence_length", "80"]).text.sequence_length == 80
 
 
 @pytest.mark.parametrize("folder, file", [("saved_model/assets", None), (".", "weights.npz")])
@@ -431,6 +445,21 @@ def test_a_run_that_has_left_no_model_is_to_be_resumed(run_folder):
     message = r"this run has neither saved_model/ nor encoder/, .* `python train\.py --resume .*run` continues it"
     with pytest.raises(UserError, match=message):
         parse_config([*TWEETS, "--init_from", run_folder])
+
+
+def test_a_model_that_a_recipe_makes_is_to_be_made_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "tweets_language_model.yaml").write_text("name: tweets_language_model")
+    name = "tweets_language_model"
+    first = rf"but configs/{name}\.yaml makes one: run `python train\.py --config configs/{name}\.yaml` first"
+    with pytest.raises(UserError, match=rf"init_from: logs/{name}: no such folder, {first}"):
+        parse_config([*TWEETS, "--init_from", f"logs/{name}"])
+    (tmp_path / "logs" / name).mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"init_from: logs/{name}: neither a finished run .*, {first}"):
+        parse_config([*TWEETS, "--init_from", f"logs/{name}"])
+    with pytest.raises(UserError, match=r"init_from: logs/other: no such folder\. Expected a run folder"):
+        parse_config([*TWEETS, "--init_from", "logs/other"])
 
 
 # What a run folder keeps

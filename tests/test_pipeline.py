@@ -9,6 +9,7 @@ from keras_senti.pipeline import (
     encode_texts,
     make_dataset,
     padded_length,
+    plan_by_length,
     plan_epoch,
     predict_in_batches,
 )
@@ -82,6 +83,22 @@ def test_the_dataset_gives_ids_and_the_columns_of_the_same_rows():
     ((ids, labels, weights),) = list(dataset)
     assert ids.dtype == tf.int32 and ids.numpy().tolist() == [[7, 8, 9, 0], [5, 6, 0, 0]]
     assert labels.numpy().tolist() == [[1, 0], [1, 0]] and weights.numpy().tolist() == [2.0, 0.5]
+
+
+def test_batches_for_scoring_have_the_longest_texts_first_and_are_capped_in_rows_and_positions(monkeypatch):
+    monkeypatch.setattr(pipeline, "SCORED_POSITIONS", 64)
+    lengths = np.array([3, 30, 100, 9, 0, 31, 10, 2, 5, 4])
+    batches = [rows.tolist() for rows in plan_by_length(lengths, batch_size=4)]
+    # Padded to 100 (one row, whatever it has), 32 and 32, 12 (five would fit, four may), 4.
+    assert batches == [[2], [5, 1], [6, 3, 8, 9], [0, 7, 4]]
+    assert [len(rows) for rows in plan_by_length(lengths, 4, padded_to=31)] == [2] * 5
+    assert plan_by_length(lengths[:0]) == []
+    assert [len(rows) for rows in plan_by_length(np.zeros(9, int), 4)] == [4, 4, 1]
+
+
+def test_usual_texts_are_scored_as_many_at_once_as_ever():
+    assert [len(rows) for rows in plan_by_length(np.full(300, 512))] == [128, 128, 44]
+    assert [len(rows) for rows in plan_by_length(np.full(60, 2739))] == [23, 23, 14]  # 23 * 2740 <= 65,536
 
 
 def test_predictions_come_back_in_the_order_of_the_rows():

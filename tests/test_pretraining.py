@@ -4,15 +4,17 @@ import keras
 import numpy as np
 import pytest
 
+import keras_senti
 from keras_senti import pretraining, workflow
 from keras_senti.compact import read_compact
 from keras_senti.config import UserError
 from keras_senti.corpus import load_corpus
-from keras_senti.models import build_language_model
+from keras_senti.models import build_language_model, name_of
 from keras_senti.parsing import parse_config
 from keras_senti.pipeline import EncodedTexts
 from keras_senti.pretraining import Streams, compute_unigram_perplexity, count_tokens, sample_texts
-from keras_senti.runs import read_manifest
+from keras_senti.runs import compute_sha256, read_manifest
+from keras_senti.training import SaveProgress, train_model
 
 
 def encode(*texts) -> EncodedTexts:
@@ -158,7 +160,7 @@ class Killed(BaseException):
 def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_encoder(
     settings, language_model, tmp_path, monkeypatch
 ):
-    write, written = pretraining.SaveProgress._write, []
+    write, written = SaveProgress._write, []
 
     def write_and_die(self):
         write(self)
@@ -166,12 +168,12 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_encoder(
         if len(written) == 9:
             raise Killed
 
-    monkeypatch.setattr(pretraining.SaveProgress, "_write", write_and_die)
+    monkeypatch.setattr(SaveProgress, "_write", write_and_die)
     with pytest.raises(Killed):
         pretrain(settings, tmp_path / "run")
     assert written[-1] > 0, "it should have been killed within an epoch"
     assert not (tmp_path / "run" / "encoder").exists()
-    monkeypatch.setattr(pretraining.SaveProgress, "_write", write)
+    monkeypatch.setattr(SaveProgress, "_write", write)
     workflow.train_run(parse_config(["--resume", str(tmp_path / "run")]))
     with np.load(language_model / "encoder" / "weights.npz") as expected:
         with np.load(tmp_path / "run" / "encoder" / "weights.npz") as received:
@@ -194,6 +196,10 @@ def test_the_model_makes_up_texts_of_known_tokens(language_model):
     [
         ("--model.bidirectional true", r"model\.bidirectional: received True .* its backward half has read the token"),
         ("--model.conv_filters 4", r"model\.conv_filters: received 4 .* expected 0: it sees the token"),
+        (
+            "--model.bigram_buckets 7",
+            r"model\.bigram_buckets: received 7 .* expected 0: a window's first token has lost",
+        ),
         ("--train.monitor val_accuracy", r"train\.monitor: received 'val_accuracy' .* expected val_loss or none"),
         ("--train.label_smoothing 0.1", r"train\.label_smoothing: received 0\.1 .* expected 0\.0"),
     ],
@@ -213,3 +219,51 @@ def test_a_language_model_goes_on_from_another_one(settings, language_model, tmp
     assert before.keys() == after.keys()
     for name, weight in before.items():
         np.testing.assert_allclose(after[name], weight, atol=1e-5, err_msg=name)
+
+
+def test_a_classifier_begins_with_the_weights_of_a_pre_training_run_and_learns(
+    settings, language_model, tiny_csv, tmp_path, monkeypatch, capsys
+):
+    begun, ids = [], np.array([[2, 3, 4, 5, 0]], np.int32)
+
+    def train(model, *arguments):
+        begun.append((model, {name_of(v): v.numpy() for v in model.weights}, np.asarray(model(ids))))
+        return train_model(model, *arguments)
+
+    monkeypatch.setattr(workflow, "train_model", train)
+    words = f"--data.csv {tiny_csv} --data.cache_dir {tiny_csv.parent / 'cache'} --train.epochs 2 --train.batch_size 8"
+    run_dir = workflow.train_run(
+        parse_config([*words.split(), "--init_from", str(language_model), "--run_dir", str(tmp_path / "run")])
+    )
+    shown = capsys.readouterr().out
+    assert "init_from: 4 weights from tiny_lm; starting anew: head\n" in shown  # concat pooling has no weights
+    assert "WARNING: the model in init_from" not in shown  # it has read this train part
+    ((model, before, first),) = begun
+    encoder = read_compact(language_model / "encoder")
+    names = {name for name in encoder.weights if not name.startswith("output/")}
+    assert len(names) == 4 and names < before.keys()
+    for name in names:
+        np.testing.assert_array_equal(before[name], encoder.weights[name], err_msg=name)
+    after = {name_of(v): v.numpy() for v in model.weights}
+    assert all((after[name] != before[name]).any() for name in before)
+    assert np.abs(np.asarray(model(ids)) - first).max() > 1e-3
+    assert keras_senti.load(run_dir).predict("the film was great")["probability_positive"][0] > 0
+
+
+def test_an_encoder_knows_the_data_that_it_was_trained_on(language_model, tiny_csv):
+    data = read_compact(language_model / "encoder").data
+    assert data["sha256"] == {"reviews.csv": compute_sha256(tiny_csv)} and set(data) == {"sha256", "split_sha256"}
+
+
+def test_rows_without_label_are_counted_and_read_if_their_file_is_named_for_it(settings, tiny_csv, tmp_path, capsys):
+    path = tmp_path / "some.csv"
+    path.write_text(tiny_csv.read_text() + "".join(f"an unlabelled film number {i},\n" for i in range(9)))
+    short = [*settings, "--train.epochs", "1", "--data.csv", str(path)]
+    pretrain(short, tmp_path / "first")
+    message = "9 rows without label are not read; to read them, name their file as data.unlabeled_csv too\n"
+    assert message in capsys.readouterr().out
+    run_dir = pretrain(short, tmp_path / "second", "--data.unlabeled_csv", path)
+    assert message not in capsys.readouterr().out
+    data = read_manifest(run_dir)["data"]
+    assert data["rows"]["unlabeled"] == 9 and data["unlabeled_sha256"] == compute_sha256(path)
+    assert read_compact(run_dir / "encoder").data["unlabeled_sha256"] == data["unlabeled_sha256"]

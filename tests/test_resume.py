@@ -114,6 +114,14 @@ def test_changed_data_or_settings_are_refused_and_nothing_is_changed(stopped_run
     assert describe(stopped_run) == before
 
 
+def test_what_an_earlier_version_did_not_note_of_the_data_is_no_difference(stopped_run):
+    manifest = read_manifest(stopped_run)
+    del manifest["data"]["rows"]  # stands for a fact that is noted now
+    (stopped_run / "manifest.json").write_text(json.dumps(manifest))
+    resume(stopped_run)
+    assert read_manifest(stopped_run)["status"] == "finished"
+
+
 def test_data_that_gives_another_vocabulary_is_refused_and_nothing_is_changed(stopped_run):
     path = stopped_run / "vocabulary.txt"
     path.write_text("\n".join(path.read_text().split("\n")[:-2]) + "\n")  # as other stop words would leave it

@@ -1,5 +1,6 @@
 import csv
 import hashlib
+import re
 import tarfile
 
 import numpy as np
@@ -197,6 +198,24 @@ def test_a_language_model_finds_the_unlabelled_reviews_or_those_that_are_named_i
     other = write_csv(tmp_path / "other.csv", ("text",), [(f"other {i}",) for i in range(5)])
     source = prepare_source(settings(tmp_path, csv=str(imdb), unlabeled_csv=str(other)), "language_model")
     assert source.unlabeled == other
+
+
+def test_a_language_model_without_the_unlabelled_reviews_says_so(tmp_path, imdb, capsys):
+    rows = [(f"review {i}", "negative" if i < 4 else "positive") for i in range(8)]
+    (tmp_path / "tables").mkdir()
+    train = write_csv(tmp_path / "tables" / "train.csv", ("text", "sentiment"), rows)
+    for named, what in ((train.parent, r"holds no"), (train, "is the table of the train part, no")):
+        assert prepare_source(settings(tmp_path, csv=str(named)), "language_model").unlabeled is None
+        assert re.fullmatch(
+            rf"WARNING: {named} {what} unlabeled\.csv\[\.gz\]: the language model reads the train part alone, without "
+            r"the 2 unlabelled reviews\. Name their table with --data\.unlabeled_csv FILE\.\n",
+            capsys.readouterr().out,
+        )
+    other = write_csv(tmp_path / "other.csv", ("text",), [("other",)])
+    prepare_source(settings(tmp_path, csv=str(train), unlabeled_csv=str(other)), "language_model")
+    prepare_source(settings(tmp_path, csv=str(imdb)), "language_model")
+    prepare_source(settings(tmp_path, csv=str(train)))
+    assert "WARNING" not in capsys.readouterr().out
 
 
 def test_a_folder_or_name_that_holds_no_imdb_is_an_error(imdb, tmp_path):

@@ -1,26 +1,24 @@
 import dataclasses
 import json
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import keras_senti
 from keras_senti import workflow
-from keras_senti.compact import Pretrained, read_run, write_compact
+from keras_senti.compact import Pretrained, read_compact, read_run, write_compact
 from keras_senti.config import UserError
-from keras_senti.models import build_model, name_of
+from keras_senti.models import build_language_model, build_model, name_of
 from keras_senti.parsing import parse_config
 from keras_senti.pipeline import encode_texts, predict_in_batches
 from keras_senti.text import TextEncoder
 from keras_senti.training import make_predict
-from keras_senti.transfer import copy_weights, find_seen_rows, read_pretrained
+from keras_senti.transfer import BY_TOKEN, copy_weights, find_seen_rows, read_pretrained
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["--train.epochs", "1", "--train.learning_rate", "1e-9", "--train.warmup_fraction", "0"]
@@ -113,17 +111,6 @@ def test_dropout_may_differ_but_reading_may_not(words, trained_run):
         parse_config([*start, "--model.activation", "relu"])
 
 
-def test_the_same_data_split_in_another_way_is_warned_of(trained_run):
-    data = json.loads((trained_run / "manifest.json").read_text())["data"]
-    files, split = data["sha256"], data["split_sha256"]
-    for path in (trained_run, trained_run / "saved_model"):
-        assert find_seen_rows(path, files, split) == ""
-        assert find_seen_rows(path, {"other.csv": "another content"}, {**split, "train": "others"}) == ""
-        found = find_seen_rows(path, files, {**split, "train": "others"})
-        assert re.match(r"WARNING: the model in init_from learned from the same file \(.*reviews\.csv\)", found)
-    assert find_seen_rows("nowhere", files, {**split, "train": "others"}) == ""
-
-
 @pytest.mark.slow
 def test_a_run_with_stop_words_needs_their_file_no_more(words, tiny_csv, tmp_path, monkeypatch):
     (tmp_path / "words.txt").write_text("the\nwas\n")
@@ -175,16 +162,9 @@ def test_a_compact_classifier_begins_with_the_predictions_of_its_run(trained_run
     np.testing.assert_allclose(predict_in_batches(make_predict(model), encoded), expected, atol=1e-6)
 
 
-def make_language_run(language_model, run_dir: Path, data: dict) -> Path:
-    run_dir.mkdir()
-    (run_dir / "manifest.json").write_text(json.dumps({"status": "finished", "data": data}))
-    write_compact(run_dir / "encoder", language_model)
-    return run_dir
-
-
 def test_a_classifier_is_trained_from_the_encoder_of_a_language_models_run(words, language_model, tmp_path, capsys):
-    first = make_language_run(language_model, tmp_path / "first", {})
-    more = ["--init_from", first, "--text.sequence_length", "9", "--model.pooling", "attention"]
+    write_compact(tmp_path / "encoder", language_model)
+    more = ["--init_from", tmp_path / "encoder", "--text.sequence_length", "9", "--model.pooling", "attention"]
     run_dir = train(words, *SHORT, *more, "--run_dir", tmp_path / "run")
     assert "init_from: 4 weights from tiny_lm; starting anew: pooling, head\n" in capsys.readouterr().out
     after = read_pretrained(run_dir)
@@ -192,9 +172,11 @@ def test_a_classifier_is_trained_from_the_encoder_of_a_language_models_run(words
     text, model = after.config.text, after.config.model
     assert (text.lowercase, text.sequence_length, model.units, model.bidirectional) == (False, 9, 5, False)
     for name, weight in language_model.weights.items():
-        if name != "output/bias":
+        if not name.startswith("output/"):
             np.testing.assert_allclose(after.weights[name], weight, atol=1e-5, err_msg=name)
-    assert after.weights["head/kernel"].shape == (5, 3) and "output/bias" not in after.weights
+    assert after.weights["head/kernel"].shape == (5, 3) and not any(
+        name.startswith("output/") for name in after.weights
+    )
     assert "film" in workflow.evaluate_texts(run_dir, ["the film was good"])
 
 
@@ -207,56 +189,78 @@ def test_a_classifier_of_another_network_than_the_encoders_names_the_weight(lang
         copy_weights(language_model, build_model(settings, 8, 2), ("n", "p"))
 
 
-@keras.saving.register_keras_serializable("tests")
-class Output(keras.layers.Layer):
-    """Logits of the next token, with vectors of its own: kernel (vocabulary, width), bias (vocabulary,)."""
-
-    def __init__(self, vocabulary_size: int, **kwargs):
-        super().__init__(**kwargs)
-        self.vocabulary_size = vocabulary_size
-
-    def build(self, shape):
-        self.kernel = self.add_weight(shape=(self.vocabulary_size, shape[-1]), name="kernel")
-        self.bias = self.add_weight(shape=(self.vocabulary_size,), name="bias")
-
-    def call(self, inputs):
-        return keras.ops.matmul(inputs, keras.ops.transpose(self.kernel)) + self.bias
-
-
-def build_language_model(vocabulary_size: int) -> keras.Sequential:
-    layers = [
-        keras.Input((None,), dtype="int32"),
-        keras.layers.Embedding(vocabulary_size, 2, name="embedding"),
-        keras.layers.LSTM(3, return_sequences=True, name="recurrent_0"),
-        Output(vocabulary_size, name="output"),
-    ]
-    return keras.Sequential(layers, name="language_model")
-
-
-def test_a_language_model_is_trained_further_with_all_its_weights_also_for_new_words(language_model):
-    old, new = build_language_model(5), build_language_model(7)
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_language_model_is_trained_further_with_all_its_weights_also_for_new_words(language_model, tied):
+    config = language_model.config
+    pretrain = dataclasses.replace(config.pretrain, tie_embeddings=tied)
+    old, new = (build_language_model(config.model, pretrain, size, batch_size=2) for size in (5, 7))
     weights = {name_of(v): np.random.default_rng(0).normal(size=v.shape).astype("float32") for v in old.weights}
-    assert {"embedding/embeddings", "output/kernel", "output/bias"} <= weights.keys()
-    pretrained = Pretrained(language_model.config, list("abcde"), (), weights)
-    assert copy_weights(pretrained, old, ()) == "6 weights from tiny_lm"
-    assert copy_weights(pretrained, new, ()) == "6 weights from tiny_lm; 2 new tokens"
+    by_token = {"embedding/embeddings", "output/bias"} if tied else {*BY_TOKEN}
+    assert by_token == weights.keys() & {*BY_TOKEN}
+    pretrained = Pretrained(config, list("abcde"), (), weights)
+    assert copy_weights(pretrained, old, ()) == f"{len(weights)} weights from tiny_lm"
+    assert copy_weights(pretrained, new, ()) == f"{len(weights)} weights from tiny_lm; 2 new tokens"
     for variable in new.weights:
         name = name_of(variable)
         weight = weights[name]
-        if name in ("embedding/embeddings", "output/kernel", "output/bias"):
+        if name in by_token:
             mean = (weight[2] + weight[3] + weight[4]) / 3  # without padding and [UNK]
             weight = np.stack([*weight, mean, mean])
         np.testing.assert_allclose(variable.numpy(), weight, atol=1e-6, err_msg=name)
 
 
-def test_rows_that_a_language_model_has_read_are_warned_of_likewise(language_model, tmp_path):
-    split = {"train": "a", "validation": "b", "test": "c"}
-    data = {"sha256": {"reviews.csv": "content", "unlabelled.csv": "more"}, "split_sha256": split}
-    run_dir = make_language_run(language_model, tmp_path / "run", data)
-    for path in (run_dir, run_dir / "encoder"):
-        assert find_seen_rows(path, {"copy.csv": "content"}, split) == ""
-        found = find_seen_rows(path, {"copy.csv": "content"}, {**split, "train": "others"})
-        assert found.startswith("WARNING: the model in init_from learned from the same file (reviews.csv, unlabelled.")
+# Rows that are scored and were learned from
+
+
+SPLIT = {"train": "a", "validation": "b", "test": "c"}
+OTHERS = {**SPLIT, "train": "others"}
+SAME_FILE = "WARNING: the model in init_from learned from the same file ({}), which was split in another way: "
+READ = "WARNING: the model in init_from has read all texts of {} as text without labels: "
+
+
+def test_the_same_data_split_in_another_way_is_warned_of_wherever_the_model_is(trained_run, tmp_path):
+    now = json.loads((trained_run / "manifest.json").read_text())["data"]
+    write_compact(tmp_path / "compact", read_run(trained_run))
+    (file,) = now["sha256"]
+    for path, named in (
+        (trained_run, file),
+        (trained_run / "saved_model", file),
+        (tmp_path / "compact", "reviews.csv"),
+    ):
+        before = read_pretrained(path).data
+        assert find_seen_rows(before, now) == ""
+        assert find_seen_rows(before, {"sha256": {"other.csv": "another content"}, "split_sha256": OTHERS}) == ""
+        assert find_seen_rows(before, {**now, "split_sha256": OTHERS}).startswith(SAME_FILE.format(named))
+    alone = shutil.copytree(trained_run / "saved_model", tmp_path / "alone")
+    assert find_seen_rows(read_pretrained(alone).data, {**now, "split_sha256": OTHERS}) == ""  # nothing is known
+
+
+def test_a_file_that_was_read_without_labels_and_now_has_some_is_warned_of():
+    before = {"sha256": {"a.csv": "A", "u.csv": "U"}, "split_sha256": SPLIT, "unlabeled_sha256": "U"}
+    assert find_seen_rows(before, {**before, "split_sha256": SPLIT}) == ""  # read in the same way again
+    now = {"sha256": {"b.csv": "B", "v.csv": "U"}, "split_sha256": OTHERS}
+    assert find_seen_rows(before, now).startswith(READ.format("v.csv"))  # as validation or test file
+    assert find_seen_rows(before, {**now, "sha256": {"v.csv": "U"}}).startswith(READ.format("v.csv"))
+    assert find_seen_rows(before, {**now, "unlabeled_sha256": "U"}) == ""
+    both = find_seen_rows(before, {**now, "sha256": {"a.csv": "A", "v.csv": "U"}})
+    assert both.startswith(SAME_FILE.format("a.csv, u.csv")) and READ.format("v.csv") in both
+    # The file of the train part may be both: of it the rows without label were read, which are in no part.
+    same = {"sha256": {"a.csv": "A"}, "split_sha256": SPLIT, "unlabeled_sha256": "A"}
+    assert find_seen_rows(same, {"sha256": {"a.csv": "A"}, "split_sha256": SPLIT}) == ""
+    assert find_seen_rows(same, {"sha256": {"a.csv": "A"}, "split_sha256": OTHERS}).startswith("WARNING")
+
+
+def test_what_a_compact_folder_says_of_its_data_names_files_without_folders(language_model, tmp_path):
+    data = {"sha256": {"/home/me/a.csv": "A", "/more/a.csv": "B"}, "rows": {"train": 3}, "split_sha256": SPLIT}
+    data["unlabeled_sha256"] = "B"
+    write_compact(tmp_path / "encoder", dataclasses.replace(language_model, data=data))
+    expected = {"sha256": {"a.csv": "A", "a.csv (2)": "B"}, "split_sha256": SPLIT, "unlabeled_sha256": "B"}
+    assert read_compact(tmp_path / "encoder").data == expected == read_pretrained(tmp_path).data
+    (tmp_path / "encoder" / "data.json").unlink()  # as in folders from before there was one
+    assert read_pretrained(tmp_path / "encoder").data == {}
+    (tmp_path / "manifest.json").write_text(json.dumps({"status": "finished", "data": data}))
+    assert read_pretrained(tmp_path).data == read_pretrained(tmp_path / "encoder").data == data
+    assert read_run(tmp_path).data == data
 
 
 def test_names_do_not_depend_on_what_else_the_process_built():

@@ -95,6 +95,14 @@ def test_a_compact_folder_classifies_texts_and_files_but_has_no_scores(trained_r
         workflow.evaluate_stored(tmp_path / "compact")
 
 
+def test_a_compact_language_model_is_to_be_fine_tuned(language_model, tmp_path):
+    write_compact(tmp_path / "encoder", language_model)
+    with pytest.raises(
+        UserError, match=r"holds no scores\. It is a language model: fine-tune it .* --init_from .*encoder"
+    ):
+        workflow.evaluate_stored(tmp_path / "encoder")
+
+
 def test_stored_predictions_that_were_changed_are_noticed(trained_run, tmp_path):
     copy = shutil.copytree(trained_run, tmp_path / "run")
     table = read_table(copy / "predictions.csv")
