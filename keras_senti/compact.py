@@ -4,7 +4,8 @@
 
 A compact folder holds config.yaml (how the model reads and was made; no place on the machine it is from),
 vocabulary.txt, weights.npz (one array a weight, named as `models.name_of` says) and, for a classifier,
-class_names.json; other files do no harm. A run of the task language_model leaves one as encoder/ in its folder.
+class_names.json and (unless it is older than that) calibration.json; other files do no harm. A run of the task
+language_model leaves one as encoder/ in its folder.
 """
 
 import argparse
@@ -29,12 +30,14 @@ class Pretrained:
     """A finished model: config, vocabulary (tokens by id), class_names, and weights (float32 array by name).
 
     class_names is empty for a language model, whose weights are those of the encoder and, from `output/` on, its own.
+    calibration: of `evaluation.fit_calibration`, with these weights; None where it is not known.
     """
 
     config: Config
     vocabulary: list[str]
     class_names: tuple[str, ...]
     weights: dict[str, np.ndarray]
+    calibration: dict | None = None
 
     @property
     def is_language_model(self) -> bool:
@@ -74,6 +77,8 @@ def write_compact(path: Path, model: Pretrained, dtype: str = "float32"):
         TextEncoder(model.config.text, model.vocabulary).save(temporary / "vocabulary.txt")
         if not model.is_language_model:
             runs.write_json(temporary / "class_names.json", list(model.class_names))
+        if model.calibration is not None:
+            runs.write_json(temporary / "calibration.json", model.calibration)
         np.savez(temporary / "weights.npz", **arrays)
 
 
@@ -87,10 +92,11 @@ def read_compact(path) -> Pretrained:
     _require_parts(path, "config.yaml", "vocabulary.txt", "weights.npz")
     config = read_config(path / "config.yaml")
     vocabulary = TextEncoder.load(config.text, path / "vocabulary.txt").vocabulary
-    class_names = ()
+    class_names, calibration = (), None
     if config.task == "classification":
         _require_parts(path, "class_names.json")
         class_names = _read_class_names(path / "class_names.json")
+        calibration = read_calibration(path / "calibration.json")
     weights = _read_weights(path / "weights.npz")
     counts = {EMBEDDINGS: ("vocabulary.txt", len(vocabulary)), "head/bias": ("class_names.json", len(class_names))}
     for name, (file, count) in counts.items():
@@ -100,7 +106,7 @@ def read_compact(path) -> Pretrained:
                 f"{path}: its parts do not belong together: {file} has {count:,} entries, but the weight {name} in "
                 f"weights.npz has {rows:,} rows. Bring the folder back as it was written."
             )
-    return Pretrained(config, vocabulary, class_names, weights)
+    return Pretrained(config, vocabulary, class_names, weights, calibration)
 
 
 def _require_parts(path: Path, *names: str):
@@ -117,6 +123,29 @@ def _read_class_names(file: Path) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{file} is damaged: expected a list of names, received {names!r}.")
     return tuple(names)
+
+
+def read_calibration(file: Path) -> dict | None:
+    """Reads calibration.json; None if there is none, as beside models from before there was one.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    if not file.exists():
+        return None
+    calibration = runs.read_json(file)
+    try:
+        temperature = calibration["temperature"]
+        thresholds = [entry["threshold"] for entry in calibration["abstain"] if entry["threshold"] is not None]
+        whole = all(isinstance(value, int | float) and value > 0 for value in (temperature, *thresholds))
+    except (KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise UserError(
+            f"{file} is damaged: expected a temperature above 0 and a list of abstain thresholds, received "
+            f"{calibration!r}. Bring it back as it was written."
+        )
+    return calibration
 
 
 def _read_weights(file: Path) -> dict[str, np.ndarray]:
@@ -170,7 +199,8 @@ def read_run(run_dir) -> Pretrained:
         model.load_weights(run_dir / "model.keras")
     except Exception as error:  # a damaged file fails in many ways
         raise UserError(f"{run_dir / 'model.keras'} is missing, damaged or not this run's: {error}.") from None
-    return Pretrained(config, vocabulary, class_names, {name_of(v): v.numpy() for v in model.weights})
+    weights = {name_of(v): v.numpy() for v in model.weights}
+    return Pretrained(config, vocabulary, class_names, weights, read_calibration(run_dir / "calibration.json"))
 
 
 def main(argv):

@@ -324,6 +324,19 @@ class BaselinesConfig:
 
 
 @dataclass(frozen=True)
+class EvaluationConfig:
+    """What the scores of a run say beyond accuracy."""
+
+    abstain_precisions: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    """Shares of right answers to find a threshold for: a model that answers only where the largest probability reaches
+    it is right that often on the validation part; how often it then answers, and is right, is in metrics.json."""
+
+    def __post_init__(self):
+        for precision in self.abstain_precisions:
+            require(0 < precision <= 1, "evaluation.abstain_precisions", precision, "shares above 0 and at most 1")
+
+
+@dataclass(frozen=True)
 class DeviceConfig:
     """The machine."""
 
@@ -365,6 +378,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
 
     def __post_init__(self):
