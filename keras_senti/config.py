@@ -250,6 +250,9 @@ class TrainConfig:
     """Minutes of training between two checkpoints inside an epoch; each epoch's end has one too (see --resume)."""
     seed: int = 0
     """Fixes initial weights, order and dropout."""
+    profile_steps: list[int] | None = None
+    """First and last step, counted from 1 where training begins (or goes on), of which TensorBoard gets a profile: what
+    took how long. A few steps are enough; the first ones also build graphs. null: none."""
     evaluate_test: bool = True
     """Score the test part once, at the end; false leaves it alone."""
 
@@ -287,6 +290,11 @@ class TrainConfig:
             patience,
             "null with train.monitor none, by which no epoch is better than another",
         )
+        profiled = self.profile_steps
+        require(
+            profiled is None or (len(profiled) == 2 and 1 <= profiled[0] <= profiled[1]),
+            "train.profile_steps", profiled, "the first and the last step, such as [10, 20], or null for none",
+        )  # fmt: skip
         minutes = self.checkpoint_minutes
         require(0 < minutes < math.inf, "train.checkpoint_minutes", minutes, "a number above 0")
         require(0 <= self.seed <= _LARGEST_SEED, "train.seed", self.seed, f"0 to {_LARGEST_SEED}")

@@ -21,7 +21,15 @@ from keras_senti.language_model import LanguageModel
 from keras_senti.models import find_learning_layers
 from keras_senti.optimizers import make_optimizer
 from keras_senti.pipeline import EncodedTexts
-from keras_senti.training import KeepBest, SaveProgress, StopOnNonFinite, TrainedRun, fit_to_end, write_history
+from keras_senti.training import (
+    KeepBest,
+    SaveProgress,
+    StopOnNonFinite,
+    TrainedRun,
+    check_profile_steps,
+    fit_to_end,
+    write_history,
+)
 
 COUNTED_AT_ONCE = 10_000_000
 SECONDS_BETWEEN_LINES = 60
@@ -169,11 +177,12 @@ class LanguageModelBoard(keras.callbacks.TensorBoard):
     """The curves, and after each epoch texts that the model makes up.
 
     Args:
-        path: the folder tensorboard/. sample: called with the epoch, returns texts.
+        path: the folder tensorboard/. sample: called with the epoch, returns texts. profile_steps: as
+            train.profile_steps.
     """
 
-    def __init__(self, path: Path, sample):
-        super().__init__(str(path), write_graph=False)
+    def __init__(self, path: Path, sample, profile_steps=None):
+        super().__init__(str(path), write_graph=False, profile_batch=profile_steps or 0)
         self.sample = sample
 
     def on_test_end(self, logs=None):
@@ -270,6 +279,7 @@ def train_language_model(
             f"WARNING: {streams.tokens:,} tokens fill {streams.filled} of {settings.batch_size} streams with a window "
             f"of {window}. Lower train.batch_size or pretrain.window_tokens, or bring more text."
         )
+    check_profile_steps(settings, streams.steps * settings.epochs)
     counts = count_tokens(train, len(vocabulary))
     model.layers[-1].set_frequencies(counts)
     optimizer = make_optimizer(settings, streams.steps * settings.epochs, find_learning_layers(model))
@@ -289,7 +299,9 @@ def train_language_model(
         Perplexity(),
         KeepBest(progress, settings.monitor, patience),
         LanguageModelBoard(
-            run_dir / "tensorboard", lambda epoch: sample_texts(model, vocabulary, joint, [settings.seed, epoch])
+            run_dir / "tensorboard",
+            lambda epoch: sample_texts(model, vocabulary, joint, [settings.seed, epoch]),
+            settings.profile_steps,
         ),
         SaveProgress(progress, run_dir, settings.checkpoint_minutes * 60),
     ]

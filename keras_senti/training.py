@@ -187,6 +187,15 @@ def compile_model(model: keras.Model, settings: TrainConfig, total_steps: int):
     model.reset_metrics()
 
 
+def check_profile_steps(settings: TrainConfig, total_steps: int):
+    """Raises a UserError if a run of so many steps does not have those that are to be profiled."""
+    if settings.profile_steps and settings.profile_steps[1] > total_steps:
+        raise UserError(
+            f"train.profile_steps: received {settings.profile_steps}, but all epochs together have {total_steps:,} "
+            "steps. Name earlier ones."
+        )
+
+
 def compute_class_weights(labels: np.ndarray, num_classes: int, kind: str) -> np.ndarray:
     """Returns (classes,) float32: 1 each, or rows / (classes * rows of the class)."""
     if kind == "none":
@@ -244,7 +253,7 @@ def train_model(
         examples: validation rows that TensorBoard shows after each epoch; None: it shows the curves only.
     Raises:
         UserError: if the loss is not finite, no checkpoint of those that are there can be used, or settings name layers
-            that the model does not have.
+            or steps that there are not.
         runs.WriteError: if a file cannot be written.
         KeyboardInterrupt: if interrupted before the first epoch was over.
     """
@@ -265,6 +274,7 @@ def train_model(
     first = plan(0)
     layers = find_learning_layers(model)
     compile_model(model, settings, total_steps=len(first) * settings.epochs)
+    check_profile_steps(settings, len(first) * settings.epochs)
     encoded_validation, validation_labels = validation
     validation_plan = plan_by_length(encoded_validation.lengths)
     validation_data = make_dataset(
@@ -276,11 +286,10 @@ def train_model(
     patience = settings.early_stopping_patience_epochs or settings.epochs
     curves = run_dir / "tensorboard"
     if examples is None:
-        board = keras.callbacks.TensorBoard(str(curves), write_graph=False)
+        board = keras.callbacks.TensorBoard(str(curves), write_graph=False, profile_batch=settings.profile_steps or 0)
     else:
-        board = Board(
-            curves, (encoded, labels, weights), validation, settings.batch_size, make_predict(model), examples
-        )
+        shown = (make_predict(model), examples, settings.profile_steps)
+        board = Board(curves, (encoded, labels, weights), validation, settings.batch_size, *shown)
     callbacks = [
         Unfreeze(layers, settings),
         KeepBest(progress, settings.monitor, patience),
