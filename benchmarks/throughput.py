@@ -257,6 +257,7 @@ def export_ours(folder: Path, units: int):
     folder.mkdir()
     runs.write_text(folder / "config.yaml", write_yaml(config))
     runs.write_json(folder / "class_names.json", list(CLASS_NAMES))
+    runs.write_json(folder / "calibration.json", {"temperature": 1.0, "abstain": []})
     encoder.save(folder / "vocabulary.txt")
     model = models.build_model(config.model, len(encoder.vocabulary), len(CLASS_NAMES))
     export.export_model(model, encoder, CLASS_NAMES, config, folder)

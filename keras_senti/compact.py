@@ -4,8 +4,9 @@
 
 A compact folder holds config.yaml (how the model reads and was made; no place on the machine it is from),
 vocabulary.txt, weights.npz (one array a weight, named as `models.name_of` says) and, for a classifier,
-class_names.json; other files do no harm. A run of the task language_model leaves one as encoder/ in its folder.
-data.json says from which files and split the model has learned, by hashes; folders from before there was one load too.
+class_names.json and (unless it is older than that) calibration.json; other files do no harm. A run of the task
+language_model leaves one as encoder/ in its folder. data.json says from which files and split the model has learned, by
+hashes; folders from before there was one load too.
 """
 
 import argparse
@@ -32,6 +33,7 @@ class Pretrained:
     class_names is empty for a language model, whose weights are those of the encoder and, from `output/` on, its own.
     data: what it has learned from, as in the manifest of its run: "sha256" by file, "split_sha256" by part, and perhaps
     "unlabeled_sha256"; {}: not known.
+    calibration: of `evaluation.fit_calibration`, with these weights; None where it is not known.
     """
 
     config: Config
@@ -39,6 +41,7 @@ class Pretrained:
     class_names: tuple[str, ...]
     weights: dict[str, np.ndarray]
     data: dict = field(default_factory=dict)
+    calibration: dict | None = None
 
     @property
     def is_language_model(self) -> bool:
@@ -80,6 +83,8 @@ def write_compact(path: Path, model: Pretrained, dtype: str = "float32"):
         TextEncoder(model.config.text, model.vocabulary).save(temporary / "vocabulary.txt")
         if not model.is_language_model:
             runs.write_json(temporary / "class_names.json", list(model.class_names))
+        if model.calibration is not None:
+            runs.write_json(temporary / "calibration.json", model.calibration)
         np.savez(temporary / "weights.npz", **arrays)
 
 
@@ -101,10 +106,11 @@ def read_compact(path) -> Pretrained:
     _require_parts(path, "config.yaml", "vocabulary.txt", "weights.npz")
     config = read_config(path / "config.yaml")
     vocabulary = TextEncoder.load(config.text, path / "vocabulary.txt").vocabulary
-    class_names = ()
+    class_names, calibration = (), None
     if config.task == "classification":
         _require_parts(path, "class_names.json")
         class_names = _read_class_names(path / "class_names.json")
+        calibration = read_calibration(path / "calibration.json")
     weights = _read_weights(path / "weights.npz")
     counts = {EMBEDDINGS: ("vocabulary.txt", len(vocabulary)), "head/bias": ("class_names.json", len(class_names))}
     for name, (file, count) in counts.items():
@@ -114,7 +120,7 @@ def read_compact(path) -> Pretrained:
                 f"{path}: its parts do not belong together: {file} has {count:,} entries, but the weight {name} in "
                 f"weights.npz has {rows:,} rows. Bring the folder back as it was written."
             )
-    return Pretrained(config, vocabulary, class_names, weights, data=_read_data(path / "data.json"))
+    return Pretrained(config, vocabulary, class_names, weights, _read_data(path / "data.json"), calibration)
 
 
 def _require_parts(path: Path, *names: str):
@@ -138,6 +144,29 @@ def _read_data(file: Path) -> dict:
     if not isinstance(data, dict) or (data and not {"sha256", "split_sha256"} <= data.keys()):
         raise UserError(f"{file} is damaged: expected sha256 and split_sha256, received {data!r}. Bring it back.")
     return data
+
+
+def read_calibration(file: Path) -> dict | None:
+    """Reads calibration.json; None if there is none, as beside models from before there was one.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    if not file.exists():
+        return None
+    calibration = runs.read_json(file)
+    try:
+        temperature = calibration["temperature"]
+        thresholds = [entry["threshold"] for entry in calibration["abstain"] if entry["threshold"] is not None]
+        whole = all(isinstance(value, int | float) and value > 0 for value in (temperature, *thresholds))
+    except (KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise UserError(
+            f"{file} is damaged: expected a temperature above 0 and a list of abstain thresholds, received "
+            f"{calibration!r}. Bring it back as it was written."
+        )
+    return calibration
 
 
 def _read_weights(file: Path) -> dict[str, np.ndarray]:
@@ -192,7 +221,8 @@ def read_run(run_dir) -> Pretrained:
         model.load_weights(run_dir / "model.keras")
     except Exception as error:  # a damaged file fails in many ways
         raise UserError(f"{run_dir / 'model.keras'} is missing, damaged or not this run's: {error}.") from None
-    return Pretrained(config, vocabulary, class_names, {name_of(v): v.numpy() for v in model.weights}, data=data)
+    weights = {name_of(v): v.numpy() for v in model.weights}
+    return Pretrained(config, vocabulary, class_names, weights, data, read_calibration(run_dir / "calibration.json"))
 
 
 def main(argv):

@@ -251,6 +251,9 @@ class TrainConfig:
     """Minutes of training between two checkpoints inside an epoch; each epoch's end has one too (see --resume)."""
     seed: int = 0
     """Fixes initial weights, order and dropout."""
+    profile_steps: list[int] | None = None
+    """First and last step, counted from 1 where training begins (or goes on), of which TensorBoard gets a profile: what
+    took how long. A few steps are enough; the first ones also build graphs. null: none."""
     evaluate_test: bool = True
     """Score the test part once, at the end; false leaves it alone."""
 
@@ -288,6 +291,11 @@ class TrainConfig:
             patience,
             "null with train.monitor none, by which no epoch is better than another",
         )
+        profiled = self.profile_steps
+        require(
+            profiled is None or (len(profiled) == 2 and 1 <= profiled[0] <= profiled[1]),
+            "train.profile_steps", profiled, "the first and the last step, such as [10, 20], or null for none",
+        )  # fmt: skip
         minutes = self.checkpoint_minutes
         require(0 < minutes < math.inf, "train.checkpoint_minutes", minutes, "a number above 0")
         require(0 <= self.seed <= _LARGEST_SEED, "train.seed", self.seed, f"0 to {_LARGEST_SEED}")
@@ -322,6 +330,19 @@ class BaselinesConfig:
 
     def __post_init__(self):
         _require_at_least(1, "baselines.max_rows", self.max_rows)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What the scores of a run say beyond accuracy."""
+
+    abstain_precisions: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    """Shares of right answers to find a threshold for: a model that answers only where the largest probability reaches
+    it is right that often on the validation part; how often it then answers, and is right, is in metrics.json."""
+
+    def __post_init__(self):
+        for precision in self.abstain_precisions:
+            require(0 < precision <= 1, "evaluation.abstain_precisions", precision, "shares above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -366,6 +387,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
 
     def __post_init__(self):

@@ -44,9 +44,7 @@ def compute_metrics(labels: np.ndarray, probabilities: np.ndarray, class_names) 
         "accuracy_interval": intervals[0],
         "macro_f1": float(macro_f1[0]),
         "macro_f1_interval": intervals[1],
-        "log_loss": float(log_loss(labels, probabilities, labels=list(classes))),
-        "brier_score": float(((probabilities - np.eye(len(class_names))[labels]) ** 2).sum(axis=1).mean()),
-        "calibration_error": compute_calibration(labels, probabilities)["error"],
+        **_score_probabilities(labels, probabilities),
         "per_class": {
             name: {
                 "precision": float(precision[i]),
@@ -57,6 +55,16 @@ def compute_metrics(labels: np.ndarray, probabilities: np.ndarray, class_names) 
             for i, name in enumerate(class_names)
         },
         "confusion_matrix": matrix.tolist(),
+    }
+
+
+def _score_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> dict:
+    """Returns log_loss, brier_score and calibration_error, which depend on how sure the model is."""
+    classes = probabilities.shape[1]
+    return {
+        "log_loss": float(log_loss(labels, probabilities, labels=list(range(classes)))),
+        "brier_score": float(((probabilities - np.eye(classes)[labels]) ** 2).sum(axis=1).mean()),
+        "calibration_error": compute_calibration(labels, probabilities)["error"],
     }
 
 
@@ -165,6 +173,60 @@ def compute_interval(right, rows):
     return (right + z**2 / 2 - half) / (rows + z**2), (right + z**2 / 2 + half) / (rows + z**2)
 
 
+def fit_calibration(labels: np.ndarray, probabilities: np.ndarray, precisions) -> dict:
+    """Returns what is learned from the validation part after training, the content of calibration.json.
+
+    Args:
+        labels, probabilities: of the validation part, as for compute_metrics. precisions: those that are wished for.
+    Returns:
+        temperature: see `fit_temperature`. abstain: for each wished_precision the threshold to answer from on, which
+        the largest of the probabilities (not the calibrated ones) must reach; None: not even the surest answers do.
+    """
+    found = [(precision, find_abstain_threshold(labels, probabilities, precision)) for precision in precisions]
+    return {
+        "temperature": fit_temperature(labels, probabilities),
+        "abstain": [{"wished_precision": wished, "threshold": pair and pair[0]} for wished, pair in found],
+    }
+
+
+def compute_calibrated_metrics(labels: np.ndarray, probabilities: np.ndarray, calibration: dict) -> dict:
+    """Returns what calibration.json makes of one part, ready to stand beside the numbers of `compute_metrics`.
+
+    Args:
+        labels, probabilities: of any part, as for compute_metrics. calibration: of `fit_calibration`.
+    Returns:
+        calibrated: temperature, and log_loss, brier_score, calibration_error of the scaled probabilities. abstain: for
+        each wished_precision its threshold, the share of the rows that reach it (coverage) and the share of those that
+        are right (precision, None where no row reaches it).
+    """
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    abstain = []
+    for entry in calibration["abstain"]:
+        answered = confidence >= (np.inf if entry["threshold"] is None else entry["threshold"])
+        precision = float(right[answered].mean()) if answered.any() else None
+        abstain.append({**entry, "coverage": float(answered.mean()), "precision": precision})
+    temperature = calibration["temperature"]
+    scaled = _score_probabilities(labels, apply_temperature(probabilities, temperature))
+    return {"calibrated": {"temperature": temperature, **scaled}, "abstain": abstain}
+
+
+def cross_fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> dict | None:
+    """Returns how good scaling is on rows that the temperature was not fitted on, from one part alone.
+
+    The rows are put into two halves by chance (the same in every call); each is scaled by the temperature of the other.
+
+    Returns: log_loss, brier_score, calibration_error over all rows; None for a single row.
+    """
+    if len(labels) < 2:
+        return None
+    halves = np.array_split(np.random.default_rng(0).permutation(len(labels)), 2)
+    scaled = np.empty(probabilities.shape)
+    for rows, others in (halves, halves[::-1]):
+        scaled[rows] = apply_temperature(probabilities[rows], fit_temperature(labels[others], probabilities[others]))
+    return _score_probabilities(labels, scaled)
+
+
 def compare_predictions(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict:
     """Tests whether two models differ in accuracy on the same rows.
 
@@ -199,6 +261,7 @@ def format_metrics(metrics: dict, class_names, title: str) -> str:
         f"{title}: {metrics['rows']:,} rows",
         f"  accuracy {metrics['accuracy']:.3f} (95%: {low:.3f} to {high:.3f}), macro-F1 {metrics['macro_f1']:.3f} "
         f"({f1_low:.3f} to {f1_high:.3f}), log loss {metrics['log_loss']:.3f}",
+        *_format_calibration(metrics),
         f"  {'true class':{width}}  precision  recall     F1    rows   predicted as "
         + " ".join(f"{name:>{width}}" for name in class_names),
     ]
@@ -210,6 +273,19 @@ def format_metrics(metrics: dict, class_names, title: str) -> str:
             + " ".join(f"{count:>{width},}" for count in counts)
         )
     return "\n".join(lines)
+
+
+def _format_calibration(metrics: dict) -> list[str]:
+    """Returns one line; none for the scores of a run that is older than these numbers."""
+    if "brier_score" not in metrics:
+        return []
+    scaled = ""
+    if calibrated := metrics.get("calibrated"):
+        crossed = calibrated.get("cross_fitted")  # on the rows that the temperature was fitted on, the honest number
+        error = (crossed or calibrated)["calibration_error"]
+        how = f"temperature {calibrated['temperature']:.2f}{', cross-fitted' if crossed else ''}"
+        scaled = f", {error:.3f} after scaling ({how})"
+    return [f"  calibration error {metrics['calibration_error']:.3f}{scaled}, Brier score {metrics['brier_score']:.3f}"]
 
 
 def format_comparison(rows: dict[str, dict], title: str) -> str:

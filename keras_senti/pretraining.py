@@ -167,11 +167,12 @@ class LanguageModelBoard(keras.callbacks.TensorBoard):
     """The curves, and after each epoch texts that the model makes up.
 
     Args:
-        path: the folder tensorboard/. sample: called with the epoch, returns texts.
+        path: the folder tensorboard/. sample: called with the epoch, returns texts. profile_steps: as
+            train.profile_steps.
     """
 
-    def __init__(self, path: Path, sample):
-        super().__init__(str(path), write_graph=False)
+    def __init__(self, path: Path, sample, profile_steps=None):
+        super().__init__(str(path), write_graph=False, profile_batch=profile_steps or 0)
         self.sample = sample
 
     def on_test_end(self, logs=None):
@@ -267,7 +268,9 @@ def train_language_model(
     model.compile(optimizer=optimizer, jit_compile=False)
     joint = "" if config.text.split == "character" else " "
     board = LanguageModelBoard(
-        run_dir / "tensorboard", lambda epoch: sample_texts(model, vocabulary, joint, [settings.seed, epoch])
+        run_dir / "tensorboard",
+        lambda epoch: sample_texts(model, vocabulary, joint, [settings.seed, epoch]),
+        settings.profile_steps,
     )
 
     def make_data(epoch, step):

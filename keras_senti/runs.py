@@ -106,7 +106,15 @@ def lock_run_dir(run_dir: Path):
 
 def remove_leftovers(run_dir: Path):
     """Removes what was half-written when a run was killed, and what it will write again."""
-    again = ("model.keras", "saved_model", "encoder", "metrics.json", "predictions.csv", "report.html")
+    again = (
+        "model.keras",
+        "saved_model",
+        "encoder",
+        "calibration.json",
+        "metrics.json",
+        "predictions.csv",
+        "report.html",
+    )
     for path in [*run_dir.glob("writing-*"), *run_dir.glob("checkpoints/writing-*"), *map(run_dir.joinpath, again)]:
         if path.is_dir():
             shutil.rmtree(path)

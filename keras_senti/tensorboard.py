@@ -1,7 +1,8 @@
 """What TensorBoard shows of a run, beyond the curves: gradients, errors, examples, words and settings.
 
-In the run's folder tensorboard/: train/ (curves, weights, gradients, graph, projector), validation/ (curves, confusion
-matrix, examples) and hparams/ (settings and final scores). The step is the epoch; Keras counts from 0, and so do we.
+In the run's folder tensorboard/: train/ (curves, weights, gradients, graph, projector, profile), validation/ (curves,
+confusion matrix, calibration, precision-recall curves, examples, errors) and hparams/ (settings and final scores). The
+step is the epoch; Keras counts from 0, and so do we.
 """
 
 import dataclasses
@@ -18,8 +19,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import api as hparams_api
+from tensorboard.plugins.pr_curve import summary as pr_curve_summary
 
 from keras_senti.config import Config
+from keras_senti.evaluation import compute_calibration
 from keras_senti.pipeline import EncodedTexts, padded_length, predict_in_batches
 from keras_senti.runs import write_text
 
@@ -68,10 +71,11 @@ class Board(keras.callbacks.TensorBoard):
         predict: a tf.function with input signature, from (batch, time) int32 token ids to (batch, classes)
             probabilities, without dropout.
         examples: what to show of the validation part.
+        profile_steps: as train.profile_steps.
     """
 
-    def __init__(self, path: Path, train, validation, probe_rows: int, predict, examples: Examples):
-        super().__init__(str(path), write_graph=True)
+    def __init__(self, path: Path, train, validation, probe_rows: int, predict, examples: Examples, profile_steps=None):
+        super().__init__(str(path), write_graph=True, profile_batch=profile_steps or 0)
         encoded, labels, weights = train
         rows = sample_rows(len(encoded), probe_rows)
         lengths = encoded.lengths[rows]
@@ -100,10 +104,14 @@ class Board(keras.callbacks.TensorBoard):
         with self._train_writer.as_default(epoch):
             self._write_weights_and_gradients()
         with self._val_writer.as_default(epoch):
-            probabilities = predict_in_batches(self.predict, self.encoded)
-            write_confusion_matrix(self.labels, probabilities, self.examples.class_names)
-            table = format_examples(self.examples.texts, self.labels, probabilities, self.examples.class_names)
-            tf.summary.text("examples", table)
+            # Of a model that diverged, probabilities may be no numbers: what watches does not stop the run.
+            probabilities = np.nan_to_num(predict_in_batches(self.predict, self.encoded))
+            scored = self.labels, probabilities, self.examples.class_names
+            write_confusion_matrix(*scored)
+            write_calibration(self.labels, probabilities)
+            write_pr_curves(*scored)
+            for tag, page in format_examples(self.examples.texts, *scored).items():
+                tf.summary.text(tag, page)
         for variable, value in seeds:
             variable.assign(value)
         self._train_writer.flush()
@@ -181,6 +189,49 @@ def draw_confusion_matrix(matrix: np.ndarray, class_names) -> tuple[np.ndarray, 
     return np.array(canvas.buffer_rgba()), font is not None
 
 
+def write_calibration(labels: np.ndarray, probabilities: np.ndarray):
+    """Writes the image `calibration` to the default writer; arguments as of `evaluation.compute_calibration`."""
+    image = draw_calibration(compute_calibration(labels, probabilities))
+    description = (
+        f"{len(labels):,} fixed validation rows. Below the diagonal the model is surer than it is right. These are the "
+        "`probabilities`; the temperature of `calibrated_probabilities` is fitted after training."
+    )
+    tf.summary.image("calibration", image[None], description=description)
+
+
+def draw_calibration(calibration: dict) -> np.ndarray:
+    """Draws how often the model is right against how sure it is, above how many rows are so sure.
+
+    Args:
+        calibration: of `evaluation.compute_calibration`.
+    Returns: (height, width, 4) uint8.
+    """
+    figure = Figure(figsize=(3.2, 4), dpi=120, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    upper.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--")
+    upper.plot(calibration["confidence"], calibration["accuracy"], marker="o")
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right")
+    upper.set_title(f"calibration error {calibration['error']:.3f}\n{sum(calibration['rows']):,} rows")
+    lower.bar(calibration["confidence"], calibration["rows"], width=0.04)
+    lower.set(xlabel="probability of the predicted class", ylabel="rows")
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())
+
+
+def write_pr_curves(labels: np.ndarray, probabilities: np.ndarray, class_names):
+    """Writes `pr_curve/<class>` for each class to the default writer: is a row of it, or of any other class?
+
+    The plugin's own function for TensorFlow 2 does not exist; its curve is written as it computes it: (6, 201) true and
+    false positives, true and false negatives, precision and recall at thresholds from 0 to 1.
+    """
+    for index, name in enumerate(class_names):
+        description = f"{len(labels):,} fixed validation rows"
+        curve = pr_curve_summary.pb("", labels == index, probabilities[:, index], description=description)
+        (value,) = curve.value
+        tf.summary.write(f"pr_curve/{name}", tf.make_ndarray(value.tensor), metadata=value.metadata)
+
+
 def find_font(text: str) -> font_manager.FontProperties | None:
     """Returns the usual font if it has every character, else the first installed one that has, else None.
 
@@ -199,27 +250,31 @@ def find_font(text: str) -> font_manager.FontProperties | None:
     return None
 
 
-def format_examples(texts, labels: np.ndarray, probabilities: np.ndarray, class_names) -> str:
-    """Returns two Markdown tables: the same texts of every class in each epoch, and the most certain errors."""
+def format_examples(texts, labels: np.ndarray, probabilities: np.ndarray, class_names) -> dict[str, str]:
+    """Returns two Markdown tables by tag, examples: the same texts of every class in each epoch; errors: the most
+    certain ones, surest first.
+    """
     per_class = max(1, LISTED // len(class_names))
     fixed = [row for label in range(len(class_names)) for row in np.flatnonzero(labels == label)[:per_class]]
     predicted, certainty = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-certainty[wrong], kind="stable")[:LISTED]]
-    lines = []
-    for title, rows in (
-        ("The same texts after each epoch", fixed[:LISTED]),
-        (f"The most certain errors ({len(wrong):,} of {len(labels):,} rows are wrong)", worst),
+    pages = {}
+    for tag, title, rows in (
+        ("examples", "The same texts after each epoch", fixed[:LISTED]),
+        ("errors", f"The most certain errors ({len(wrong):,} of {len(labels):,} rows are wrong)", worst),
     ):
-        lines += [f"### {title}", "", "| text | true class | predicted | probability |", "| --- | --- | --- | --- |"]
+        lines = [f"### {title}", ""]
+        if len(rows):
+            lines += ["| text | true class | predicted | probability |", "| --- | --- | --- | --- |"]
         for row in rows:
             text = texts[row] if len(texts[row]) <= MOST_CHARACTERS else texts[row][:MOST_CHARACTERS] + "…"
             text = "<br>".join(map(escape_markdown, textwrap.wrap(text, LINE_CHARACTERS)))
             true, found = (escape_markdown(class_names[label]) for label in (labels[row], predicted[row]))
             found = found if predicted[row] == labels[row] else f"**{found}**"
             lines.append(f"| {text} | {true} | {found} | {certainty[row]:.3f} |")
-        lines.append("")
-    return "\n".join(lines)
+        pages[tag] = "\n".join(lines) + "\n"
+    return pages
 
 
 def escape_markdown(text: str) -> str:

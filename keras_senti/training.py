@@ -183,6 +183,15 @@ def compile_model(model: keras.Model, settings: TrainConfig, total_steps: int):
     model.reset_metrics()
 
 
+def check_profile_steps(settings: TrainConfig, total_steps: int):
+    """Raises a UserError if a run of so many steps does not have those that are to be profiled."""
+    if settings.profile_steps and settings.profile_steps[1] > total_steps:
+        raise UserError(
+            f"train.profile_steps: received {settings.profile_steps}, but all epochs together have {total_steps:,} "
+            "steps. Name earlier ones."
+        )
+
+
 def compute_class_weights(labels: np.ndarray, num_classes: int, kind: str) -> np.ndarray:
     """Returns (classes,) float32: 1 each, or rows / (classes * rows of the class)."""
     if kind == "none":
@@ -227,10 +236,12 @@ def fit_model(
         make_callbacks: from the Progress to what a call of Keras' `fit` needs besides the callbacks of this module.
     Returns: what training found out, and the logs of each epoch.
     Raises:
-        UserError: if the loss is not finite, or no checkpoint of those that are there can be used.
+        UserError: if the loss is not finite, no checkpoint of those that are there can be used, or settings name steps
+            that there are not.
         runs.WriteError: if a file cannot be written.
         KeyboardInterrupt: if interrupted before the first epoch was over.
     """
+    check_profile_steps(settings, steps * settings.epochs)
     (run_dir / "checkpoints").mkdir(exist_ok=True)
     progress = restore_newest(run_dir / "checkpoints", model)
     write_history(run_dir, progress)
@@ -334,8 +345,9 @@ def train_model(
 
 def _make_board(path: Path, model: keras.Model, train, validation, settings: TrainConfig, examples: Examples | None):
     if examples is None:
-        return keras.callbacks.TensorBoard(str(path), write_graph=False)
-    return Board(path, train, validation, settings.batch_size, make_predict(model), examples)
+        return keras.callbacks.TensorBoard(str(path), write_graph=False, profile_batch=settings.profile_steps or 0)
+    shown = (make_predict(model), examples, settings.profile_steps)
+    return Board(path, train, validation, settings.batch_size, *shown)
 
 
 def make_predict(model: keras.Model):

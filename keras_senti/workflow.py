@@ -20,7 +20,7 @@ import yaml
 from tqdm import tqdm
 
 from keras_senti import baselines, comparison, devices, evaluation, explain, export, report, runs, tensorboard, vectors
-from keras_senti.compact import Pretrained, is_compact, write_compact
+from keras_senti.compact import Pretrained, is_compact, read_calibration, write_compact
 from keras_senti.config import Config, UserError, suggest
 from keras_senti.corpus import Corpus, load_corpus
 from keras_senti.data import Dataset, clean_label, format_check, map_label
@@ -201,7 +201,13 @@ def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | No
         tensorboard.Examples(shown, list(splits.validation.take(shown).texts), splits.class_names),
     )
     board = run_dir / "tensorboard"
-    tensorboard.write_projector(board, model, make_predict(model), encoder.vocabulary, splits.class_names)
+    predict = make_predict(model)
+    tensorboard.write_projector(board, model, predict, encoder.vocabulary, splits.class_names)
+    predicted = {"validation": predict_in_batches(predict, encoded["validation"])}
+    precisions = config.evaluation.abstain_precisions
+    calibration = evaluation.fit_calibration(splits.validation.labels, predicted["validation"], precisions)
+    runs.write_json(run_dir / "calibration.json", calibration)
+    runs.update_manifest(run_dir, temperature=calibration["temperature"])
     export.export_model(model, encoder, splits.class_names, config, run_dir)
     runs.update_manifest(run_dir, parameters=model.count_params(), training=dataclasses.asdict(trained))
     print(
@@ -209,7 +215,9 @@ def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | No
         f"{trained.padding_fraction:.1%} of the positions in a batch are padding\n",
         flush=True,
     )
-    _score(model, corpus, config, run_dir)
+    if config.train.evaluate_test and len(splits.test):
+        predicted["test"] = predict_in_batches(predict, encoded["test"])
+    _score(predicted, calibration, corpus, config, run_dir)
 
 
 def _pretrain_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | None, device: str, run_dir: Path):
@@ -280,15 +288,14 @@ def _compute_unknown_fraction(flat: np.ndarray) -> float:
     return sum(int((flat[begin : begin + 1_000_000] == 1).sum()) for begin in chunks) / len(flat)
 
 
-def _score(model, corpus: Corpus, config: Config, run_dir: Path):
-    """Scores validation and, once, test; writes predictions.csv and metrics.json."""
+def _score(predicted: dict[str, np.ndarray], calibration: dict, corpus: Corpus, config: Config, run_dir: Path):
+    """Scores the predicted parts, validation and perhaps test; writes predictions.csv and metrics.json."""
     splits, class_names = corpus.splits, corpus.splits.class_names
-    parts = {"validation": splits.validation}
-    if config.train.evaluate_test and len(splits.test):
-        parts["test"] = splits.test
-    predict = make_predict(model)
-    predicted = {name: predict_in_batches(predict, corpus.encoded[name]) for name in parts}
-    scores = {n: evaluation.compute_metrics(parts[n].labels, predicted[n], class_names) for n in parts}
+    parts = {name: splits.parts()[name] for name in predicted}
+    scores = {n: _compute_scores(parts[n].labels, predicted[n], class_names, calibration) for n in parts}
+    # The temperature was fitted on these very rows: on others it is as good as this says.
+    crossed = evaluation.cross_fit_temperature(splits.validation.labels, predicted["validation"])
+    scores["validation"]["calibrated"]["cross_fitted"] = crossed
     _write_run_predictions(run_dir / "predictions.csv", parts, predicted, class_names)
     run_name = f"{config.name}/{run_dir.name}"
     tensorboard.write_hparams(run_dir / "tensorboard", config, run_name, scores["validation"])
@@ -330,6 +337,14 @@ def _score(model, corpus: Corpus, config: Config, run_dir: Path):
         },
     )
     print(format_run_scores(run_dir))
+
+
+def _compute_scores(labels: np.ndarray, probabilities: np.ndarray, class_names, calibration: dict | None) -> dict:
+    """Returns the scores of a part, with those after calibration if the model has one."""
+    scores = evaluation.compute_metrics(labels, probabilities, class_names)
+    if calibration:
+        scores |= evaluation.compute_calibrated_metrics(labels, probabilities, calibration)
+    return scores
 
 
 def _write_run_predictions(path: Path, parts: dict[str, Dataset], predicted: dict[str, np.ndarray], class_names):
@@ -389,16 +404,19 @@ def evaluate_stored(run_dir) -> str:
         return format_run_scores(run_dir)  # there is no prediction to compute it from
     class_names = runs.read_json(run_dir / "class_names.json")
     stored = runs.read_json(run_dir / "metrics.json")
+    calibration = read_calibration(run_dir / "calibration.json")
     for name, part in read_parts(run_dir / "predictions.csv", class_names).items():
-        again, before = evaluation.compute_metrics(part.labels, part.probabilities, class_names), stored.get(name, {})
+        again = _compute_scores(part.labels, part.probabilities, class_names, calibration)
+        before = stored.get(name, {})
+        pairs = [(again[k], before.get(k, -1)) for k in ("accuracy", "macro_f1", "log_loss")]
+        if calibration:
+            pairs.append((again["calibrated"]["log_loss"], before.get("calibrated", {}).get("log_loss", -1)))
         # Another machine may sum in another order; a changed prediction shows in the first digits.
-        close = all(
-            math.isclose(again[k], before.get(k, -1), rel_tol=1e-5) for k in ("accuracy", "macro_f1", "log_loss")
-        )
+        close = all(math.isclose(*pair, rel_tol=1e-5, abs_tol=1e-9) for pair in pairs)
         if not close or again["confusion_matrix"] != before.get("confusion_matrix"):
             raise UserError(
-                f"{run_dir}: the {name} score in metrics.json does not follow from predictions.csv. One of the two "
-                "files was changed after the run; restore it, or train again."
+                f"{run_dir}: the {name} score in metrics.json does not follow from predictions.csv and "
+                "calibration.json. One of the files was changed after the run; restore it, or train again."
             )
     return format_run_scores(run_dir)
 
@@ -513,7 +531,7 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
     }
     lines = [f"{len(labels):,} rows predicted"]
     if labelled.any():
-        scores = evaluation.compute_metrics(labels[labelled], probabilities[labelled], class_names)
+        scores = _compute_scores(labels[labelled], probabilities[labelled], class_names, model.calibration)
         result["scores"] = scores
         lines = [evaluation.format_metrics(scores, class_names, str(csv_file))]
         if not labelled.all():

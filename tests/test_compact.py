@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import keras_senti
 from keras_senti import compact
 from keras_senti.compact import read_compact, read_run, write_compact
 from keras_senti.config import UserError
@@ -33,13 +34,22 @@ def folder(classifier, tmp_path):
 
 def test_a_classifier_comes_back_as_it_was(classifier, folder):
     again = read_compact(folder)
-    names = {"config.yaml", "data.json", "vocabulary.txt", "weights.npz", "class_names.json"}
+    names = {"config.yaml", "data.json", "vocabulary.txt", "weights.npz", "class_names.json", "calibration.json"}
     assert {p.name for p in folder.iterdir()} == names
+    assert again.calibration == classifier.calibration and again.calibration["temperature"] > 0
     assert again.vocabulary == classifier.vocabulary and again.class_names == ("negative", "neutral", "positive")
     assert (again.config.text, again.config.model) == (classifier.config.text, classifier.config.model)
     assert again.weights.keys() == classifier.weights.keys() and "head/kernel" in again.weights
     for name, weight in classifier.weights.items():
         np.testing.assert_array_equal(again.weights[name], weight)
+
+
+def test_a_folder_from_before_there_was_a_temperature_loads(folder):
+    (folder / "calibration.json").unlink()
+    assert read_compact(folder).calibration is None
+    assert len(keras_senti.load(folder).predict("the film was great")) == 1
+    with pytest.raises(UserError, match=r"received calibrated=True, but .*compact is from before"):
+        keras_senti.load(folder).predict("the film was great", calibrated=True)
 
 
 def test_a_language_model_comes_back_as_it_was_and_has_no_classes(language_model, tmp_path):
@@ -127,6 +137,9 @@ def test_a_part_that_is_missing_is_named(folder, name):
             '{"sha256": {}}',
             r"data\.json is damaged: expected sha256 and split_sha256, received \{'sha256'",
         ),
+        ("calibration.json", '{"temperature": -1, "abstain": []}', r"calibration\.json is damaged: expected a temp"),
+        ("calibration.json", '{"temperature": 1, "abstain": [{}]}', r"calibration\.json is damaged: expected a temp"),
+        ("calibration.json", "[]", r"calibration\.json is damaged: expected a temperature above 0"),
         ("weights.npz", "no archive", r"weights\.npz is damaged: File is not a zip file\. Bring it back"),
     ],
 )

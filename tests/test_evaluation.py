@@ -6,10 +6,13 @@ import pytest
 from keras_senti.evaluation import (
     apply_temperature,
     compare_predictions,
+    compute_calibrated_metrics,
     compute_calibration,
     compute_coverage,
     compute_metrics,
+    cross_fit_temperature,
     find_abstain_threshold,
+    fit_calibration,
     fit_temperature,
     format_comparison,
     format_metrics,
@@ -93,6 +96,50 @@ def test_who_abstains_more_answers_better():
     assert find_abstain_threshold(LABELS, PROBABILITIES, 0.65) == (0.7, 0.6)
     assert find_abstain_threshold(LABELS, PROBABILITIES, 0.6) == (0.5, 1.0)
     assert find_abstain_threshold(LABELS, np.eye(3)[[1, 1, 1, 0, 0]], 0.9) is None
+
+
+def test_what_was_fitted_on_one_part_is_applied_to_another():
+    calibration = fit_calibration(LABELS, PROBABILITIES, [0.65, 1.0])
+    assert calibration["temperature"] == fit_temperature(LABELS, PROBABILITIES)
+    assert calibration["abstain"] == [
+        {"wished_precision": 0.65, "threshold": 0.7},
+        {"wished_precision": 1.0, "threshold": 0.8},
+    ]
+    labels, other = np.array([0, 1]), np.array([[0.75, 0.15, 0.1], [0.7, 0.2, 0.1]])
+    found = compute_calibrated_metrics(labels, other, {**calibration, "temperature": 0.5})
+    squared = (0.75**2 / (0.75**2 + 0.15**2 + 0.1**2), 0.2**2 / (0.7**2 + 0.2**2 + 0.1**2))
+    assert found["calibrated"]["log_loss"] == pytest.approx(-(math.log(squared[0]) + math.log(squared[1])) / 2)
+    assert found["calibrated"]["temperature"] == 0.5
+    assert found["abstain"] == [
+        {"wished_precision": 0.65, "threshold": 0.7, "coverage": 1.0, "precision": 0.5},
+        {"wished_precision": 1.0, "threshold": 0.8, "coverage": 0.0, "precision": None},
+    ]
+
+
+def test_a_precision_that_is_never_reached_has_no_threshold_and_no_answers():
+    calibration = fit_calibration(LABELS, np.eye(3)[[1, 1, 1, 0, 0]], [0.9])
+    assert calibration["abstain"] == [{"wished_precision": 0.9, "threshold": None}]
+    found = compute_calibrated_metrics(LABELS, PROBABILITIES, calibration)["abstain"]
+    assert found == [{"wished_precision": 0.9, "threshold": None, "coverage": 0.0, "precision": None}]
+
+
+def test_cross_fitting_scores_each_half_by_the_temperature_of_the_other():
+    # Two rows are two halves. The right one of 0.8 asks the other row for the sharpest temperature, 1/20; the wrong one
+    # of 0.8 for the flattest, 20.
+    labels, probabilities = np.array([0, 1]), np.array([[0.8, 0.2], [0.8, 0.2]])
+    sharp, flat = (1 / (1 + 0.25 ** (1 / t)) for t in (0.05, 20))
+    expected = -(math.log(flat) + math.log(1 - sharp)) / 2
+    assert cross_fit_temperature(labels, probabilities)["log_loss"] == pytest.approx(expected, rel=1e-3)
+    assert cross_fit_temperature(labels[:1], probabilities[:1]) is None
+
+
+def test_what_is_printed_of_the_calibration_is_the_honest_number():
+    metrics = compute_metrics(LABELS, PROBABILITIES, NAMES)
+    assert "  calibration error 0.220, Brier score 0.524" in format_metrics(metrics, NAMES, "test")
+    metrics["calibrated"] = {"temperature": 1.5, "calibration_error": 0.1}
+    assert "0.220, 0.100 after scaling (temperature 1.50), Brier" in format_metrics(metrics, NAMES, "test")
+    metrics["calibrated"]["cross_fitted"] = {"calibration_error": 0.2}
+    assert "0.220, 0.200 after scaling (temperature 1.50, cross-fitted), Brier" in format_metrics(metrics, NAMES, "v")
 
 
 def test_mcnemar_counts_the_rows_that_one_model_alone_has_right():

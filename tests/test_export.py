@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 import keras_senti
 from keras_senti.compact import read_run, write_compact
 from keras_senti.config import Config, DataConfig, ModelConfig, TextConfig, UserError
+from keras_senti.evaluation import apply_temperature
 from keras_senti.export import export_model
 from keras_senti.models import build_model
 from keras_senti.parsing import read_config
@@ -41,6 +43,31 @@ def test_strings_ids_keras_and_the_reloaded_file_give_the_same_probabilities(tra
     loaded = keras_senti.load(trained_run).predict_probabilities(TEXTS)
     for other in (from_ids, reloaded(ids).numpy(), in_batches, loaded):
         np.testing.assert_allclose(other, from_strings, atol=1e-6)
+
+
+def test_calibrated_probabilities_are_those_of_the_runs_temperature(trained_run, saved):
+    temperature = json.loads((trained_run / "manifest.json").read_text())["temperature"]
+    ids = saved.signatures["tokenize"](text=tf.constant(TEXTS))["token_ids"]
+    for result in (saved.signatures["serving_default"](text=tf.constant(TEXTS)), saved.tokens(ids)):
+        expected = apply_temperature(result["probabilities"].numpy(), temperature)
+        np.testing.assert_allclose(result["calibrated_probabilities"], expected, atol=1e-5)
+    assert set(saved.signatures["training"].structured_outputs) == {"probabilities"}
+    classifier = keras_senti.load(trained_run)
+    plain, calibrated = classifier.predict(TEXTS), classifier.predict(TEXTS, calibrated=True)
+    assert list(calibrated) == list(plain) and calibrated["label"].tolist() == plain["label"].tolist()
+    np.testing.assert_allclose(calibrated.iloc[:, 2:], expected, atol=1e-5)
+    assert np.abs(calibrated.iloc[:, 2:] - plain.iloc[:, 2:]).to_numpy().max() > 0.01
+
+
+def test_a_saved_model_from_before_there_was_a_temperature_predicts_but_not_calibrated(trained_run, tmp_path):
+    copy = shutil.copytree(trained_run / "saved_model", tmp_path / "old")
+    (copy / "assets" / "calibration.json").unlink()
+    classifier = keras_senti.load(copy)
+    assert len(classifier.predict("the film was great")) == 1
+    with pytest.raises(
+        UserError, match=r"received calibrated=True, but .*old is from before .* Leave it out, or train"
+    ):
+        classifier.predict("the film was great", calibrated=True)
 
 
 def test_the_stored_predictions_of_the_run_are_those_of_the_saved_model(trained_run):
@@ -90,20 +117,24 @@ def test_a_network_with_all_options_is_exported_whole(tmp_path):
     for name in ("vocabulary.txt", "config.yaml"):
         (tmp_path / name).write_text("")
     (tmp_path / "class_names.json").write_text('["bad", "good"]')
+    (tmp_path / "calibration.json").write_text('{"temperature": 2.0, "abstain": []}')
     model = build_model(settings, len(encoder.vocabulary), 2)
     export_model(model, encoder, ["bad", "good"], config, tmp_path)
     saved = tf.saved_model.load(str(tmp_path / "saved_model"))
     texts = tf.constant(["great film", "awful", "a film that is great, not awful"])
-    served = saved.signatures["serving_default"](text=texts)["probabilities"]
-    np.testing.assert_allclose(served, model(encoder(texts)), atol=1e-6)
+    served = saved.signatures["serving_default"](text=texts)
+    np.testing.assert_allclose(served["probabilities"], model(encoder(texts)), atol=1e-6)
+    roots = np.sqrt(model(encoder(texts)))
+    expected = roots / roots.sum(axis=1, keepdims=True)  # p^(1/2)
+    np.testing.assert_allclose(served["calibrated_probabilities"], expected, atol=1e-6)
     assert len(saved.trainable_variables) == len(model.trainable_variables)
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(tf.math.log(saved.training(encoder(texts))["probabilities"][:, 0]))
     assert None not in tape.gradient(loss, saved.trainable_variables)
 
 
-def test_vocabulary_class_names_and_settings_are_assets(trained_run):
-    for name in ("vocabulary.txt", "class_names.json", "config.yaml"):
+def test_vocabulary_class_names_settings_and_calibration_are_assets(trained_run):
+    for name in ("vocabulary.txt", "class_names.json", "config.yaml", "calibration.json"):
         assert (trained_run / "saved_model" / "assets" / name).read_text() == (trained_run / name).read_text()
 
 

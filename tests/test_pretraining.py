@@ -117,7 +117,7 @@ def pretrain(settings, run_dir, *more):
 
 @pytest.fixture(scope="module")
 def language_model(settings, tmp_path_factory):
-    return pretrain(settings, tmp_path_factory.mktemp("lm") / "run")
+    return pretrain(settings, tmp_path_factory.mktemp("lm") / "run", "--train.profile_steps", "[2, 3]")
 
 
 def test_a_run_leaves_an_encoder_and_its_perplexity(language_model):
@@ -129,6 +129,10 @@ def test_a_run_leaves_an_encoder_and_its_perplexity(language_model):
     assert (language_model / "encoder" / "weights.npz").exists()
     assert not (language_model / "class_names.json").exists()
     assert "perplexity" in workflow.evaluate_stored(language_model)
+
+
+def test_a_profile_of_the_steps_that_are_asked_for_lies_beside_the_curves(language_model):
+    assert len(list((language_model / "tensorboard" / "train" / "plugins" / "profile").rglob("*.xplane.pb"))) == 1
 
 
 def test_the_perplexity_is_that_of_its_encoder_by_hand(language_model, settings):

@@ -31,7 +31,7 @@ CLASSES = ("bad", "so so", "good")
 VOCABULARY = ["[PAD]", "[UNK]", "the", "a\tb", " ", "", "好", "x\n", "y", "z"]
 
 
-def make_board(path, trainable=True, **settings):
+def make_board(path, trainable=True, profile_steps=None, **settings):
     """A board over five texts of 1 to 5 tokens, three of them shown, and the model it watches."""
     keras.utils.set_random_seed(0)
     model = build_model(ModelConfig(units=4, embedding_dim=6, dropout=0.3), len(VOCABULARY), 3)
@@ -41,7 +41,7 @@ def make_board(path, trainable=True, **settings):
     labels = np.array([0, 1, 2, 0, 1])
     examples = tensorboard.Examples(np.array([0, 2, 3]), ["one", "three", "four"], CLASSES)
     train = (encoded, labels, np.array([1, 2, 1, 1, 2], np.float32))
-    board = tensorboard.Board(path, train, (encoded, labels), 4, make_predict(model), examples)
+    board = tensorboard.Board(path, train, (encoded, labels), 4, make_predict(model), examples, profile_steps)
     board.set_model(model)
     return board, model
 
@@ -69,7 +69,36 @@ def test_every_epoch_has_curves_gradients_weights_matrix_and_examples(tmp_path):
     cell = "recurrent_0/forward_recurrent_0/lstm_cell/recurrent_kernel"
     assert {f"{kind}/{name}" for kind in ("weights", "gradients") for name in ("embedding/embeddings", cell)} <= tags
     assert {f"gradient_norm/{layer}" for layer in ("embedding", "recurrent_0", "head")} <= tags
-    assert set(read_events(tmp_path / "validation").Tags()["tensors"]) == {"epoch_loss", "confusion_matrix", "examples"}
+    curves = {f"pr_curve/{name}" for name in CLASSES}
+    assert set(read_events(tmp_path / "validation").Tags()["tensors"]) == curves | {
+        "epoch_loss", "confusion_matrix", "calibration", "examples", "errors",
+    }  # fmt: skip
+
+
+def test_the_page_of_errors_begins_with_the_most_confident_one(tmp_path):
+    board, model = make_board(tmp_path)
+    model.get_layer("head").bias.assign([0, 0, 9])  # all three are called good; the first and the second are not
+    run_epoch(board)
+    (event,) = read_events(tmp_path / "validation").Tensors("errors")
+    errors = tf.make_ndarray(event.tensor_proto).item().decode()
+    probabilities = board.predict(board.encoded.pad(np.arange(3), 5)).numpy()
+    worst = max((0, 2), key=lambda row: probabilities[row, 2])  # row 1 has the label good
+    lines = [line for line in errors.splitlines() if "**good**" in line]
+    assert "2 of 3 rows are wrong" in errors and len(lines) == 2
+    name = ("bad", None, "bad")[worst]
+    assert lines[0] == f"| {board.examples.texts[worst]} | {name} | **good** | {probabilities[worst, 2]:.3f} |"
+
+
+def test_a_profile_is_written_of_the_steps_that_are_asked_for(tmp_path):
+    board, _ = make_board(tmp_path, profile_steps=[2, 3])
+    folder = tmp_path / "train" / "plugins" / "profile"
+    board.on_train_begin()
+    for step in range(4):
+        board.on_train_batch_begin(step)
+        board.on_train_batch_end(step, {"loss": 1.0})
+        assert bool(list(folder.rglob("*.xplane.pb"))) == (step >= 2)
+    board.on_train_end()
+    assert len(list(folder.rglob("*.xplane.pb"))) == 1
 
 
 def test_the_gradient_norm_is_that_of_the_weighted_training_loss_without_dropout(tmp_path):
@@ -181,6 +210,36 @@ def test_a_matrix_of_many_classes_is_drawn():
     assert max(image.shape) < 3000
 
 
+# Calibration and precision-recall curves
+
+
+def test_a_precision_recall_curve_counts_the_rows_of_its_class_at_each_threshold(tmp_path):
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.6, 0.4], [0.2, 0.8]], np.float32)
+    with tf.summary.create_file_writer(str(tmp_path)).as_default(step=3):
+        tensorboard.write_pr_curves(np.array([0, 0, 1, 1]), probabilities, ("bad", "good"))
+    events = read_events(tmp_path)
+    assert set(events.Tags()["tensors"]) == {"pr_curve/bad", "pr_curve/good"}
+    assert events.SummaryMetadata("pr_curve/bad").plugin_data.plugin_name == "pr_curves"
+    (event,) = events.Tensors("pr_curve/bad")
+    assert event.step == 3
+    curve = tf.make_ndarray(event.tensor_proto)  # 201 thresholds, 1/200 apart
+    tp, fp, tn, fn, precision, recall = curve[:, [0, 100, 150, 199]]
+    assert (tp.tolist(), fp.tolist()) == ([2, 2, 1, 0], [2, 1, 0, 0])
+    assert (tn.tolist(), fn.tolist()) == ([0, 1, 2, 2], [0, 0, 1, 2])
+    np.testing.assert_allclose(precision[:3], [1 / 2, 2 / 3, 1])
+    np.testing.assert_allclose(recall, [1, 1, 1 / 2, 0])
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_calibration_is_drawn_also_of_a_single_row(tmp_path):
+    labels, probabilities = np.array([0]), np.array([[0.7, 0.3]], np.float32)
+    with tf.summary.create_file_writer(str(tmp_path)).as_default(step=0):
+        tensorboard.write_calibration(labels, probabilities)
+    width, height, image = tf.make_ndarray(read_events(tmp_path).Tensors("calibration")[0].tensor_proto)
+    assert (int(width), int(height)) == (384, 480) and image.startswith(b"\x89PNG")
+    assert "1 fixed validation rows" in read_events(tmp_path).SummaryMetadata("calibration").summary_description
+
+
 # The page of examples
 
 
@@ -192,13 +251,13 @@ def test_a_text_is_shown_as_it_is_whatever_it_holds():
     assert html.unescape(cell) == "a|b <b>no</b> *x* _y_ `z` [l](javascript:x) ![i](http://e) &amp; # 1 --- \\ 好 😀"
 
 
-def test_the_page_has_fixed_texts_of_every_class_then_the_most_certain_errors_first():
+def test_there_are_fixed_texts_of_every_class_and_errors_the_most_certain_first():
     texts = [f"text{i}" for i in range(20)]
     labels = np.array([0] * 18 + [1, 2])
     probabilities = np.tile(np.array([[0.9, 0.06, 0.04]], np.float32), (20, 1))
     probabilities[17] = [0.1, 0.7, 0.2]
-    page = tensorboard.format_examples(texts, labels, probabilities, CLASSES)
-    fixed, errors = page.split("### ")[1:]
+    pages = tensorboard.format_examples(texts, labels, probabilities, CLASSES)
+    fixed, errors = pages["examples"], pages["errors"]
     assert re.findall(r"text\d+", fixed) == ["text0", "text1", "text2", "text3", "text18", "text19"]
     assert "3 of 20 rows are wrong" in errors
     assert re.findall(r"text\d+", errors) == ["text18", "text19", "text17"]
@@ -206,7 +265,7 @@ def test_the_page_has_fixed_texts_of_every_class_then_the_most_certain_errors_fi
 
 
 def test_a_long_text_is_cut_and_broken_into_lines():
-    page = tensorboard.format_examples(["word " * 200], np.array([0]), np.eye(3)[[0]], CLASSES)
+    page = tensorboard.format_examples(["word " * 200], np.array([0]), np.eye(3)[[0]], CLASSES)["examples"]
     line = page.splitlines()[4]
     assert line.count("word") == 60 and "…" in line and line.count("<br>") == 5
 
@@ -323,11 +382,19 @@ def test_tensorboard_serves_every_tab(served):
     assert {"epoch_loss", "epoch_accuracy", "epoch_macro_f1"} == set(scalars[f"{root}/validation"])
     histograms = get_json(f"{data}/histograms/tags")[f"{root}/train"]
     assert {"weights/head/kernel", "gradients/head/kernel", "gradients/embedding/embeddings"} <= set(histograms)
-    assert "confusion_matrix" in get_json(f"{data}/images/tags")[f"{root}/validation"]
+    assert {"confusion_matrix", "calibration"} == set(get_json(f"{data}/images/tags")[f"{root}/validation"])
     images = get_json(f"{data}/images/images", run=f"{root}/validation", tag="confusion_matrix", sample=0)
     assert get(f"{data}/images/individualImage?{images[-1]['query']}").startswith(b"\x89PNG")
-    pages = get_json(f"{data}/text/text", run=f"{root}/validation", tag="examples", markdown="true")
-    assert pages[-1]["text"].count("<table>") == 2 and "<td>negative</td>" in pages[-1]["text"]
+    curves = [f"pr_curve/{name}" for name in ("negative", "neutral", "positive")]
+    assert curves == sorted(get_json(f"{data}/pr_curves/tags")[f"{root}/validation"])
+    found = get_json(f"{data}/pr_curves/pr_curves", run=f"{root}/validation", tag=curves[0])[f"{root}/validation"]
+    assert found[-1]["recall"][0] == 1 and found[-1]["true_positives"][0] == 5  # of 15 validation rows
+    examples, errors = (
+        get_json(f"{data}/text/text", run=f"{root}/validation", tag=tag, markdown="true")
+        for tag in ("examples", "errors")
+    )
+    assert "<td>negative</td>" in examples[-1]["text"] and "<table>" in errors[0]["text"]
+    assert "0 of 15 rows are wrong" in errors[-1]["text"] and "<table>" not in errors[-1]["text"]  # it has learned them
     assert get_json(f"{data}/graphs/info")[f"{root}/train"]["tags"]["keras"]["conceptual_graph"]
     graph = get(f"{data}/graphs/graph", run=f"{root}/train", tag="keras", conceptual="true")
     assert b"classifier/embedding" in graph and b"classifier/pooling" in graph
@@ -394,8 +461,9 @@ return text(document.body).replace(/\\s+/g, ' ');
     [
         ("timeseries", r"epoch_accuracy.*gradient_norm"),
         ("scalars", r"epoch_accuracy.*gradient_norm"),
-        ("images", r"confusion_matrix.*step \d+"),
-        ("text", r"The same texts after each epoch.*The most certain errors"),
+        ("images", r"calibration.*step \d+.*confusion_matrix.*step \d+"),
+        ("pr_curves", r"pr_curve/negative.*pr_curve/neutral.*pr_curve/positive"),
+        ("text", r"The most certain errors.*The same texts after each epoch"),
         ("graphs", r"Main Graph"),
         ("distributions", r"gradients/embedding/embeddings"),
         ("histograms", r"gradients/embedding/embeddings"),

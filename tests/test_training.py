@@ -193,6 +193,15 @@ def test_optimizer_settings_reach_the_optimizer(name):
     assert model.loss.label_smoothing == 0.1
 
 
+def test_steps_to_profile_that_the_run_does_not_have_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"received \[3, 7\], but all epochs together have 6 steps\. Name earlier ones"):
+        train(tmp_path, profile_steps=[3, 7], epochs=2, batch_size=4)
+    with pytest.raises(
+        ValueError, match=r"train\.profile_steps: received \[3, 2\], expected the first and the last step"
+    ):
+        TrainConfig(profile_steps=[3, 2])
+
+
 def test_class_weights_make_every_class_weigh_the_same():
     labels = np.array([0, 0, 0, 1])
     assert compute_class_weights(labels, 2, "none").tolist() == [1, 1]

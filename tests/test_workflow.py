@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keras_senti import workflow
+from keras_senti import evaluation, workflow
 from keras_senti.compact import read_run, write_compact
 from keras_senti.config import UserError
 from keras_senti.parsing import parse_config, read_config
@@ -36,12 +36,20 @@ def read_table(path) -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False, dtype=str)
 
 
+def read_predictions(run_dir) -> dict:
+    """Returns (labels, probabilities) by part."""
+    table, class_names = read_table(run_dir / "predictions.csv"), ["negative", "neutral", "positive"]
+    probabilities = table[[f"probability_{name}" for name in class_names]].to_numpy(np.float32)
+    labels = table["label"].map(class_names.index).to_numpy()
+    return {part: (labels[rows], probabilities[rows]) for part, rows in table.groupby("part").indices.items()}
+
+
 def test_a_run_folder_holds_what_the_design_says(trained_run):
     names = {p.name for p in trained_run.iterdir()} - {"evaluations"}
     assert names == {
         "config.yaml", "manifest.json", "data_check.json", "dropped_rows.csv", "vocabulary.txt", "class_names.json",
-        "checkpoints", "history.csv", "tensorboard", "model.keras", "saved_model", "metrics.json", "predictions.csv",
-        "report.html",
+        "checkpoints", "history.csv", "tensorboard", "calibration.json", "model.keras", "saved_model", "metrics.json",
+        "predictions.csv", "report.html",
     }  # fmt: skip
 
 
@@ -65,6 +73,29 @@ def test_the_tiny_file_is_learned_and_beats_the_majority(trained_run):
     assert metrics["baselines"]["majority"]["rows"] == metrics["test"]["rows"] == 18
 
 
+def test_the_temperature_is_fitted_on_the_validation_part_and_the_scores_follow_from_it(trained_run):
+    metrics = json.loads((trained_run / "metrics.json").read_text())
+    calibration = json.loads((trained_run / "calibration.json").read_text())
+    parts = read_predictions(trained_run)
+    temperature = json.loads((trained_run / "manifest.json").read_text())["temperature"]
+    assert temperature == calibration["temperature"]
+    assert temperature == pytest.approx(evaluation.fit_temperature(*parts["validation"]), rel=1e-5)
+    assert [entry["wished_precision"] for entry in calibration["abstain"]] == [0.9, 0.95]
+    for part, (labels, probabilities) in parts.items():
+        scaled = evaluation.apply_temperature(probabilities, temperature)
+        expected = evaluation.compute_metrics(labels, scaled, ["negative", "neutral", "positive"])
+        for name in ("log_loss", "brier_score", "calibration_error"):
+            assert metrics[part]["calibrated"][name] == pytest.approx(expected[name], rel=1e-5, abs=1e-9)
+        for entry in metrics[part]["abstain"]:
+            answered = probabilities.max(axis=1) >= entry["threshold"]
+            right = (probabilities.argmax(axis=1) == labels)[answered]
+            assert (entry["coverage"], entry["precision"]) == pytest.approx((answered.mean(), right.mean()))
+    assert all(entry["precision"] >= entry["wished_precision"] for entry in metrics["validation"]["abstain"])
+    crossed = evaluation.cross_fit_temperature(*parts["validation"])
+    assert metrics["validation"]["calibrated"]["cross_fitted"] == pytest.approx(crossed, rel=1e-4)
+    assert "cross_fitted" not in metrics["test"]["calibrated"]
+
+
 def test_no_text_is_in_two_parts_and_the_vocabulary_is_that_of_the_train_part(trained_run):
     table = read_table(trained_run / "predictions.csv")
     by_part = {part: set(rows["text"]) for part, rows in table.groupby("part")}
@@ -81,6 +112,8 @@ def test_evaluating_a_run_draws_its_score_from_stored_predictions_and_changes_no
     shown = workflow.evaluate_stored(trained_run)
     assert workflow.write_report(trained_run) == f"the report: {trained_run / 'report.html'}"
     metrics = json.loads((trained_run / "metrics.json").read_text())
+    error = metrics["validation"]["calibrated"]["cross_fitted"]["calibration_error"]
+    assert f"{error:.3f} after scaling (temperature" in shown
     assert f"accuracy {metrics['test']['accuracy']:.3f}" in shown and "tfidf_logistic_regression" in shown
     assert fingerprint(trained_run) == before
 
@@ -103,8 +136,24 @@ def test_a_compact_language_model_is_to_be_fine_tuned(language_model, tmp_path):
         workflow.evaluate_stored(tmp_path / "encoder")
 
 
+def test_a_run_from_before_there_was_a_temperature_shows_its_scores(trained_run, tmp_path):
+    copy = shutil.copytree(trained_run, tmp_path / "run")
+    (copy / "calibration.json").unlink()
+    metrics = json.loads((copy / "metrics.json").read_text())
+    new = ("calibrated", "abstain", "brier_score", "calibration_error")
+    old = {p: {k: v for k, v in metrics[p].items() if k not in new} for p in ("validation", "test")}
+    (copy / "metrics.json").write_text(json.dumps(metrics | old))
+    shown = workflow.evaluate_stored(copy)
+    assert f"accuracy {metrics['test']['accuracy']:.3f}" in shown and "calibration" not in shown
+
+
 def test_stored_predictions_that_were_changed_are_noticed(trained_run, tmp_path):
     copy = shutil.copytree(trained_run, tmp_path / "run")
+    calibration = (copy / "calibration.json").read_text()
+    (copy / "calibration.json").write_text('{"temperature": 3.0, "abstain": []}')
+    with pytest.raises(UserError, match=r"does not follow from predictions.csv and calibration.json"):
+        workflow.evaluate_stored(copy)
+    (copy / "calibration.json").write_text(calibration)
     table = read_table(copy / "predictions.csv")
     table["label"] = table["label"].replace("negative", "positive")
     table.to_csv(copy / "predictions.csv", index=False)
@@ -130,6 +179,20 @@ def test_another_labelled_file_is_scored_into_a_folder_of_its_own(trained_run, t
     assert result["rows"] == 4 and result["rows_without_label"] == 1 and result["scores"]["rows"] == 3
     assert "1 rows have no label" in summary
     assert fingerprint(trained_run) == before
+
+
+def test_a_file_with_labels_gets_the_numbers_that_the_run_gave_it(trained_run, tmp_path):
+    table = read_table(trained_run / "predictions.csv")
+    other = tmp_path / "test.csv"
+    rows = table[table["part"] == "test"].rename(columns={"label": "sentiment"})
+    rows[["text", "sentiment"]].to_csv(other, index=False)
+    folder, summary = workflow.evaluate_file(trained_run, other)
+    scores = json.loads((folder / "metrics.json").read_text())["scores"]
+    expected = json.loads((trained_run / "metrics.json").read_text())["test"]
+    assert scores["calibrated"] == pytest.approx(expected["calibrated"], rel=1e-3, abs=1e-6)
+    assert [entry["coverage"] for entry in scores["abstain"]] == [entry["coverage"] for entry in expected["abstain"]]
+    assert "after scaling (temperature" in summary
+    assert list(read_table(folder / "predictions.csv"))[:3] == ["text", "sentiment", "predicted"]
 
 
 def test_without_labels_there_are_predictions_only_and_every_column_is_kept(trained_run, tmp_path, monkeypatch):
@@ -224,7 +287,7 @@ def test_a_failed_run_says_so_and_is_not_evaluated(tiny_settings, tmp_path, monk
         (["train.py", "--config", "configs/tweet.yaml"], "Did you mean 'configs/tweets.yaml'?"),
         (["evaluate.py", "--run", "nowhere"], "nowhere: no such folder"),
         (["evaluate.py", "--run", "logs", "--data.text_column", "t"], "Add --data.csv FILE"),
-        (["evaluate.py", "--run", "logs", "--compare", "logs", "--text", "t"], "expected --compare alone"),
+        (["evaluate.py", "--run", "logs", "--compare", "logs", "--text", "t"], "expected one of them"),
     ],
 )
 def test_bad_input_ends_with_exit_code_2_and_no_traceback(words, message):
