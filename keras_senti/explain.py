@@ -86,7 +86,7 @@ class Explanation:
     attention: np.ndarray | None
     positions: np.ndarray
     course: np.ndarray
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def class_name(self) -> str:
@@ -141,8 +141,9 @@ class Explainer:
             return tf.reduce_sum(tf.tensordot(weights, gradients, 1) * way[0], axis=-1)
 
         self._read, self._integrate = read, integrate
-        self._read_all(np.ones((1, 2), np.int32), np.ones((1, 2), bool))  # compiled here, so that the first text is as
-        self._integrate([1, 1], [0.5], [1.0], 0)  # fast as the others
+        # Traced and compiled here, so that the first text is as fast as the others.
+        self._read([[1, 1]], [[True, True]])
+        self._integrate([1, 1], [0.5], [1.0], 0)
 
     def explain(self, text: str, class_name: str | None = None) -> Explanation:
         """Explains one text.
@@ -168,26 +169,23 @@ class Explainer:
         gradients, actual, reference, steps = self.integrate_gradients(ids, index)
         occlusion, width = self.occlude(ids, index)
         positions, course = self.follow_course(ids)
-        is_unknown = ids == 1
         explanation = Explanation(
-            tokens,
-            is_unknown,
-            _find_spaces(tokens, self.encoder.settings.split == "character"),
-            self.class_names,
-            probabilities,
-            index,
-            gradients,
-            actual,
-            reference,
-            steps,
-            occlusion,
-            None if attention is None else np.asarray(attention[0]),
-            positions,
-            course,
-            (),
+            tokens=tokens,
+            is_unknown=ids == 1,
+            has_space=_find_spaces(tokens, self.encoder.settings.split == "character"),
+            class_names=self.class_names,
+            probabilities=probabilities,
+            class_index=index,
+            gradients=gradients,
+            log_probability=actual,
+            reference=reference,
+            steps=steps,
+            occlusion=occlusion,
+            attention=None if attention is None else attention[0].numpy(),
+            positions=positions,
+            course=course,
         )
-        notes = self._collect_notes(explanation, total, width)
-        return dataclasses.replace(explanation, notes=tuple(notes))
+        return dataclasses.replace(explanation, notes=tuple(self._collect_notes(explanation, total, width)))
 
     def _collect_notes(self, explanation: Explanation, total: int, width: int) -> list[str]:
         settings, notes, read = self.encoder.settings, [], len(explanation.tokens)
@@ -466,7 +464,8 @@ section, footer { border-top: 1px solid var(--rule); margin-top: 1.5rem; padding
 .words span, .key span { border-radius: .2rem; padding: .1rem .15rem; color: var(--ink) }
 .key { --a: .5 }
 .for { background: rgb(var(--for) / var(--a)) }
-.against { background: rgb(var(--against) / var(--a)); border-bottom: 2px dashed rgb(var(--against)) }
+.against { background: rgb(var(--against) / var(--a));
+  border-bottom: 2px dashed rgb(var(--against) / calc(2 * var(--a))) }
 .look { background: rgb(var(--look) / var(--a)) }
 .unknown { text-decoration: underline dotted }
 .warning { border-left: .25rem solid rgb(var(--against)); padding-left: .6rem }

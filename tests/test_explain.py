@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 
+import evaluate
 from keras_senti import explain, layers, workflow
 from keras_senti.compact import read_run, write_compact
 from keras_senti.config import ModelConfig, TextConfig, UserError
@@ -282,6 +283,13 @@ def test_a_run_its_saved_model_and_a_compact_folder_give_the_same_and_keep_it_in
     assert len(set(shown.values())) == 1
     expected = workflow.evaluate_texts(run_dir, ["the song was really nice"]).split()[-1]
     assert f"positive {expected}" in shown[run_dir]
+
+
+def test_one_thing_is_asked_for_at_a_time():
+    with pytest.raises(UserError, match="received --text and --explain, expected one of them"):
+        evaluate.main(["--run", "r", "--text", "a", "--explain", "b"])
+    with pytest.raises(UserError, match="--explain_class: received a class but no text"):
+        evaluate.main(["--run", "r", "--explain_class", "positive"])
 
 
 def test_a_language_model_is_refused_before_anything_is_written(language_model, tmp_path):
