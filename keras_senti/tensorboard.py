@@ -210,7 +210,7 @@ def draw_calibration(calibration: dict) -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--")
-    upper.plot(calibration["confidence"], calibration["accuracy"], marker="o")
+    upper.plot(calibration["confidence"], calibration["accuracy"], marker="o", clip_on=False)
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right")
     upper.set_title(f"calibration error {calibration['error']:.3f}\n{sum(calibration['rows']):,} rows")
     lower.bar(calibration["confidence"], calibration["rows"], width=0.04)
