@@ -158,11 +158,7 @@ class Explainer:
                 f"--explain_class: received '{class_name}', but this model knows {', '.join(self.class_names)}."
                 f"{suggest(class_name, self.class_names)}"
             )
-        texts = encode_utf8([text])
-        ids = np.asarray(self.encoder.encode(texts)[0])
-        tokens = self.encoder.split(texts)
-        total, tokens = int(tokens.row_lengths()[0]), self.encoder.cut(tokens)[0].numpy()
-        tokens = tuple(token.decode("utf-8") for token in tokens) or (UNKNOWN,)
+        ids, tokens, total = self._split(text)
         log_probabilities, attention = self._read(ids[np.newaxis], np.ones((1, len(ids)), bool))
         probabilities = np.exp(log_probabilities[0])
         index = self.class_names.index(class_name) if class_name is not None else int(probabilities.argmax())
@@ -186,6 +182,28 @@ class Explainer:
             course=course,
         )
         return dataclasses.replace(explanation, notes=tuple(self._collect_notes(explanation, total, width)))
+
+    def color_words(self, texts: list[str], class_indices) -> list[list[tuple[str, float]]]:
+        """Returns each text as [(piece, weight), ...]: a token with the space before it, and its integrated gradient.
+
+        Args:
+            class_indices: of each text the class that is explained.
+        """
+        found = []
+        for text, index in zip(texts, tqdm(class_indices, "colouring words", unit=" texts", delay=2)):
+            ids, tokens, _ = self._split(text)
+            spaces = _find_spaces(tokens, self.encoder.settings.split == "character")
+            pieces = [" " * bool(space) + token for token, space in zip(tokens, spaces)]
+            found.append(list(zip(pieces, self.integrate_gradients(ids, int(index))[0].tolist())))
+        return found
+
+    def _split(self, text: str) -> tuple[np.ndarray, tuple[str, ...], int]:
+        """Returns the ids that the model reads (T,), their tokens as they were written, and how many the text has."""
+        texts = encode_utf8([text])
+        ids = np.asarray(self.encoder.encode(texts)[0])
+        tokens = self.encoder.split(texts)
+        total, tokens = int(tokens.row_lengths()[0]), self.encoder.cut(tokens)[0].numpy()
+        return ids, tuple(token.decode("utf-8") for token in tokens) or (UNKNOWN,), total
 
     def _collect_notes(self, explanation: Explanation, total: int, width: int) -> list[str]:
         settings, notes, read = self.encoder.settings, [], len(explanation.tokens)

@@ -424,12 +424,15 @@ def evaluate_stored(run_dir) -> str:
 def write_report(run_dir) -> str:
     """Writes report.html into the folder of a finished run, from its stored predictions; returns where it is.
 
+    The words of its mistakes are coloured, for which the model is needed; the report that training leaves does without.
+
     Raises:
-        UserError: see `report.write_run_report`.
+        UserError: see `report.write_run_report` and `explain.load_explainer`.
     """
     if read_config(Path(run_dir) / "config.yaml").task == "language_model":
         return "no report.html: a language model predicts words, not classes; TensorBoard has its curves"
-    return f"the report: {report.write_run_report(run_dir)}"
+    explainer = explain.load_explainer(run_dir) if (Path(run_dir) / "saved_model").is_dir() else None
+    return f"the report: {report.write_run_report(run_dir, explainer and explainer.color_words)}"
 
 
 def compare_stored(first_dir, second_dir) -> tuple[Path, str]:

@@ -61,6 +61,13 @@ def test_a_linear_model_is_explained_as_worked_out_by_hand(linear):
     assert found.positions.tolist() == [1, 2, 3, 4] and found.attention is None and found.notes == ()
 
 
+def test_the_words_of_a_text_are_weighed_for_the_class_that_is_asked_for(linear):
+    first, second = linear.color_words(["Good a bad good", ""], [1, 0])
+    assert [piece for piece, _ in first] == ["good", " a", " bad", " good"]
+    np.testing.assert_allclose([w for _, w in first], 0.160815 * np.array([1, 0, -1, 1]), atol=1e-6)
+    assert [piece for piece, _ in second] == ["[UNK]"]
+
+
 def test_another_class_can_be_asked_for_and_an_unknown_one_is_named(linear):
     found = linear.explain("good", "no")
     assert found.class_name == "no" and found.gradients[0] == pytest.approx(log_sigmoid(-2.5) - log_sigmoid(-0.5))
