@@ -16,8 +16,8 @@ from keras_senti.runs import read_json, replace
 from keras_senti.text import TextEncoder, make_simplifier
 
 TEXTS = tf.TensorSpec((None,), tf.string, name="text")
-ASSETS = ("vocabulary.txt", "class_names.json", "config.yaml", "calibration.json")
 TOKEN_IDS = tf.TensorSpec((None, None), tf.int32, name="token_ids")
+ASSETS = ("vocabulary.txt", "class_names.json", "config.yaml", "calibration.json")
 
 
 class _Served(tf.Module):
@@ -192,6 +192,6 @@ def _build_classifier(path: Path, pretrained: Pretrained) -> Classifier:
             f"{path}: its parts do not belong together: of config.yaml and weights.npz, {error}. Bring the folder back "
             "as it was written."
         ) from None
-    temperature = pretrained.calibration["temperature"] if pretrained.calibration else 1.0
+    temperature = pretrained.calibration["temperature"] if pretrained.calibration else 1.0  # 1 changes nothing
     served = _Served(model, encoder, class_names, temperature, assets=[])
     return Classifier(path, served, class_names, pretrained.calibration)
