@@ -110,16 +110,20 @@ def test_no_text_is_in_two_parts_and_the_vocabulary_is_that_of_the_train_part(tr
 def test_evaluating_a_run_draws_its_score_from_stored_predictions_and_changes_nothing(trained_run, tmp_path):
     before = fingerprint(trained_run)
     shown = workflow.evaluate_stored(trained_run)
-    plain = (trained_run / "report.html").read_text()
     assert workflow.write_report(trained_run) == f"the report: {trained_run / 'report.html'}"
-    colored = (trained_run / "report.html").read_text()  # the only file that is written, and only words get a colour
-    assert '<span style="background' in colored and '<span style="background' not in plain
-    (trained_run / "report.html").write_text(plain)
     metrics = json.loads((trained_run / "metrics.json").read_text())
     error = metrics["validation"]["calibrated"]["cross_fitted"]["calibration_error"]
     assert f"{error:.3f} after scaling (temperature" in shown
     assert f"accuracy {metrics['test']['accuracy']:.3f}" in shown and "tfidf_logistic_regression" in shown
     assert fingerprint(trained_run) == before
+
+
+def test_the_report_is_given_the_means_to_color_words(trained_run, monkeypatch):
+    given = []
+    monkeypatch.setattr(workflow.report, "write_run_report", lambda run_dir, color_words: given.append(color_words))
+    workflow.write_report(trained_run)
+    (pieces,) = given[0](["so good"], [2])
+    assert [piece for piece, _ in pieces] == ["so", " good"] and any(weight for _, weight in pieces)
 
 
 def test_a_compact_folder_classifies_texts_and_files_but_has_no_scores(trained_run, tiny_csv, tmp_path):
