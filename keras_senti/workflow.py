@@ -59,6 +59,8 @@ def train_run(config: Config) -> Path:
     check_activation(config.model)
     if config.task == "language_model":
         check_language_model(config)
+    else:
+        baselines.check_packages(config.baselines.models)
     if config.text.simplify_chinese:
         make_simplifier()
     device = devices.set_up_device(config.device)
@@ -282,8 +284,9 @@ def _score(model, corpus: Corpus, config: Config, run_dir: Path):
     # The baselines keep their texts in memory, so a sample must do for a large part.
     rows = {n: part.sample(config.baselines.max_rows, config.data.seed) for n, part in splits.parts().items()}
     compared = {name: parts[name].take(rows[name]) for name in parts}
-    print("fitting the baselines", flush=True)
-    beside = baselines.predict_baselines(splits.train.take(rows["train"]), compared, len(class_names))
+    print(f"baselines: {', '.join(config.baselines.models)}", flush=True)
+    train = splits.train.take(rows["train"])
+    beside, notes = baselines.predict_baselines(train, compared, len(class_names), config.baselines.models)
     beside = {
         name: {b: evaluation.compute_metrics(compared[name].labels, p, class_names) for b, p in beside[name].items()}
         for name in parts
@@ -305,6 +308,7 @@ def _score(model, corpus: Corpus, config: Config, run_dir: Path):
             "baselines_part": last,
             "validation_baselines": beside["validation"],
             "baselines_train_rows": len(rows["train"]),
+            "baselines_notes": notes,
             "sampled": sampled,
         },
     )
@@ -347,6 +351,7 @@ def format_run_scores(run_dir: Path) -> str:
             if sample := metrics.get("sampled", {}).get(part):
                 title, ours = f"on {sample['rows']:,} sampled rows of the {part} part", sample["this_model"]
             lines.append(evaluation.format_comparison({"this model": ours, **beside}, title))
+    lines += [f"NOTE: the baseline {name}: {note}" for name, note in metrics.get("baselines_notes", {}).items()]
     return "\n\n".join(lines) + "\n"
 
 
