@@ -62,7 +62,8 @@ def read_rows(config: Config) -> tuple[pd.DataFrame, tuple[str, ...]]:
     Raises:
         UserError: for whatever is wrong with the data.
     """
-    splits = load_splits(prepare_source(config.data))
+    with runs.share_cache(Path(config.data.cache_dir)):
+        splits = load_splits(prepare_source(config.data))
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     if not config.train.evaluate_test:
         del parts["test"]
@@ -171,7 +172,9 @@ def sign_texts(texts: list[str]) -> np.ndarray:
     factors = rng.integers(2**63, size=(BANDS * BAND_HASHES, 1), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     signatures = np.empty((len(texts), len(factors)), np.uint32)
     for row, text in enumerate(tqdm(texts, desc="near-duplicates: hashing", unit=" texts", delay=2)):
-        signatures[row] = ((hash_shingles(text) * factors) >> np.uint64(32)).min(axis=1)
+        hashes = hash_shingles(text)
+        pieces = np.split(hashes, range(10_000, len(hashes), 10_000))  # 8 MB each, also of a whole book
+        signatures[row] = np.min([((piece * factors) >> np.uint64(32)).min(axis=1) for piece in pieces], axis=0)
     return signatures
 
 

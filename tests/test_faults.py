@@ -162,6 +162,14 @@ def test_signatures_agree_as_much_as_shingles_overlap_and_banding_misses_few():
     assert len(alike) > 30 and all(pair in pairs for pair in alike)
 
 
+def test_long_texts_are_signed_piece_by_piece_with_the_same_result():
+    text = " ".join(str(number) for number in range(9000))
+    assert len(hash_shingles(text)) > 10_000
+    halves = [text[: len(text) // 2], text[len(text) // 2 - 3 :]]  # whose shingles together are those of the text
+    signatures = sign_texts([text, *halves])
+    np.testing.assert_array_equal(signatures[0], signatures[1:].min(axis=0))
+
+
 def test_thousands_of_copies_and_one_text_alone_are_no_trouble():
     texts = ["the very same text"] * 3000 + [f"form letter number {i:04} to a customer" for i in range(300)]
     found = find_near_duplicates(texts, np.arange(3300) % 2, np.array(["train"] * 3300))
