@@ -3,9 +3,12 @@
     python benchmarks/end_to_end.py configs/tweets.yaml:3 configs/reviews_zh.yaml configs/imdb.yaml --imdb FOLDER
 
 The number behind a config is how many seeds (0, 1, ...) it is trained with; 1 without one. Rows of the same data stand
-together, under the majority class and TF-IDF + logistic regression on the same rows. A run that has
+together, under the majority class and the linear models on the same rows. A run that has
 finished with the same settings is not repeated, and configs that are not named keep the results they have in the file:
-so the table can be filled bit by bit. Runs lie in logs/end_to_end/<name>/.
+so the table can be filled bit by bit. Runs lie in logs/end_to_end/<name>/. A baseline that the file lacks can be fitted
+without training anything:
+
+    python benchmarks/end_to_end.py --baselines nb_svm --imdb FOLDER
 """
 
 import argparse
@@ -24,11 +27,20 @@ import pandas as pd
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from keras_senti.baselines import predict_baselines  # noqa: E402
+from keras_senti.config import Config  # noqa: E402
+from keras_senti.data import load_splits  # noqa: E402
+from keras_senti.evaluation import compute_metrics  # noqa: E402
 from keras_senti.parsing import parse_config, read_config, settle  # noqa: E402
+from keras_senti.sources import prepare_source  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "end_to_end.json"
 README = ROOT / "README.md"
-BASELINES = {"majority": "majority class", "tfidf_logistic_regression": "TF-IDF + logistic regression"}
+BASELINES = {
+    "majority": "majority class",
+    "tfidf_logistic_regression": "TF-IDF + logistic regression",
+    "nb_svm": "NB-SVM",
+}
 SCORES = [(part, score) for part in ("validation", "test") for score in ("accuracy", "macro_f1")]
 HEAD = ("data", "model", "validation accuracy", "macro-F1", "test accuracy", "macro-F1", "seconds")
 
@@ -75,6 +87,20 @@ def measure(config_file: str, seeds: int, options: list[str]) -> dict:
     }
 
 
+def add_baselines(system: dict, config: Config, models: list[str]):
+    """Fits baselines on the rows that a config was measured on, and adds their scores to its results."""
+    splits = load_splits(prepare_source(config.data))
+    if splits.check["split_sha256"] != system["split_sha256"]:
+        raise SystemExit(f"{config.name}: the data is not split as it was when its results were measured")
+    parts = {name: getattr(splits, name) for name in system["baselines"]}
+    predicted, notes = predict_baselines(splits.train, parts, len(splits.class_names), models)
+    for name, part in parts.items():
+        for model, probabilities in predicted[name].items():
+            system["baselines"][name][model] = compute_metrics(part.labels, probabilities, splits.class_names)
+    for model, note in notes.items():
+        print(f"{config.name}, {model}: {note}")
+
+
 def describe_machine() -> dict:
     path = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.*)", path.read_text()) if path.exists() else None
@@ -88,6 +114,8 @@ def make_table(systems: dict[str, dict]) -> str:
         same = {config: system for config, system in systems.items() if system["data"] == data}
         first, shown = next(iter(same.values())), data
         for key, title in BASELINES.items():
+            if key not in first["baselines"]["validation"]:  # measured before there was this baseline
+                continue
             cells = [f"{first['baselines'][p][key][s]:.3f}" if p in first["baselines"] else "" for p, s in SCORES]
             rows.append((shown, title, *cells, ""))
             shown = ""
@@ -118,6 +146,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="*", help="CONFIG or CONFIG:SEEDS; none: write the table again")
     parser.add_argument("--imdb", metavar="PATH", help="archive, folder or table of IMDB, instead of fetching it")
+    parser.add_argument("--baselines", metavar="NAME", nargs="+", help="fit these for the data sets in the file")
     options = parser.parse_args()
     imdb = ["--data.csv", str(Path(options.imdb).resolve())] if options.imdb else []
     os.chdir(ROOT)  # relative paths, such as data.cache_dir, mean the same in each run
@@ -126,6 +155,12 @@ def main():
         config_file, _, count = word.partition(":")
         more = imdb if read_config(config_file).data.source == "imdb" else []
         systems[config_file] = measure(config_file, int(count or 1), more)
+        RESULTS.write_text(json.dumps(systems, indent=1) + "\n", encoding="utf-8")
+    if options.baselines:
+        for data in dict.fromkeys(system["data"] for system in systems.values()):
+            config_file = next(name for name, system in systems.items() if system["data"] == data)  # that of the table
+            words = ["--config", config_file, *(imdb if data == "imdb" else [])]
+            add_baselines(systems[config_file], parse_config(words), options.baselines)
         RESULTS.write_text(json.dumps(systems, indent=1) + "\n", encoding="utf-8")
     table = make_table(systems)
     print(table)

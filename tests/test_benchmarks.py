@@ -12,7 +12,9 @@ import pytest
 from conftest import ROOT
 
 from keras_senti.config import TrainConfig, UserError
+from keras_senti.data import load_splits
 from keras_senti.parsing import parse_config
+from keras_senti.sources import prepare_source
 from keras_senti.tables import Table
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -153,6 +155,26 @@ def test_a_section_of_the_readme_is_replaced_and_one_that_is_not_there_is_said(t
     end_to_end.write_section("few_labels", "| new |")
     assert file.read_text() == "above\n<!-- results -->\n| new |\n<!-- /results -->\nbelow\n"
     assert "no <!-- few_labels --> with <!-- /few_labels --> behind it" in capsys.readouterr().out
+
+
+def test_a_baseline_is_added_to_results_that_lack_it_on_the_same_rows_and_then_shown(tiny_csv):
+    config = parse_config(["--data.csv", str(tiny_csv)])
+    splits = load_splits(prepare_source(config.data))
+    majority, one = {"accuracy": 0.5, "macro_f1": 0.3}, {"mean": 0.9, "sd": 0.0, "all": [0.9]}
+    system = {
+        "data": "csv",
+        "scores": {p: {"accuracy": one, "macro_f1": one} for p in ("validation", "test")},
+        "baselines": {p: {"majority": majority, "tfidf_logistic_regression": majority} for p in ("validation", "test")},
+        "seconds": one,
+        "split_sha256": splits.check["split_sha256"],
+    }
+    titles = [row.split(" | ")[1] for row in end_to_end.make_table({"a.yaml": system}).splitlines()[2:]]
+    assert titles == ["majority class", "TF-IDF + logistic regression", "`a.yaml` (1 seed)"]
+    end_to_end.add_baselines(system, config, ["nb_svm"])
+    assert system["baselines"]["test"]["nb_svm"]["rows"] == len(splits.test)
+    assert "| NB-SVM | " in end_to_end.make_table({"a.yaml": system})
+    with pytest.raises(SystemExit, match="run: the data is not split as it was when its results were measured"):
+        end_to_end.add_baselines({**system, "split_sha256": {}}, config, ["nb_svm"])
 
 
 def make_part(**rows) -> few_labels.Part:

@@ -49,6 +49,13 @@ def test_every_train_command_parses(command, monkeypatch, tmp_path):
         assert end.code == 0
 
 
+def test_the_command_that_finds_faults_parses():
+    (command,) = [command for command in COMMANDS if "keras_senti.faults" in command]
+    words = shlex.split(command, comments=True)
+    assert words[:3] == ["python", "-m", "keras_senti.faults"] and words[-2:] == ["--out", "faults.csv"]
+    assert parse_config(words[3:-2]).data.source == "tweets"
+
+
 def test_the_settings_shown_are_settings(tmp_path):
     (shown,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     (tmp_path / "config.yaml").write_text(shown)

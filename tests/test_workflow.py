@@ -68,7 +68,7 @@ def test_the_tiny_file_is_learned_and_beats_the_majority(trained_run):
     assert metrics["test"]["accuracy"] > 0.8 and metrics["validation"]["macro_f1"] > 0.8
     assert metrics["baselines"]["majority"]["accuracy"] == pytest.approx(1 / 3)
     assert set(metrics["baselines"]) == set(metrics["validation_baselines"]) == {
-        "majority", "tfidf_logistic_regression",
+        "majority", "tfidf_logistic_regression", "nb_svm",
     }  # fmt: skip
     assert metrics["baselines"]["majority"]["rows"] == metrics["test"]["rows"] == 18
 
@@ -313,6 +313,14 @@ def test_a_folder_that_is_not_empty_is_refused_before_any_work_and_stays_as_it_w
 def test_a_layer_that_the_model_does_not_have_is_named_before_there_is_a_folder(tiny_settings, tmp_path):
     words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--train.train_from_epoch", "{recurrent_1: 2}"]
     with pytest.raises(UserError, match=r"received 'recurrent_1', .*: embedding, recurrent_0, head\. Did you mean"):
+        workflow.train_run(parse_config(words))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_baseline_whose_package_is_missing_is_named_before_there_is_a_folder(tiny_settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(workflow.baselines.importlib.util, "find_spec", lambda package: None)
+    words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--baselines.models", "[vader]"]
+    with pytest.raises(UserError, match="vader needs the package vaderSentiment, which is not installed"):
         workflow.train_run(parse_config(words))
     assert not list(tmp_path.iterdir())
 
