@@ -147,14 +147,16 @@ def main():
     parser.add_argument("configs", nargs="*", help="CONFIG or CONFIG:SEEDS; none: write the table again")
     parser.add_argument("--imdb", metavar="PATH", help="archive, folder or table of IMDB, instead of fetching it")
     parser.add_argument("--baselines", metavar="NAME", nargs="+", help="fit these for the data sets in the file")
+    parser.add_argument("--validation_only", action="store_true", help="leave the test part alone")
     options = parser.parse_args()
+    unseen = ["--train.evaluate_test", "false"] if options.validation_only else []
     imdb = ["--data.csv", str(Path(options.imdb).resolve())] if options.imdb else []
     os.chdir(ROOT)  # relative paths, such as data.cache_dir, mean the same in each run
     systems = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for word in options.configs:
         config_file, _, count = word.partition(":")
         more = imdb if read_config(config_file).data.source == "imdb" else []
-        systems[config_file] = measure(config_file, int(count or 1), more)
+        systems[config_file] = measure(config_file, int(count or 1), [*more, *unseen])
         RESULTS.write_text(json.dumps(systems, indent=1) + "\n", encoding="utf-8")
     if options.baselines:
         for data in dict.fromkeys(system["data"] for system in systems.values()):
