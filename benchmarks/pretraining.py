@@ -3,15 +3,16 @@
     python benchmarks/pretraining.py --imdb FOLDER --json benchmarks/results/pretraining.json
 
 Both: embedding 256, one LSTM of 512 units, sampled softmax over 2,048 negatives that all positions share, tied vectors,
-Adam; 128 streams, windows of 100 tokens, float32, no dropout (with which Keras has no comparable path).
+Adam; 128 streams, windows of 100 tokens, float32 but where said, no dropout (with which Keras has no comparable path).
 
 ours: `models.build_language_model` and its training step.
+ours_bfloat16: the same with device.precision mixed_bfloat16, and the kernel that is chosen for it.
 keras_fit: keras.layers.Embedding, LSTM(stateful=True) and Dense, `tf.nn.sampled_softmax_loss` with log-uniform
     negatives (as TensorFlow's own sampler for a sorted vocabulary draws them), the step that `fit` calls.
 keras_xla: the same with use_cudnn=False and the whole step compiled by XLA, often Keras' fastest mode on a CPU; without
     the removal of negatives that are the right token, for which XLA has no operation.
 
-The three take turns, one step each. Then ours and keras_fit go on to --steps steps on equal windows, and the perplexity
+They take turns, one step each. Then all but keras_xla go on to --steps steps on equal windows, and the perplexity
 of held-out texts is computed by the full softmax.
 """
 
@@ -49,7 +50,7 @@ def load_streams(imdb: str):
     return Streams(read, STREAMS, WINDOW, 0), held_out, count_tokens(read, size), size
 
 
-def build_ours(vocabulary_size: int, counts):
+def build_ours(vocabulary_size: int, counts, precision: str):
     """Returns the model and its compiled step."""
     import keras
     import tensorflow as tf
@@ -57,8 +58,11 @@ def build_ours(vocabulary_size: int, counts):
     from keras_senti.config import ModelConfig, PretrainConfig
     from keras_senti.models import build_language_model
 
+    kernel = "xla" if precision == "float32" else "loop"
     settings = ModelConfig(units=UNITS, embedding_dim=EMBEDDING, bidirectional=False, embedding_dropout=0.0)
-    model = build_language_model(settings, PretrainConfig(negatives=NEGATIVES), vocabulary_size, STREAMS, "xla")
+    model = build_language_model(
+        settings, PretrainConfig(negatives=NEGATIVES), vocabulary_size, STREAMS, kernel, precision
+    )
     model.layers[-1].set_frequencies(counts)
     model.compile(keras.optimizers.Adam(RATE, global_clipnorm=1.0), jit_compile=False)
     model.optimizer.build(model.trainable_variables)
@@ -126,9 +130,9 @@ def build(system: str, vocabulary_size: int, counts):
     import tensorflow as tf
 
     keras.utils.set_random_seed(0)
-    if system == "ours":
+    if system.startswith("ours"):
         tf.config.experimental.enable_op_determinism()  # as in our runs; XLA and `fit` choose for themselves
-        model, step = build_ours(vocabulary_size, counts)
+        model, step = build_ours(vocabulary_size, counts, "mixed_bfloat16" if system == "ours_bfloat16" else "float32")
         score = tf.function(lambda *batch: model.compute_nats(*batch, training=False))
         return step, score, model.reset_states
     model, step, score = build_keras(vocabulary_size, compiled=system == "keras_xla")
@@ -175,7 +179,7 @@ def main(argv: list[str]):
     parser.add_argument("--repeats", type=int, default=15, metavar="N", help="steps of each that are timed")
     parser.add_argument("--steps", type=int, default=400, metavar="N", help="steps of training; 0: no perplexity")
     options = parser.parse_args(argv)
-    systems = ("ours", "keras_fit", "keras_xla")
+    systems = ("ours", "ours_bfloat16", "keras_fit", "keras_xla")
     workers = Workers()
     workers.build({system: (start, options.imdb, system) for system in systems})
     seconds = {system: [] for system in systems}
@@ -193,12 +197,12 @@ def main(argv: list[str]):
             "quartiles": np.percentile(ratios, (25, 75)).tolist(),
         }
     del workers  # whose processes would share the machine with what follows
-    for system in ("ours", "keras_fit") if options.steps else ():
+    for system in ("ours", "ours_bfloat16", "keras_fit") if options.steps else ():
         result["systems"][system] |= run_alone(learn, options.imdb, system, options.steps)
     for system, entry in result["systems"].items():
         perplexity = f", perplexity {entry['perplexity']:.1f}" if "perplexity" in entry else ""
         print(
-            f"{system:10} {entry['step_ms']:7.0f} ms a step, {entry['tokens_per_second']:7,.0f} tokens a second, "
+            f"{system:13} {entry['step_ms']:7.0f} ms a step, {entry['tokens_per_second']:7,.0f} tokens a second, "
             f"ours is {entry['ours_is_times_as_fast']:.2f} times as fast{perplexity}"
         )
     if options.json:
