@@ -141,9 +141,12 @@ def _read_class_names(file: Path) -> tuple[str, ...]:
 
 def _read_data(file: Path) -> dict:
     data = runs.read_json(file) if file.is_file() else {}
-    if not isinstance(data, dict) or (data and not {"sha256", "split_sha256"} <= data.keys()):
-        raise UserError(f"{file} is damaged: expected sha256 and split_sha256, received {data!r}. Bring it back.")
-    return data
+    if data and not (isinstance(data, dict) and data.get("sha256") and "train" in data.get("split_sha256", ())):
+        raise UserError(
+            f"{file} is damaged: expected sha256 and split_sha256, received {data!r}. Bring it back as it was written, "
+            "or remove it, and the model loads without what it says."
+        )
+    return data or {}
 
 
 def read_calibration(file: Path) -> dict | None:

@@ -19,9 +19,7 @@ LENGTH_STEP = 4
 # `padding_fraction` in the manifest), while which texts meet in a batch still changes in every epoch.
 WINDOW_BATCHES = 50
 SCORED_ROWS = 128  # texts scored at once: 64 to 128 take the least time each, beyond it arrays leave the caches
-SCORED_POSITIONS = (
-    65_536  # padded tokens scored at once: 128 texts of 512; more of whole documents would take gigabytes
-)
+SCORED_POSITIONS = 65_536  # padded tokens scored at once, as of 128 texts of 512: whole documents would take gigabytes
 LENGTH_CLASS = 1.1  # see plan_epoch
 ENCODE_ROWS = 4096  # texts that are turned into ids at once
 

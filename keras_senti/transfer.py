@@ -66,9 +66,8 @@ def find_seen_rows(before: dict, now: dict) -> str:
     if not before:
         return ""
     main, unlabeled = next(iter(before["sha256"].values())), before.get("unlabeled_sha256")
-    # Now, as then, the first file is the one with the train part.
-    labelled = {sha256: file for file, sha256 in now["sha256"].items() if sha256 != now.get("unlabeled_sha256")}
-    labelled |= {sha256: file for file, sha256 in [*now["sha256"].items()][:1]}
+    files = enumerate(now["sha256"].items())  # the first, now as then, is the one with the train part
+    labelled = {sha256: file for i, (file, sha256) in files if i == 0 or sha256 != now.get("unlabeled_sha256")}
     found = ""
     if main in labelled and before["split_sha256"]["train"] != now["split_sha256"]["train"]:
         found += (

@@ -233,8 +233,7 @@ def _pretrain_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained |
     read = [corpus.encoded[name] for name in ("train", "unlabeled") if name in corpus.encoded]
     trained, scores = train_language_model(model, read, corpus.encoded["validation"], vocabulary, config, run_dir)
     weights = {name_of(variable): variable.numpy() for variable in model.weights}
-    data = runs.read_manifest(run_dir)["data"]
-    write_compact(run_dir / "encoder", Pretrained(config, vocabulary, (), weights, data=data))
+    write_compact(run_dir / "encoder", Pretrained(config, vocabulary, (), weights, data=_describe_data(corpus)))
     runs.write_json(run_dir / "metrics.json", scores)
     runs.update_manifest(
         run_dir,
@@ -400,9 +399,7 @@ def evaluate_stored(run_dir) -> str:
     if is_compact(run_dir):
         use = "Add --text TEXT or --data.csv FILE to use it."
         if read_config(Path(run_dir) / "config.yaml").task == "language_model":
-            use = (
-                f"It is a language model: fine-tune it on labelled texts with `python train.py --init_from {run_dir}`."
-            )
+            use = f"It is a language model: fine-tune it with `python train.py --init_from {run_dir} --data.csv FILE`."
         raise UserError(f"{run_dir}: a compact folder holds no scores. {use}")
     run_dir = runs.check_run_dir(run_dir)
     if read_config(run_dir / "config.yaml").task == "language_model":
