@@ -140,7 +140,9 @@ def draw_rivals(ours: dict, rivals: list[Rival]) -> str:
     )
     tests = "; ".join(f"{escape(rival.name)} {format_p(rival.p_value)}" for rival in rivals)
     unpaired = (
-        "" if all(r.paired for r in rivals) else " (by a cautious test, as their single predictions are not stored)"
+        ""
+        if all(r.paired for r in rivals)
+        else " (a cautious test: what the simple models say of each text was not stored)"
     )
     notes = "".join(f" {escape(rival.name)}: {escape(rival.note)}." for rival in rivals if rival.note)
     return make_card(
@@ -172,7 +174,7 @@ def draw_classes(metrics: dict) -> str:
         if name not in shown:
             continue
         hits, color = matrix[i, i], class_color(i, len(per_class))
-        counts = (("found of them", matrix[i].sum()), ("right when it says so", matrix[:, i].sum()))
+        counts = (("of these it finds", matrix[i].sum()), ("right when it says so", matrix[:, i].sum()))
         bars = [Bar(text, hits / n, f"of {n:,}", compute_interval(hits, n), color) for text, n in counts if n]
         body += f"<h4>{escape(name)}</h4>" + (draw_bars(bars) or '<p class="soft">no text, and never predicted</p>')
     worst, best = ranked[0], ranked[-1]
@@ -306,7 +308,11 @@ def draw_coverage(subject: Subject) -> str:
                 f"right in {precision:.1%}"
             )
     floor = max(0.0, np.floor(20 * min(low.min(), right.mean())) / 20)
-    rows = make_table(("wished", "sure from", "answers", "right"), table) if table else ""
+    rows = (
+        make_table(("wished accuracy", "least confidence", "texts answered", "accuracy reached"), table)
+        if table
+        else ""
+    )
     return make_card(
         finding,
         draw_chart(
@@ -317,7 +323,7 @@ def draw_coverage(subject: Subject) -> str:
             marks,
         )
         + rows,
-        "The model may leave the texts that it is not sure of to a person: the further left, the more. The band is the "
+        "The model may leave the texts that it is not sure of to a person: the further left, the more go to a person. The band is the "
         f"95% interval. Thresholds were chosen on {where}. {len(labels):,} texts.",
     )
 

@@ -234,7 +234,13 @@ def draw_confusions(matrix, class_names, most: int) -> str:
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     pairs = [(i, j) for i, j in zip(*np.unravel_index(order, wrong.shape)) if wrong[i, j]]
     return draw_bars(
-        Bar(f"{class_names[i]} taken for {class_names[j]}", wrong[i, j] / rows[i], f"{wrong[i, j]:,}", None, "--wrong")
+        Bar(
+            f"truly {class_names[i]}, called {class_names[j]}",
+            wrong[i, j] / rows[i],
+            f"{wrong[i, j]:,}",
+            None,
+            "--wrong",
+        )
         for i, j in pairs
     )
 

@@ -176,7 +176,7 @@ def write_verdict(metrics: dict, rivals: list[Rival], what: str) -> tuple[str, s
         return f"{right} of {rows} {what} in the right class: too few to say how good the model is.", ""
     sentence = f"The model puts {metrics['accuracy']:.1%} of the {rows:,} {what} into the right class"
     low, high = metrics["accuracy_interval"]
-    detail = f"On more texts of this kind, {low:.1%} to {high:.1%} right answers are to be expected (95% interval)."
+    detail = f"On more texts of this kind, {low:.1%} to {high:.1%} right answers are to be expected (95% interval, by chance alone)."
     if len(ranked) == 1:
         return f"{sentence}; all are “{ranked[0]}”, so nothing is known of how often it calls other texts that.", detail
     best = findings.find_best(rivals)
@@ -199,7 +199,7 @@ def write_verdict(metrics: dict, rivals: list[Rival], what: str) -> tuple[str, s
     )
     true, taken, count = findings.find_commonest_mistake(metrics)
     detail += (
-        f" Its commonest mistake: “{true}” taken for “{taken}”, {count:,} of {rows - right:,} mistakes. "
+        f" This model's commonest mistake: “{true}” taken for “{taken}”, {count:,} of {rows - right:,} mistakes. "
         f"When it says “{taken}”, it is right in {per_class[taken]['precision']:.0%}."
     )
     return sentence, detail
@@ -327,7 +327,7 @@ def _draw_learning(path: Path, manifest: dict) -> list[str]:
         curves = [Curve(epochs, train, "--c7"), Curve(epochs, validation)]
         legend = make_legend([("--c7", "train"), ("--right", "validation")], "kept epoch" if marks else "")
         chart = draw_chart(curves, x_axis, y_axis, f"Learning curve: {name}", marks)
-        how = f"{hints[key]} Where the curves part, the model learns its train texts by heart."
+        how = f"{hints[key]} Where validation gets worse and train better, the model learns its texts by heart."
         cards.append(make_card(finding, legend + chart, how))
     return cards
 

@@ -51,7 +51,7 @@ def draw_class_curves(subject: Subject) -> list[str]:
             + draw_chart(
                 recall_curves,
                 found,
-                Axis("share of the alarms that is right"),
+                Axis("share of its calls that are right"),
                 "Precision-recall curves",
                 height=SQUARE,
             ),
@@ -60,7 +60,7 @@ def draw_class_curves(subject: Subject) -> list[str]:
             f"{counts}.{left_out}",
         ),
         make_card(
-            f"Given a “{escape(names[lowest])}” text and another one, it tells which is which in {area[lowest]:.0%}",
+            f"Given a “{escape(names[lowest])}” text and another one, it ranks the two rightly in {area[lowest]:.0%}",
             make_legend((colors[i], f"{names[i]}: {area[i]:.3f}") for i in drawn)
             + draw_chart(
                 roc_curves,
@@ -69,7 +69,7 @@ def draw_class_curves(subject: Subject) -> list[str]:
                 "ROC curves",
                 height=SQUARE,
             ),
-            "ROC curves: the steeper the better; the dashed line is guessing. The numbers are the areas below: how "
+            "ROC curves: the nearer to the top left the better; the dashed line is guessing. The numbers are the areas below: how "
             "often a text of the class has a higher probability for it than a text of another class. "
             f"{len(labels):,} texts.{left_out}",
         ),

@@ -89,7 +89,7 @@ def test_the_verdict_says_how_good_against_what_and_where_it_is_bad():
         "guessing on the same texts, a difference too large for chance; it is best on “good”, of which it finds 90%, "
         "and worst on “bad” (60%)."
     )
-    assert "Its commonest mistake: “bad” taken for “good”, 40 of 50 mistakes" in detail
+    assert "This model's commonest mistake: “bad” taken for “good”, 40 of 50 mistakes" in detail
     assert "When it says “good”, it is right in 69%" in detail  # 90 of 130
     low, high = METRICS["accuracy_interval"]
     assert f"{low:.1%} to {high:.1%} right answers are to be expected" in detail
@@ -148,7 +148,7 @@ def test_a_run_gets_the_same_self_contained_page_again(tmp_path):
     shown = read_shown(page)
     for words in (
         "The model puts", "Thin lines are 95% intervals", "The commonest mistake", "scaled (temperature 1.50)",
-        "these very texts", "tells which is which", "is the hardest class", "By length", "it was surest of",
+        "these very texts", "ranks the two rightly", "is the hardest class", "By length", "it was surest of",
         "On validation texts the loss is best in epoch 3 of 3", "All numbers",
     ):  # fmt: skip
         assert words in shown, words
