@@ -323,8 +323,8 @@ def draw_coverage(subject: Subject) -> str:
             marks,
         )
         + rows,
-        "The model may leave the texts that it is not sure of to a person: the further left, the more go to a person. The band is the "
-        f"95% interval. Thresholds were chosen on {where}. {len(labels):,} texts.",
+        "The model may leave the texts that it is not sure of to a person: the further left, the more go to a "
+        f"person. The band is the 95% interval. Thresholds were chosen on {where}. {len(labels):,} texts.",
     )
 
 

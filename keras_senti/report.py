@@ -176,7 +176,10 @@ def write_verdict(metrics: dict, rivals: list[Rival], what: str) -> tuple[str, s
         return f"{right} of {rows} {what} in the right class: too few to say how good the model is.", ""
     sentence = f"The model puts {metrics['accuracy']:.1%} of the {rows:,} {what} into the right class"
     low, high = metrics["accuracy_interval"]
-    detail = f"On more texts of this kind, {low:.1%} to {high:.1%} right answers are to be expected (95% interval, by chance alone)."
+    detail = (
+        f"On more texts of this kind, {low:.1%} to {high:.1%} right answers are to be expected (95% interval, by "
+        "chance alone)."
+    )
     if len(ranked) == 1:
         return f"{sentence}; all are “{ranked[0]}”, so nothing is known of how often it calls other texts that.", detail
     best = findings.find_best(rivals)

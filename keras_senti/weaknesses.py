@@ -69,8 +69,8 @@ def draw_class_curves(subject: Subject) -> list[str]:
                 "ROC curves",
                 height=SQUARE,
             ),
-            "ROC curves: the nearer to the top left the better; the dashed line is guessing. The numbers are the areas below: how "
-            "often a text of the class has a higher probability for it than a text of another class. "
+            "ROC curves: the nearer to the top left the better; the dashed line is guessing. The numbers are the areas "
+            "below: how often a text of the class has a higher probability for it than a text of another class. "
             f"{len(labels):,} texts.{left_out}",
         ),
     ]
