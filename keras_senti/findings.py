@@ -309,7 +309,7 @@ def draw_coverage(subject: Subject) -> str:
             )
     floor = max(0.0, np.floor(20 * min(low.min(), right.mean())) / 20)
     rows = (
-        make_table(("wished accuracy", "least confidence", "texts answered", "accuracy reached"), table)
+        make_table(("target", "sure from", "answered", "right"), table)
         if table
         else ""
     )
