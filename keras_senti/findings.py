@@ -308,11 +308,7 @@ def draw_coverage(subject: Subject) -> str:
                 f"right in {precision:.1%}"
             )
     floor = max(0.0, np.floor(20 * min(low.min(), right.mean())) / 20)
-    rows = (
-        make_table(("target", "sure from", "answered", "right"), table)
-        if table
-        else ""
-    )
+    rows = make_table(("target", "sure from", "answered", "right"), table) if table else ""
     return make_card(
         finding,
         draw_chart(
