@@ -2,7 +2,7 @@
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
 BOOTSTRAP_SAMPLES = 2000
@@ -168,7 +168,7 @@ def compute_interval(right, rows):
     Reference: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953: unlike share ± 2 standard errors it stays
     within 0 and 1, and is right for few rows too.
     """
-    z = 1.96
+    z = norm.ppf(0.975)
     half = z * np.sqrt(right * (rows - right) / np.maximum(rows, 1) + z**2 / 4)
     return (right + z**2 / 2 - half) / (rows + z**2), (right + z**2 / 2 + half) / (rows + z**2)
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
@@ -25,6 +24,7 @@ from keras_senti import runs
 from keras_senti.baselines import PACKAGES, fit_ngrams, is_chinese, score_texts
 from keras_senti.config import Config, UserError
 from keras_senti.data import join_groups, load_splits
+from keras_senti.evaluation import compute_interval
 from keras_senti.parsing import parse_config, run_command
 from keras_senti.sources import prepare_source
 
@@ -254,7 +254,6 @@ def find_deciding_words(texts: list[str], labels: np.ndarray, num_classes: int, 
         word, label (the class), rows (with the word), share (of the class among them), lower (its bound), base (the
         class's share of all rows), example and other (index of a row of the class with the word; of one of another
         class if there is one, else a second), score: rows · (lower - base), the highest first.
-    Reference: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953, for the interval.
     """
     analyzer = {"analyzer": "char", "ngram_range": (2, 3)} if is_chinese(texts) else {"analyzer": "word"}
     columns = ["word", "label", "rows", "share", "lower", "base", "example", "other", "score"]
@@ -268,9 +267,7 @@ def find_deciding_words(texts: list[str], labels: np.ndarray, num_classes: int, 
     rows, top = counts.sum(axis=1), counts.argmax(axis=1)
     share = counts.max(axis=1) / rows
     base = np.bincount(labels, minlength=num_classes)[top] / len(labels)
-    z = norm.ppf(0.975)
-    spread = z * np.sqrt(share * (1 - share) / rows + (z / (2 * rows)) ** 2)
-    lower = (share + z**2 / (2 * rows) - spread) / (1 + z**2 / rows)
+    lower, _ = compute_interval(counts.max(axis=1), rows)
     score = rows * (lower - base)
     decides = np.flatnonzero(lower >= np.maximum(LEAST_SHARE, (1 + base) / 2))
     lengths = np.array([len(word) for word in words[decides]], int)  # of runs that stand together, the longest

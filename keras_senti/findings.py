@@ -10,10 +10,10 @@ import numpy as np
 from keras_senti.charts import DIAGONAL, Axis, Curve, Mark, draw_chart, draw_histogram
 from keras_senti.evaluation import (
     apply_temperature,
+    compute_calibrated_metrics,
     compute_calibration,
     compute_coverage,
     compute_interval,
-    find_abstain_threshold,
 )
 from keras_senti.page import (
     MOST_CELLS,
@@ -32,7 +32,6 @@ from keras_senti.predictions import Texts
 SIGNIFICANT = 0.05  # a p-value below it counts as more than chance
 FEW_ROWS = 20  # of fewer nothing in general can be said
 SHOWN_TEXTS = 20
-WISHED_PRECISIONS = (0.9, 0.95, 0.99)
 SCORE_NAMES = {
     "accuracy": "accuracy",
     "macro_f1": "macro-F1",
@@ -49,8 +48,8 @@ class Subject:
 
     title: which model, which rows. what: the rows in words, after a number: "texts of the test part". labels: (rows,)
     int, all -1 if there are none. probabilities: (rows, classes). rows: (rows,) row numbers in the file of predictions.
-    lines, line_word: where to find a row of the user's file: "line" 17. texts: see `predictions.Texts`. chosen_on:
-    (labels, probabilities, in words) of the rows that thresholds are chosen on. temperature: of the run, or None.
+    lines, line_word: where to find a row of the user's file: "line" 17. texts: see `predictions.Texts`. calibration: of
+    `evaluation.fit_calibration`, None for an older model. fitted_on: in words, what it was fitted on.
     """
 
     title: str
@@ -62,13 +61,8 @@ class Subject:
     lines: np.ndarray
     line_word: str
     texts: Texts
-    chosen_on: tuple[np.ndarray, np.ndarray, str]
-    temperature: float | None = None
-
-    @property
-    def is_chosen_on(self) -> bool:
-        """Whether temperature and thresholds were chosen on these very rows."""
-        return self.chosen_on[0] is self.labels
+    calibration: dict | None
+    fitted_on: str
 
     @property
     def right(self) -> np.ndarray:
@@ -212,15 +206,15 @@ def draw_confusion_matrix(metrics: dict) -> str:
 
 def draw_calibration(subject: Subject) -> str:
     """Returns the calibration diagram, before and after scaling by the temperature if there is one."""
-    labels, temperature = subject.labels, subject.temperature
-    shown = [("as it is", "--c7" if temperature else "--right", subject.probabilities)]
-    how = ""
-    if temperature:
+    labels, how = subject.labels, ""
+    shown = [("as it is", "--c7" if subject.calibration else "--right", subject.probabilities)]
+    if subject.calibration:
+        temperature = subject.calibration["temperature"]
         scaled = apply_temperature(subject.probabilities, temperature)
         shown.append((f"scaled (temperature {temperature:.2f})", "--right", scaled))
         how = (
             " Scaling divides the logarithms of the probabilities by a temperature, fitted on "
-            f"{'these very' if subject.is_chosen_on else 'validation'} texts; it changes no class."
+            f"{subject.fitted_on}; it changes no class."
         )
     confidence, right = subject.probabilities.max(axis=1), subject.right
     gap, error = confidence.mean() - right.mean(), np.std(confidence - right) / np.sqrt(len(labels))
@@ -288,23 +282,25 @@ def draw_coverage(subject: Subject) -> str:
     enough = answered >= max(FEW_ROWS, len(labels) // 100)  # the share of right answers among three says nothing
     coverage, accuracy, answered = coverage[enough], accuracy[enough], answered[enough]
     low, high = compute_interval(accuracy * answered, answered)
-    confidence, table, marks = probabilities.max(axis=1), [], []
+    table, marks, how = [], [], ""
     finding = f"Answering every text it is right in {right.mean():.1%}; leaving out the unsure ones helps little"
-    chosen_labels, chosen_probabilities, where = subject.chosen_on
-    for wished in WISHED_PRECISIONS:
-        found = find_abstain_threshold(chosen_labels, chosen_probabilities, wished)
-        answers = confidence >= (np.inf if found is None else found[0])
+    found = []
+    if subject.calibration:
+        found = compute_calibrated_metrics(labels, probabilities, subject.calibration)["abstain"]
+        how = f" Thresholds were chosen on {subject.fitted_on}."
+    for entry in found:
+        keys = ("wished_precision", "threshold", "coverage", "precision")
+        wished, threshold, share, precision = (entry[key] for key in keys)
         if wished <= right.mean():
             continue
-        if answers.sum() < FEW_ROWS:
+        if share * len(labels) < FEW_ROWS:
             table.append((f"{wished:.0%}", "–", "none", "–"))
             continue
-        share, precision = answers.mean(), right[answers].mean()
-        table.append((f"{wished:.0%}", f"{found[0]:.1%}", f"{share:.0%}", f"{precision:.1%}"))
+        table.append((f"{wished:.0%}", f"{threshold:.1%}", f"{share:.0%}", f"{precision:.1%}"))
         if not marks and wished >= 0.95:
             marks = [Mark(share, precision, f"{share:.0%} answered")]
             finding = (
-                f"Answering only where it is at least {found[0]:.1%} sure, it answers {share:.0%} of the texts and is "
+                f"Answering only where it is at least {threshold:.1%} sure, it answers {share:.0%} of the texts and is "
                 f"right in {precision:.1%}"
             )
     floor = max(0.0, np.floor(20 * min(low.min(), right.mean())) / 20)
@@ -320,7 +316,7 @@ def draw_coverage(subject: Subject) -> str:
         )
         + rows,
         "The model may leave the texts that it is not sure of to a person: the further left, the more go to a "
-        f"person. The band is the 95% interval. Thresholds were chosen on {where}. {len(labels):,} texts.",
+        f"person. The band is the 95% interval.{how} {len(labels):,} texts.",
     )
 
 

@@ -12,6 +12,7 @@ from scipy.stats import norm
 
 from keras_senti import findings, runs, weaknesses
 from keras_senti.charts import Axis, Curve, Mark, draw_chart
+from keras_senti.compact import read_calibration
 from keras_senti.evaluation import compare_predictions, compute_metrics
 from keras_senti.findings import FEW_ROWS, SHOWN_TEXTS, Rival, Subject, describe_chance, find_errors
 from keras_senti.page import (
@@ -56,7 +57,6 @@ def write_run_report(run_dir, color_words=None) -> Path:
     stored = run_dir / "predictions.csv"
     parts = read_parts(stored, class_names)
     part = list(parts.values())[-1]
-    validation = parts.get("validation", part)
     errors = part.rows[find_errors(part.labels, part.probabilities)]
     subject = Subject(
         title=f"{name_run(run_dir)}, {part.name} part",
@@ -68,12 +68,8 @@ def write_run_report(run_dir, color_words=None) -> Path:
         lines=part.lines,
         line_word="line",
         texts=read_texts(stored, "text", part.rows, errors),
-        chosen_on=(
-            validation.labels,
-            validation.probabilities,
-            "these very texts" if validation is part else "the validation part",
-        ),
-        temperature=manifest.get("temperature"),
+        calibration=read_calibration(run_dir / "calibration.json"),
+        fitted_on="these very texts" if part.name == "validation" else "the validation part",
     )
     found = compute_metrics(part.labels, part.probabilities, class_names)
     sampled = metrics.get("sampled", {}).get(part.name)
@@ -83,7 +79,9 @@ def write_run_report(run_dir, color_words=None) -> Path:
     rivals = [_read_rival(name, ours, baseline, notes.get(name, "")) for name, baseline in beside.items()]
     if not rivals:  # the settings may name none
         ours, rivals = found, [_make_constant_rival(subject)]
-    note = "The best epoch was chosen on these very texts, which flatters a little." if part is validation else ""
+    note = (
+        "The best epoch was chosen on these very texts, which flatters a little." if part.name == "validation" else ""
+    )
     learned = _draw_learning(run_dir / "history.csv", manifest)
     learned = make_section("How it learned", *learned, _draw_run(manifest))
     sections = _draw_scored(subject, found, rivals, ours, color_words, note, learned)
@@ -92,27 +90,22 @@ def write_run_report(run_dir, color_words=None) -> Path:
 
 
 def write_file_report(
-    folder: Path, run_dir, name: str, columns, class_names, labels, probabilities, color_words=None
+    folder: Path, run_dir, name: str, columns, class_names, labels, probabilities, calibration
 ) -> Path:
     """Writes report.html beside the predictions.csv of a user's file and returns its path.
 
     Args:
-        folder: where predictions.csv is. run_dir: run or compact folder; its validation part, if it has one, gives the
-            thresholds. name: of the file. columns: (column of the texts, list of columns that may be categories).
-        labels: (rows,) int, -1 without label. probabilities: (rows, classes). color_words: see `write_run_report`.
+        folder: where predictions.csv is. run_dir: run or compact folder. name: of the file.
+        columns: (column of the texts, list of columns that may be categories).
+        labels: (rows,) int, -1 without label. probabilities: (rows, classes). calibration: of the model, or None.
     """
-    class_names, run_dir, rows = tuple(class_names), Path(run_dir), np.arange(len(labels))
+    class_names, rows = tuple(class_names), np.arange(len(labels))
     labelled = labels >= 0
     if labelled.any():
         rows, labels, probabilities = rows[labelled], labels[labelled], probabilities[labelled]
         shown = find_errors(labels, probabilities)
     else:
         shown = np.argsort(probabilities.max(axis=1), kind="stable")[:SHOWN_TEXTS]
-    manifest = runs.read_manifest(run_dir) if (run_dir / "manifest.json").exists() else {}
-    chosen_on = labels, probabilities, "these very texts"
-    if (run_dir / "predictions.csv").exists():
-        validation = read_parts(run_dir / "predictions.csv", class_names)["validation"]
-        chosen_on = validation.labels, validation.probabilities, "the validation part of the run"
     text_column, others = columns
     subject = Subject(
         title=f"{name}, predicted by {name_run(run_dir)}",
@@ -124,15 +117,15 @@ def write_file_report(
         lines=rows + 1,
         line_word="row",
         texts=read_texts(folder / "predictions.csv", text_column, rows, rows[shown], others),
-        chosen_on=chosen_on,
-        temperature=manifest.get("temperature"),
+        calibration=calibration,
+        fitted_on="the validation part of the run",
     )
     if labelled.any():
         metrics, unlabelled = compute_metrics(labels, probabilities, class_names), len(labelled) - len(labels)
         note = f"{unlabelled:,} more rows have no label: predicted, not scored." if unlabelled else ""
-        sections = _draw_scored(subject, metrics, [_make_constant_rival(subject)], metrics, color_words, note)
+        sections = _draw_scored(subject, metrics, [_make_constant_rival(subject)], metrics, None, note)
     else:
-        sections = _draw_unlabelled(subject, shown, color_words)
+        sections = _draw_unlabelled(subject, shown)
     runs.write_text(folder / "report.html", make_page(subject.title, *sections))
     return folder / "report.html"
 
@@ -258,7 +251,7 @@ def _draw_scored(subject: Subject, metrics: dict, rivals, ours: dict, color_word
     ]
 
 
-def _draw_unlabelled(subject: Subject, unsure: np.ndarray, color_words) -> list[str]:
+def _draw_unlabelled(subject: Subject, unsure: np.ndarray) -> list[str]:
     """Returns the parts of a page about rows without labels. unsure: indices of the rows to show."""
     probabilities, names, rows = subject.probabilities, subject.class_names, len(subject.probabilities)
     predicted = probabilities.argmax(axis=1)
@@ -298,7 +291,7 @@ def _draw_unlabelled(subject: Subject, unsure: np.ndarray, color_words) -> list[
         ),
         make_section(
             "Where is it unsure?",
-            make_card(finding, weaknesses.draw_texts(subject, unsure, color_words), hint, wide=True),
+            make_card(finding, weaknesses.draw_texts(subject, unsure), hint, wide=True),
         ),
     ]
 

@@ -545,7 +545,8 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
         lines.append("no labels: predictions only")
     runs.write_json(folder / "metrics.json", result)
     columns = text_column, [name for name in table.columns if name not in (text_column, label_column)]
-    report.write_file_report(folder, run_dir, table.path.name, columns, class_names, labels, probabilities)
+    found = labels, probabilities, model.calibration
+    report.write_file_report(folder, run_dir, table.path.name, columns, class_names, *found)
     return folder, "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ from keras_senti import predictions, report, workflow
 from keras_senti.charts import MOST_POINTS, Axis, Curve, draw_chart
 from keras_senti.compact import write_compact
 from keras_senti.config import UserError
-from keras_senti.evaluation import compute_interval, compute_metrics
+from keras_senti.evaluation import compute_interval, compute_metrics, fit_calibration
 from keras_senti.findings import Rival
 from keras_senti.page import draw_matrix, draw_text
 from keras_senti.report import write_file_report, write_run_report, write_verdict
@@ -30,7 +30,7 @@ def make_predictions(rows: int, classes: int = 3, right: float = 0.8, seed: int 
     return labels, np.float32(rng.dirichlet(np.ones(classes), rows) * 0.5 + 0.5 * np.eye(classes)[aim])
 
 
-def write_run(folder, labels, probabilities, names=NAMES, texts=None, part="validation", **manifest):
+def write_run(folder, labels, probabilities, names=NAMES, texts=None, part="validation", temperature=None):
     """Writes what a report reads of a run folder, with two baselines: one knows nothing, one half of the rows."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = texts or [f"text number {i} " + "word " * (i % 50) for i in range(len(labels))]
@@ -46,8 +46,12 @@ def write_run(folder, labels, probabilities, names=NAMES, texts=None, part="vali
     metrics = {part: compute_metrics(labels, probabilities, names), "baselines": beside, "validation_baselines": beside}
     history = "epoch,loss,macro_f1,val_loss,val_macro_f1\n0,1.0,0.4,0.9,0.5\n1,0.8,0.6,0.85,nan\n2,0.7,0.7,0.8,0.6\n"
     (folder / "history.csv").write_text(history)
-    training = {"training": {"best_epoch": 3, "epochs_run": 3, "seconds": 2.0}}
-    for name, content in (("class_names", list(names)), ("metrics", metrics), ("manifest", training | manifest)):
+    manifest = {"training": {"best_epoch": 3, "epochs_run": 3, "seconds": 2.0}}
+    contents = {"class_names": list(names), "metrics": metrics, "manifest": manifest}
+    if part == "validation":
+        calibration = fit_calibration(labels, probabilities, [0.9, 0.95])
+        contents["calibration"] = calibration | ({"temperature": temperature} if temperature else {})
+    for name, content in contents.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
     return folder
 
@@ -182,7 +186,7 @@ def test_whatever_texts_classes_and_columns_hold_is_shown_and_not_run(tmp_path):
     assert "<script>alert(1)</script> \"><img src=x onerror=alert(2)> '&amp;" in shown and "<b>bad</b>" in shown
     table = pd.DataFrame({"text": "t", NASTY: np.where(np.arange(60) < 30, "<i>", "</td>")})
     table.to_csv(tmp_path / "predictions.csv", index=False)
-    page = write_file_report(tmp_path, run, NASTY, ("text", [NASTY]), names, labels, probabilities).read_text()
+    page = write_file_report(tmp_path, run, NASTY, ("text", [NASTY]), names, labels, probabilities, None).read_text()
     assert "column “<script>alert(1)</script>" in read_shown(page) and "\x00" not in page
 
 
@@ -216,7 +220,9 @@ def make_file(tmp_path, labels, probabilities, **columns):
         tmp_path / "predictions.csv", index=False
     )
     columns = "text", list(columns)
-    path = write_file_report(tmp_path, tmp_path / "compact", "a.csv", columns, NAMES, np.array(labels), probabilities)
+    path = write_file_report(
+        tmp_path, tmp_path / "compact", "a.csv", columns, NAMES, np.array(labels), probabilities, None
+    )
     return read_shown(path.read_text())
 
 
@@ -380,7 +386,7 @@ def pages(tmp_path_factory):
     columns = {"text": texts[:90], "a_column_with_a_long_name_" * 3: np.where(np.arange(90) % 2, "x" * 90, "y")}
     pd.DataFrame(columns).to_csv(folder / "predictions.csv", index=False)
     others = list(columns)[1:]
-    write_file_report(folder, run, "b.csv", ("text", others), names, np.full(90, -1), probabilities[:90])
+    write_file_report(folder, run, "b.csv", ("text", others), names, np.full(90, -1), probabilities[:90], None)
     return [run / "report.html", folder / "report.html"]
 
 
