@@ -7,7 +7,8 @@ Importing this package imports nothing heavy: TensorFlow starts when something t
 The modules are stages, in the order in which text flows through them; each imports only from those above it:
 config, parsing, runs, devices, tables, sources, data, text, vectors, pipeline, corpus, kernels, layers,
 language_model, models, evaluation, baselines, tensorboard, checkpoints, optimizers, training, pretraining, compact,
-export, transfer, explain, predictions, page, charts, findings, weaknesses, report, comparison, workflow, faults.
+export, transfer, explain, predictions, page, explanations, charts, findings, weaknesses, report, comparison, workflow,
+faults.
 """
 
 import os

@@ -19,28 +19,19 @@ References: Sundararajan et al. 2017, https://arxiv.org/abs/1703.01365, equation
 """
 
 import dataclasses
-import html
 import inspect
-import io
-import os
-import string
-import sys
 import unicodedata
-import warnings
 from dataclasses import dataclass
 
 import keras
-import matplotlib
 import numpy as np
 import tensorflow as tf
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from keras_senti.compact import assign_weights
 from keras_senti.config import UserError, suggest
 from keras_senti.layers import AttentionPooling, BigramEmbedding
 from keras_senti.models import build_model
-from keras_senti.tensorboard import find_font
 from keras_senti.text import UNKNOWN, TextEncoder, encode_utf8, make_simplifier
 from keras_senti.transfer import read_pretrained
 
@@ -52,7 +43,6 @@ TOLERANCE, LEAST_TOLERANCE = 0.01, 1e-3  # relative to f(x) - f(x'); absolute wh
 GRADIENT_TOKENS, READ_TOKENS = 10_000, 32_768
 # Variants of one text, for occlusion and for the course: one for each token up to 400, fewer for a long text.
 MOST_VARIANTS, FEWEST_VARIANTS, VARIANT_TOKENS = 400, 10, 500_000
-PALE = 0.1  # a value (natural logarithm of probability) below which no word gets the full colour
 
 _IDS, _MASK = tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None, None), tf.bool)
 _NUMBERS, _INDEX = tf.TensorSpec((None,), tf.float32), tf.TensorSpec((), tf.int32)
@@ -87,6 +77,11 @@ class Explanation:
     positions: np.ndarray
     course: np.ndarray
     notes: tuple[str, ...] = ()
+
+    @property
+    def pieces(self) -> list[str]:
+        """Each token with the space before it."""
+        return _join_spaces(self.tokens, self.has_space)
 
     @property
     def class_name(self) -> str:
@@ -193,8 +188,7 @@ class Explainer:
         for text, index in zip(texts, tqdm(class_indices, "colouring words", unit=" texts", delay=2)):
             ids, tokens, _ = self._split(text)
             spaces = _find_spaces(tokens, self.encoder.settings.split == "character")
-            pieces = [" " * bool(space) + token for token, space in zip(tokens, spaces)]
-            found.append(list(zip(pieces, self.integrate_gradients(ids, int(index))[0].tolist())))
+            found.append(list(zip(_join_spaces(tokens, spaces), self.integrate_gradients(ids, int(index))[0].tolist())))
         return found
 
     def _split(self, text: str) -> tuple[np.ndarray, tuple[str, ...], int]:
@@ -318,276 +312,12 @@ def load_explainer(path) -> Explainer:
     return Explainer(model, TextEncoder(pretrained.config.text, pretrained.vocabulary), pretrained.class_names)
 
 
+def _join_spaces(tokens, has_space) -> list[str]:
+    return [" " * bool(space) + token for token, space in zip(tokens, has_space)]
+
+
 def _find_spaces(tokens, is_character_split: bool) -> np.ndarray:
     """Returns (T,) bool: none before the first token, and none between two characters of Chinese or Japanese."""
     is_wide = [len(token) == 1 and unicodedata.east_asian_width(token) in "WF" for token in tokens]
     between = [not (is_character_split or before and now) for before, now in zip(is_wide, is_wide[1:])]
     return np.array([False, *between])
-
-
-# For the terminal
-
-
-def wants_color(stream=None) -> bool:
-    """Whether a stream (standard output) is a terminal that shows colours and nobody forbade them.
-
-    See https://no-color.org.
-    """
-    stream = stream or sys.stdout
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def format_explanation(explanation: Explanation, color: bool) -> str:
-    """Returns lines for the terminal: the prediction, the words by their integrated gradients, the strongest, notes."""
-    name = _plain(explanation.class_name)
-    lines = [
-        ", ".join(f"{_plain(explanation.class_names[i])} {p:.3f}" for i, p in _rank(explanation.probabilities)),
-        f"{'green' if color else '+'} speaks for {name}, {'red' if color else '-'} against it:",
-        format_words(explanation, explanation.gradients, color),
-        *_list_strongest(explanation),
-        describe_sum(explanation),
-        *map(_plain, explanation.notes),
-    ]
-    return "\n".join(lines)
-
-
-# Of the 256 colours (https://en.wikipedia.org/wiki/ANSI_escape_code#8-bit), pale to strong; the letters are black.
-_GREENS, _REDS = (194, 157, 120, 83, 40), (224, 217, 210, 209, 202)
-
-
-def format_words(explanation: Explanation, values: np.ndarray, color: bool) -> str:
-    """Returns the tokens on green (for the class) or red (against it), or with the values that matter behind them."""
-    shares, pieces = _scale(values), []
-    for token, space, value, share in zip(explanation.tokens, explanation.has_space, values, shares):
-        token = _plain(token)
-        if abs(share) >= 0.1:
-            shade = (_GREENS if share > 0 else _REDS)[min(4, int(abs(share) * 5))]
-            token = f"\x1b[48;5;{shade}m\x1b[38;5;16m{token}\x1b[0m" if color else f"{token}({value:+.2f})"
-        pieces.append(" " * int(space) + token)
-    return "".join(pieces)
-
-
-def describe_sum(explanation: Explanation) -> str:
-    """Returns a sentence that says what the integrated gradients add up to, and what they should."""
-    return (
-        f"The values sum to {explanation.gradients.sum():+.3f}; log p({_plain(explanation.class_name)}) is "
-        f"{explanation.log_probability:.3f} for this text and {explanation.reference:.3f} for one as long that says "
-        f"nothing, a difference of {explanation.difference:+.3f} (integrated gradients, {explanation.steps} steps)."
-    )
-
-
-def _rank(probabilities: np.ndarray) -> list[tuple[int, float]]:
-    return [(int(i), float(probabilities[i])) for i in np.argsort(-probabilities, kind="stable")]
-
-
-def _scale(values: np.ndarray) -> np.ndarray:
-    """Returns how strong a colour is, -1 to 1: shares of the largest value, or of PALE where none is so large."""
-    return values / max(np.abs(values).max(), PALE)
-
-
-def _list_strongest(explanation: Explanation, most: int = 5) -> list[str]:
-    """Returns up to two lines: the tokens that speak most for the class and most against it, with their values."""
-    values, lines = explanation.gradients, []
-    for sign, side in ((1, "for"), (-1, "against")):
-        order = [i for i in np.argsort(-sign * values, kind="stable")[:most] if sign * values[i] >= 0.005]
-        words = ", ".join(f"{_plain(explanation.tokens[i])} {values[i]:+.2f}" for i in order)
-        lines += [f"{side} {_plain(explanation.class_name)}: {words}"] if words else []
-    return lines
-
-
-def _plain(text: str) -> str:
-    """What a terminal would obey, and what cannot be seen, becomes a dot."""
-    return "".join(c if c.isprintable() else "·" for c in text)
-
-
-# The picture
-
-COLORS = ("#0072b2", "#e69f00", "#cc79a7", "#56b4e9", "#999999")  # Okabe & Ito 2008: told apart by most eyes
-DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)), "-")
-INK = "#222222"
-
-
-def draw_course(explanation: Explanation) -> Figure:
-    """Draws the probability of each class after each token; of more than five classes, those that ever get highest."""
-    positions, course = explanation.positions, explanation.course
-    shown = sorted(i for i, _ in _rank(course.max(axis=0))[: len(COLORS)])
-    width = float(np.clip(1 + 0.17 * len(explanation.tokens), 3.4, 9.0))  # inches; 3.4 fit on a phone
-    with matplotlib.rc_context({"text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK}):
-        figure = Figure(figsize=(width, 3.2), layout="constrained")
-        axes = figure.add_subplot()
-        for color, dash, index in zip(COLORS, DASHES, shown):
-            marker = "." if len(positions) <= 60 else None
-            axes.plot(positions, course[:, index], color=color, linestyle=dash, marker=marker, linewidth=1.8)
-        names = [explanation.class_names[index][:30] for index in shown]
-        legend = figure.legend(axes.lines, names, loc="outside upper left", ncols=3, frameon=False)
-        step = -(-len(explanation.tokens) // int((width - 1) / 0.16))  # a label needs 0.16 inches
-        ticks = np.arange(1, len(explanation.tokens) + 1, step)
-        labels = [_plain(explanation.tokens[position - 1])[:14] for position in ticks]
-        axes.set_xticks(ticks, labels, rotation=0 if max(map(len, labels)) == 1 else 90)
-        font = find_font("".join([*labels, *names]))
-        for label in [*axes.get_xticklabels(), *legend.get_texts()]:
-            label.set_parse_math(False)  # a $ is a $
-            if font is not None:
-                label.set_fontproperties(font)
-            label.set_fontsize(8)
-        axes.set(ylim=(-0.02, 1.02), xlim=(0.5, len(explanation.tokens) + 0.5), yticks=[0, 0.5, 1])
-        axes.set_ylabel("probability so far", fontsize=8)
-        axes.tick_params(labelsize=8)
-        axes.grid(axis="y", color=INK, alpha=0.15)
-        for side in axes.spines.values():
-            side.set_visible(False)
-    return figure
-
-
-def _to_svg(figure: Figure, number: int) -> str:
-    """Returns an <svg> that takes its colours from the page, and has its letters as letters."""
-    file = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "keras_senti"}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a character that no font here has: the reader's browser may have one
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    svg = file.getvalue()
-    svg = svg[svg.index("<svg") :]
-    for index, color in enumerate(COLORS):
-        svg = svg.replace(color, f"var(--line-{index})")
-    svg = svg.replace(INK, "currentColor")
-    for mark in ('id="', 'href="#', "url(#"):  # several pictures in one page must not share names
-        svg = svg.replace(mark, f"{mark}text{number}-")
-    return svg
-
-
-# The page
-
-MOST_ROWS = 1000  # of the table of numbers
-
-_PAGE = string.Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Why the model says so: $name</title>
-<style>
-:root { color-scheme: light dark; --page: #fff; --ink: #1c1e21; --soft: #5b6168; --rule: #d9dce0;
-  --for: 0 158 115; --against: 213 94 0; --look: 86 140 220;
-  --line-0: #0072b2; --line-1: #b87900; --line-2: #b8578c; --line-3: #2f8fc4; --line-4: #757575 }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #15171a; --ink: #e6e8ea; --soft: #a3a9b0; --rule: #383c42;
-    --line-0: #58a6e0; --line-1: #e69f00; --line-2: #df93bd; --line-3: #8fd0f5; --line-4: #a8a8a8 } }
-body { background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; max-width: 60rem;
-  margin: 0 auto; padding: 1rem; overflow-wrap: anywhere }
-h1 { font-size: 1.5rem; margin: .5rem 0 0 }
-h2 { font-size: 1.2rem; margin: 0 }
-section, footer { border-top: 1px solid var(--rule); margin-top: 1.5rem; padding-top: 1.2rem }
-.soft, figcaption, footer, summary { color: var(--soft); font-size: .9rem }
-.words { font-size: 1.1rem; line-height: 2; margin: .6rem 0 }
-.words span, .key span { border-radius: .2rem; padding: .1rem .15rem; color: var(--ink) }
-.key { --a: .5 }
-.for { background: rgb(var(--for) / var(--a)) }
-.against { background: rgb(var(--against) / var(--a));
-  border-bottom: 2px dashed rgb(var(--against) / calc(2 * var(--a))) }
-.look { background: rgb(var(--look) / var(--a)) }
-.unknown { text-decoration: underline dotted }
-.warning { border-left: .25rem solid rgb(var(--against)); padding-left: .6rem }
-figure { margin: 1rem 0 }
-figure div, .table { overflow-x: auto }
-table { border-collapse: collapse; font-size: .9rem }
-th, td { text-align: right; padding: .1rem .7rem .1rem 0; white-space: nowrap }
-th:first-child, td:first-child, .bars td { text-align: left }
-.bars span { display: inline-block; height: .7rem; background: var(--soft) }
-details { margin: .6rem 0 }
-</style>
-</head>
-<body>
-<h1>Why the model says so</h1>
-<p class="soft">$name</p>
-$sections
-<footer>
-<h2>How to read this</h2>
-<p>The numbers are natural logarithms of probability: +0.69 makes the class twice as probable, −0.69 half as probable.
-<em>Integrated gradients</em> (Sundararajan et al. 2017) go from a text of padding, just as long, to this one, and give
-each word its share of the change; the shares add up to all of it. <em>Occlusion</em> puts padding in place of one word
-and says what the class loses; of two words that say the same, either loses little. <em>Attention</em> says where the
-model looks, not what it makes of it. All of them explain this model, not the language: a word counts because of the
-texts it was trained on.</p>
-</footer>
-</body>
-</html>
-""")
-
-
-def format_page(explanations: list[Explanation], name: str) -> str:
-    """Returns one self-contained page of HTML about some texts; name: of the model."""
-    sections = (_format_section(explanation, number) for number, explanation in enumerate(explanations, 1))
-    return _PAGE.substitute(name=_escape(name), sections="\n".join(sections))
-
-
-def _format_section(explanation: Explanation, number: int) -> str:
-    target, ranked = _escape(explanation.class_name), _rank(explanation.probabilities)
-    title = f"{number}. “{_escape(explanation.class_names[ranked[0][0]])}”, probability {ranked[0][1]:.2f}"
-    if explanation.class_index != ranked[0][0]:
-        title += f"; why “{target}” has {explanation.probabilities[explanation.class_index]:.2f}"
-    bars = (
-        f"<tr><td>{_escape(explanation.class_names[index])}</td><td>{probability:.3f}</td>"
-        f'<td><span style="width:{8 * probability:.2f}rem"></span></td></tr>'
-        for index, probability in ranked[:10]
-    )
-    notes = sorted(explanation.notes, key=lambda note: not note.startswith("WARNING"))
-    attention = ""
-    if explanation.attention is not None:
-        attention = _format_details("Attention: where the model looks", explanation, explanation.attention, ("look",))
-    return "\n".join(
-        [
-            f"<section>\n<h2>{title}</h2>",
-            f'<table class="bars">{"".join(bars)}</table>',
-            _color_words(explanation, explanation.gradients),
-            f'<p class="soft key"><span class="for">green</span> speaks for “{target}”, <span class="against">red, '
-            "dashed</span> against it, by integrated gradients.</p>",
-            f"<p>{'<br>'.join(map(_escape, _list_strongest(explanation)))}</p>",
-            *(f'<p class="{"warning" if n.startswith("WARNING") else "soft"}">{_escape(n)}</p>' for n in notes),
-            f"<figure><div>{_to_svg(draw_course(explanation), number)}</div>",
-            "<figcaption>While it reads: what the model would say had the text ended there.</figcaption></figure>",
-            _format_details("The same by occlusion", explanation, explanation.occlusion),
-            attention,
-            f"{_format_numbers(explanation)}\n</section>",
-        ]
-    )
-
-
-def _escape(text: str) -> str:
-    return html.escape(_plain(text))
-
-
-def _color_words(explanation: Explanation, values: np.ndarray, classes=("for", "against")) -> str:
-    pieces = []
-    shares = _scale(values) if "for" in classes else values / values.max()  # attention is small in long texts
-    columns = explanation.tokens, explanation.has_space, explanation.is_unknown, values, shares
-    for token, space, unknown, value, share in zip(*columns):
-        styles, word = [classes[int(share < 0)]] if abs(share) >= 0.05 else [], _escape(token)
-        styles += ["unknown"] if unknown else []
-        if styles:
-            title = f"{value:+.3f}" + (f", read as {UNKNOWN}" if unknown else "")
-            word = f'<span class="{" ".join(styles)}" style="--a:{0.65 * abs(share):.2f}" title="{title}">{word}</span>'
-        pieces.append(" " * int(space) + word)
-    return f'<p class="words">{"".join(pieces)}</p>'
-
-
-def _format_details(title: str, explanation: Explanation, *values) -> str:
-    return f"<details><summary>{title}</summary>{_color_words(explanation, *values)}</details>"
-
-
-def _format_numbers(explanation: Explanation) -> str:
-    """Returns the numbers of each token, of at most MOST_ROWS, folded away."""
-    columns = {"gradients": [f"{value:+.3f}" for value in explanation.gradients]}
-    columns["occlusion"] = [f"{value:+.3f}" for value in explanation.occlusion]
-    if explanation.attention is not None:
-        columns["attention"] = [f"{value:.3f}" for value in explanation.attention]
-    head = "".join(f"<th>{name}</th>" for name in ("token", *columns))
-    rows = [
-        f"<tr><td>{_escape(token)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-        for token, *cells in zip(explanation.tokens[:MOST_ROWS], *columns.values())
-    ]
-    total = len(explanation.tokens)
-    what = f"of the first {MOST_ROWS:,} of {total:,} tokens" if total > MOST_ROWS else "of every token"
-    return (
-        f"<details><summary>The numbers {what}</summary><p>{_escape(describe_sum(explanation))}</p>"
-        f'<div class="table"><table><tr>{head}</tr>{"".join(rows)}</table></div></details>'
-    )

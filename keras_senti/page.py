@@ -256,7 +256,7 @@ def draw_text(text: str, head: str, pieces=None) -> str:
         most = max(abs(weight) for _, weight in pieces) or 1.0
         length, shown = 0, ""
         for piece, weight in pieces:
-            shown += _color_piece(piece, weight / most)
+            shown += color_piece(piece, weight / most)
             length += len(piece)
             if length > MOST_CHARACTERS:
                 shown += "…"
@@ -267,7 +267,8 @@ def draw_text(text: str, head: str, pieces=None) -> str:
     return f'<div class="text"><div class="soft">{head}</div><p dir="auto">{shown}</p></div>'
 
 
-def _color_piece(piece: str, strength: float) -> str:
+def color_piece(piece: str, strength: float) -> str:
+    """Returns a word with the space before it; strength: -1 (orange) to 1 (blue)."""
     name = "right" if strength > 0 else "wrong"
     word = piece.lstrip()
     color = f"rgba(var(--{name}-rgb),{0.65 * abs(strength):.2f})"

@@ -19,7 +19,19 @@ import tensorflow as tf
 import yaml
 from tqdm import tqdm
 
-from keras_senti import baselines, comparison, devices, evaluation, explain, export, report, runs, tensorboard, vectors
+from keras_senti import (
+    baselines,
+    comparison,
+    devices,
+    evaluation,
+    explain,
+    explanations,
+    export,
+    report,
+    runs,
+    tensorboard,
+    vectors,
+)
 from keras_senti.compact import Pretrained, is_compact, read_calibration, write_compact
 from keras_senti.config import Config, UserError, suggest
 from keras_senti.corpus import Corpus, load_corpus
@@ -482,14 +494,14 @@ def explain_texts(path, texts: list[str], class_name: str | None = None) -> tupl
         home = home.parent
     explainer = explain.load_explainer(path)
     found = [explainer.explain(text, class_name) for text in tqdm(texts, "explaining", delay=2, disable=None)]
-    page = explain.format_page(found, f"{home.parent.name}/{home.name}")
+    page = explanations.format_page(found, f"{home.parent.name}/{home.name}")
     try:
         folder = runs.create_stamped_dir(home / "evaluations", "explanation-")
     except OSError as error:
         raise runs.WriteError(f"cannot write into {home}: {error.strerror}.") from None
     runs.write_text(folder / "explanation.html", page)
-    color = explain.wants_color()
-    return folder, "\n\n".join(explain.format_explanation(explanation, color) for explanation in found)
+    color = explanations.wants_color()
+    return folder, "\n\n".join(explanations.format_explanation(explanation, color) for explanation in found)
 
 
 def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_map=None) -> tuple[Path, str]:
