@@ -247,6 +247,10 @@ class TrainConfig:
     """Stop after so many epochs without improvement; null: run all epochs."""
     bucket_by_length: bool = True
     """Batch texts of similar length together and pad to the longest; false: pad all to text.sequence_length."""
+    bucket_lengths: list[int] | None = None
+    """Pad to these lengths only (and to text.sequence_length, which is always one of them), so that the batches have
+    few shapes for XLA to compile; null: to any multiple of 4, and on a TPU to a quarter, half and all of
+    text.sequence_length."""
     checkpoint_minutes: float = 10
     """Minutes of training between two checkpoints inside an epoch; each epoch's end has one too (see --resume)."""
     seed: int = 0
@@ -265,6 +269,13 @@ class TrainConfig:
             self.batch_tokens is None or self.bucket_by_length,
             "train.batch_tokens", self.batch_tokens, "null where train.bucket_by_length is false",
         )  # fmt: skip
+        require(
+            self.bucket_lengths is None
+            or (self.bucket_by_length and self.bucket_lengths and all(length >= 1 for length in self.bucket_lengths)),
+            "train.bucket_lengths",
+            self.bucket_lengths,
+            "lengths of at least 1, or null where train.bucket_by_length is false",
+        )
         require(0 < self.learning_rate < math.inf, "train.learning_rate", self.learning_rate, "a number above 0")
         _require_at_least(1, "train.layer_rate_decay", self.layer_rate_decay)
         for layer, epoch in (self.train_from_epoch or {}).items():
@@ -355,17 +366,39 @@ class EvaluationConfig:
 class DeviceConfig:
     """The machine."""
 
+    strategy: Literal["auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu"] = "auto"
+    """What computes. auto: all workers that the environment variable TF_CONFIG names, else a TPU, else all GPUs, else
+    the CPU. mirrored: a batch is shared by several GPUs (see replicas); multi_worker: by several machines."""
+    replicas: int | None = None
+    """With mirrored: GPUs that share each batch, or, where there is no GPU, parts of the CPU, for trying it out; null:
+    all GPUs."""
     cpu_threads: int | None = None
     """Processor threads that TensorFlow uses; null: all."""
-    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """mixed_bfloat16: products in bfloat16, weights and the state within the fast loop in float32. For TPUs, newer
-    GPUs, and CPUs with AMX or AVX512_BF16 (`lscpu` lists them); on other CPUs it is slower than float32."""
+    GPUs, and CPUs with AMX or AVX512_BF16 (`lscpu` lists them); on other CPUs it is slower than float32.
+    mixed_float16: for older GPUs, with a loss that is scaled so that small gradients do not vanish."""
     kernel: Literal["auto", "loop", "xla", "keras"] = "auto"
     """What computes LSTM and GRU: the fast loop, the same compiled by XLA in training (once for each shape of a batch),
     or Keras' own layer (on a GPU: cuDNN); auto: the start of a run says which, and why."""
+    steps_per_execution: int | None = None
+    """With a TPU or several replicas: steps that are made without returning to Python in between (only steps of one
+    shape are made together); null: 32 on a TPU, 1 elsewhere."""
 
     def __post_init__(self):
+        _require_at_least(1, "device.replicas", self.replicas)
+        require(
+            self.replicas is None or self.strategy == "mirrored",
+            "device.replicas", self.replicas, "null unless device.strategy is mirrored",
+        )  # fmt: skip
         _require_at_least(1, "device.cpu_threads", self.cpu_threads)
+        _require_at_least(1, "device.steps_per_execution", self.steps_per_execution)
+        require(
+            self.steps_per_execution in (None, 1) or self.strategy not in ("cpu", "gpu"),
+            "device.steps_per_execution",
+            self.steps_per_execution,
+            f"null with device.strategy {self.strategy}, where Keras' own loop makes the steps",
+        )
 
 
 @dataclass(frozen=True)

@@ -193,8 +193,9 @@ class LanguageModel(keras.Sequential):
         positions = tf.reduce_sum(batch[2])
         with tf.GradientTape() as tape:
             loss = self.compute_nats(*batch, training=True) / positions
+            scaled = self.optimizer.scale_loss(loss)  # with mixed_float16
         # Dense: the slices of a tied table would count several times in the norm that gradients are clipped by.
-        gradients = [tf.convert_to_tensor(g) for g in tape.gradient(loss, self.trainable_variables)]
+        gradients = [tf.convert_to_tensor(g) for g in tape.gradient(scaled, self.trainable_variables)]
         self.optimizer.apply(gradients, self.trainable_variables)
         self._loss_tracker.update_state(loss, sample_weight=positions)
         return {"loss": self._loss_tracker.result()}

@@ -3,6 +3,7 @@
 import math
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_senti.config import TrainConfig, UserError, suggest
@@ -96,6 +97,23 @@ class ByLayer:
         pass  # Keras would do it for all variables at the same rate
 
 
+class SumFirst:
+    """Lets a Keras optimiser, before which it stands as a base class, sum the gradients of all replicas, then clip.
+
+    Keras clips what each replica has, whose norm is another one than that of the sum: with replicas a run would learn
+    otherwise than without.
+    """
+
+    def _clip_gradients(self, gradients):
+        context = tf.distribute.get_replica_context()
+        if context and context.num_replicas_in_sync > 1:
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        return super()._clip_gradients(gradients)
+
+    def _all_reduce_sum_gradients(self, gradients_and_variables):
+        return gradients_and_variables
+
+
 def find_first_epoch(settings: TrainConfig, layer_name: str) -> int | None:
     """Returns the epoch, counted from 1, from which on a layer learns; None: never."""
     return (settings.train_from_epoch or {}).get(layer_name, 1)
@@ -150,9 +168,10 @@ def make_optimizer(settings: TrainConfig, total_steps: int, layers: list) -> ker
         "weight_decay": settings.weight_decay,
         "global_clipnorm": settings.clip_norm,
     }
+    bases = (SumFirst, kind) if tf.distribute.get_strategy().num_replicas_in_sync > 1 else (kind,)
     if settings.layer_rate_decay == 1 and not any(first_steps):
-        optimizer = kind(**arguments)
+        optimizer = (type(kind.__name__, bases, {}) if len(bases) > 1 else kind)(**arguments)
     else:
-        optimizer = type(f"{kind.__name__}ByLayer", (ByLayer, kind), {})(factors, first_steps, **arguments)
+        optimizer = type(f"{kind.__name__}ByLayer", (ByLayer, *bases), {})(factors, first_steps, **arguments)
     optimizer.build(variables)
     return optimizer

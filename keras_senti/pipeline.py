@@ -11,7 +11,10 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from keras_senti.config import TrainConfig
 from keras_senti.text import encode_utf8
+
+Bucket = bool | tuple[int, ...]  # which lengths batches are padded to: see padded_length
 
 # Batches are padded to a multiple of this, which keeps the number of different shapes small (100 up to 400 tokens).
 LENGTH_STEP = 4
@@ -63,10 +66,26 @@ def encode_texts(encoder, texts: list[str]) -> EncodedTexts:
     return EncodedTexts(np.concatenate(pieces), np.concatenate([[0], np.cumsum(np.concatenate(lengths))]))
 
 
+def find_bucket(settings: TrainConfig, sequence_length: int, fixed: bool = False) -> Bucket:
+    """Returns which lengths batches are padded to, see `padded_length`.
+
+    Args:
+        fixed: few lengths, as a TPU needs them, also where the settings name none.
+    """
+    if not settings.bucket_by_length:
+        return False
+    lengths = settings.bucket_lengths
+    if lengths is None and fixed:
+        lengths = [max(1, sequence_length // 4), max(1, sequence_length // 2)]
+    if lengths is None:
+        return True
+    return tuple(sorted({min(length, sequence_length) for length in lengths} | {sequence_length}))
+
+
 def plan_epoch(
     lengths: np.ndarray,
     batch_size: int,
-    bucket_by_length: bool,
+    bucket: Bucket,
     seed: int,
     epoch: int,
     batch_tokens: int | None = None,
@@ -75,21 +94,27 @@ def plan_epoch(
 
     Args:
         lengths: (rows,) tokens a text.
-        batch_size: rows of every batch but the last.
-        bucket_by_length: sort by length within windows of the shuffled rows, then shuffle the batches.
+        batch_size: rows of every batch, but for the last one (of each of the lengths, if `bucket` names them).
+        bucket: see `padded_length`. True: sort by length within windows of the shuffled rows, then shuffle the batches.
         batch_tokens: at most so many positions a batch (but at least one row) instead of batch_size. Rows are then cut
-            into batches within classes of length, each up to 10% longer than the one before.
+            into batches within classes of length; if `bucket` does not name them, each up to 10% longer than the one
+            before.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
-    if batch_tokens is not None:
-        longest = np.ceil(LENGTH_CLASS ** np.ceil(np.log(np.maximum(lengths, 1)) / np.log(LENGTH_CLASS))).astype(int)
+    if batch_tokens is not None or isinstance(bucket, tuple):
+        if isinstance(bucket, tuple):
+            longest = padded_lengths = np.array(bucket)[np.searchsorted(bucket, lengths)]
+        else:
+            longest = np.ceil(LENGTH_CLASS ** np.ceil(np.log(np.maximum(lengths, 1)) / np.log(LENGTH_CLASS))).astype(int)
+            padded_lengths = longest + LENGTH_STEP
         batches = []
-        for length in np.unique(longest):
-            rows, size = order[longest[order] == length], max(1, batch_tokens // (length + LENGTH_STEP))
+        for length, padded in sorted(set(zip(longest.tolist(), padded_lengths.tolist()))):
+            rows = order[longest[order] == length]
+            size = batch_size if batch_tokens is None else max(1, batch_tokens // padded)
             batches += np.split(rows, range(size, len(rows), size))
         return [batches[i] for i in rng.permutation(len(batches))]
-    if bucket_by_length:
+    if bucket:
         window = batch_size * WINDOW_BATCHES
         order = np.concatenate(
             [
@@ -101,20 +126,26 @@ def plan_epoch(
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def padded_length(lengths: np.ndarray, sequence_length: int, bucket_by_length: bool) -> int:
-    """Returns the time steps of a batch of texts with these lengths."""
-    if not bucket_by_length:
+def padded_length(lengths: np.ndarray, sequence_length: int, bucket: Bucket) -> int:
+    """Returns the time steps of a batch of texts with these lengths.
+
+    Args:
+        bucket: False: sequence_length. True: the next multiple of LENGTH_STEP. Lengths: the smallest that suffices.
+    """
+    if not bucket:
         return sequence_length
+    if isinstance(bucket, tuple):
+        return bucket[np.searchsorted(bucket, lengths.max())]
     return min(-(-int(lengths.max()) // LENGTH_STEP) * LENGTH_STEP, sequence_length)
 
 
-def compute_padding_fraction(lengths, batches, sequence_length: int, bucket_by_length: bool) -> float:
+def compute_padding_fraction(lengths, batches, sequence_length: int, bucket: Bucket) -> float:
     """Returns the share of all positions in the batches that holds no token."""
-    positions = sum(len(rows) * padded_length(lengths[rows], sequence_length, bucket_by_length) for rows in batches)
+    positions = sum(len(rows) * padded_length(lengths[rows], sequence_length, bucket) for rows in batches)
     return float(1 - lengths.sum() / positions)
 
 
-def make_dataset(make_batches, encoded: EncodedTexts, sequence_length: int, bucket_by_length: bool, *columns):
+def make_dataset(make_batches, encoded: EncodedTexts, sequence_length: int, bucket: Bucket, *columns):
     """Returns a tf.data pipeline of (token_ids (batch, time) int32, *columns of the same rows).
 
     Args:
@@ -124,7 +155,7 @@ def make_dataset(make_batches, encoded: EncodedTexts, sequence_length: int, buck
 
     def generate():
         for rows in make_batches():
-            length = padded_length(encoded.lengths[rows], sequence_length, bucket_by_length)
+            length = padded_length(encoded.lengths[rows], sequence_length, bucket)
             yield (encoded.pad(rows, length), *(column[rows] for column in columns))
 
     signature = (

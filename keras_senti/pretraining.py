@@ -6,7 +6,6 @@ on with the state that the window before it ended with (truncated back-propagati
 """
 
 import math
-import time
 from pathlib import Path
 
 import keras
@@ -19,10 +18,9 @@ from keras_senti.language_model import LanguageModel
 from keras_senti.models import find_learning_layers
 from keras_senti.optimizers import make_optimizer
 from keras_senti.pipeline import EncodedTexts
-from keras_senti.training import TrainedRun, chain_epochs, fit_model
+from keras_senti.training import ShowProgress, TrainedRun, chain_epochs, fit_model, make_keras_fit
 
 COUNTED_AT_ONCE = 10_000_000
-SECONDS_BETWEEN_LINES = 60
 SAMPLED_TEXTS, SAMPLED_TOKENS = 6, 60
 TEMPERATURE = 0.8  # below 1: sampled texts read better, because unlikely tokens become less likely
 
@@ -123,44 +121,6 @@ class CarryState(keras.callbacks.Callback):
 
     def on_test_begin(self, logs=None):
         self.model.reset_states()
-
-
-class ShowProgress(keras.callbacks.Callback):
-    """Prints a line a minute: how far, how fast, how long still; and adds tokens_per_second to the logs.
-
-    Args:
-        steps: of an epoch; epochs: of the run. tokens: of a step, when all streams are filled.
-    """
-
-    def __init__(self, progress: Progress, steps: int, epochs: int, tokens: int):
-        super().__init__()
-        self.progress, self.steps, self.epochs, self.tokens = progress, steps, epochs, tokens
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.begin = self.shown = time.perf_counter()
-        self.done = 0
-        self.seconds = None
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.done += 1
-        now = time.perf_counter()
-        if now - self.shown >= SECONDS_BETWEEN_LINES:
-            self.shown = now
-            steps_done = self.progress.epoch * self.steps + self.progress.step + 1
-            steps_left = self.steps * self.epochs - steps_done
-            minutes = steps_left * (now - self.begin) / self.done / 60
-            print(
-                f"epoch {self.progress.epoch + 1} of {self.epochs}, step {self.progress.step + 1:,} of {self.steps:,} "
-                f"({steps_done / (self.steps * self.epochs):.0%} of all): loss {logs['loss']:.3f}, "
-                f"{self.done * self.tokens / (now - self.begin):,.0f} tokens a second, {minutes:.0f} minutes left",
-                flush=True,
-            )
-
-    def on_test_begin(self, logs=None):
-        self.seconds = time.perf_counter() - self.begin
-
-    def on_epoch_end(self, epoch, logs=None):
-        logs["tokens_per_second"] = self.done * self.tokens / (self.seconds or time.perf_counter() - self.begin)
 
 
 class LanguageModelBoard(keras.callbacks.TensorBoard):
@@ -277,16 +237,15 @@ def train_language_model(
         return streams.make_dataset(lambda: chain_epochs(streams.batches, epoch, step))
 
     def make_callbacks(progress):
-        shown = ShowProgress(progress, streams.steps, settings.epochs, streams.filled * window)
+        shown = ShowProgress(progress, streams.steps, settings.epochs, streams.steps * streams.filled * window)
         return [CarryState(progress), shown, Perplexity(), board]
 
     validation_data = held_out.make_dataset(lambda: held_out.batches(0)).apply(
         tf.data.experimental.assert_cardinality(held_out.steps)
     )
     padding = 1 - (streams.tokens - 1) / (streams.batch_size * window * streams.steps)
-    trained, history = fit_model(
-        model, settings, run_dir, streams.steps, padding, make_data, validation_data, make_callbacks
-    )
+    fit = make_keras_fit(model, streams.steps, make_data, validation_data)
+    trained, history = fit_model(model, settings, run_dir, streams.steps, padding, fit, make_callbacks)
     held_out_counts = count_tokens([validation], len(vocabulary))
     return trained, _make_scores(history[trained.best_epoch - 1], counts, held_out_counts)
 

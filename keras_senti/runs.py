@@ -104,6 +104,24 @@ def lock_run_dir(run_dir: Path):
         yield run_dir
 
 
+@contextlib.contextmanager
+def make_worker_dir(run_dir: Path | None):
+    """Yields a temporary run folder, for a worker that is not the chief: what it would write is the chief's to write.
+
+    Args:
+        run_dir: the run that is resumed, from whose checkpoints and settings it begins; None: a new run.
+    """
+    with tempfile.TemporaryDirectory(prefix="keras_senti-worker-", ignore_cleanup_errors=True) as folder:
+        copy = Path(folder)
+        (copy / "checkpoints").mkdir()
+        if run_dir is not None:
+            names = [*run_dir.glob("checkpoints/step-*.npz"), *run_dir.glob("*.json"), *run_dir.glob("*.yaml")]
+            for path in [*names, *run_dir.glob("*.txt")]:
+                with contextlib.suppress(FileNotFoundError):  # the chief may be removing a damaged checkpoint
+                    shutil.copy(path, copy / path.relative_to(run_dir))
+        yield copy
+
+
 def remove_leftovers(run_dir: Path):
     """Removes what was half-written when a run was killed, and what it will write again."""
     again = (

@@ -1,5 +1,6 @@
 """Compile, callbacks, fit: from batches to the best weights, with curves in TensorBoard; also after a kill -9."""
 
+import contextlib
 import csv
 import io
 import itertools
@@ -15,12 +16,24 @@ import tensorflow as tf
 from keras import ops
 
 from keras_senti import runs
-from keras_senti.checkpoints import Progress, restore_metrics, restore_newest, write_checkpoint
+from keras_senti.checkpoints import Progress, read_variables, restore_metrics, restore_newest, write_checkpoint
 from keras_senti.config import TrainConfig, UserError
+from keras_senti.devices import Device
+from keras_senti.evaluation import compute_metrics
 from keras_senti.models import find_learning_layers
 from keras_senti.optimizers import find_first_epoch, make_optimizer
-from keras_senti.pipeline import EncodedTexts, compute_padding_fraction, make_dataset, plan_by_length, plan_epoch
+from keras_senti.pipeline import (
+    EncodedTexts,
+    compute_padding_fraction,
+    find_bucket,
+    make_dataset,
+    plan_by_length,
+    plan_epoch,
+)
+from keras_senti.replicas import ReplicaLoop, Shares
 from keras_senti.tensorboard import Board, Examples
+
+SECONDS_BETWEEN_LINES = 60
 
 
 @dataclass(frozen=True)
@@ -85,33 +98,45 @@ class Unfreeze(keras.callbacks.Callback):
 
 
 class SaveProgress(keras.callbacks.Callback):
-    """Writes history.csv and the checkpoints. The last of the callbacks: what it saves, all the others have seen."""
+    """Writes history.csv and the checkpoints. The last of the callbacks: what it saves, all the others have seen.
 
-    def __init__(self, progress: Progress, run_dir: Path, every_seconds: float):
+    Args:
+        loop: of several replicas, whose workers save at the same step, because metrics are read from all of them; only
+            the chief writes.
+    """
+
+    def __init__(self, progress: Progress, run_dir: Path, every_seconds: float, loop: ReplicaLoop | None = None):
         super().__init__()
-        self.progress, self.run_dir, self.every_seconds = progress, run_dir, every_seconds
+        self.progress, self.run_dir, self.every_seconds, self.loop = progress, run_dir, every_seconds, loop
         self.written = time.perf_counter()
         self.begin = self.written - progress.seconds
 
     def on_epoch_begin(self, epoch, logs=None):
         restore_metrics(self.model, self.progress)
+        self.first_step = self.progress.step
         self.steps = self.progress.step + self.params["steps"]
 
     def on_train_batch_end(self, batch, logs=None):
-        self.progress.step += 1
+        self.progress.step = self.first_step + batch + 1
+        is_due = time.perf_counter() - self.written >= self.every_seconds
+        if self.loop:
+            is_due = self.loop.agree(is_due)
         # After the last step it is the epoch's end that writes: fit cannot begin an epoch without a step.
-        if self.progress.step < self.steps and time.perf_counter() - self.written >= self.every_seconds:
+        if is_due and self.progress.step < self.steps:
             self._write()
 
     def on_epoch_end(self, epoch, logs=None):
         self.progress.epoch, self.progress.step = epoch + 1, 0
         self.progress.history.append({"epoch": epoch, **{name: float(logs[name]) for name in sorted(logs)}})
         self._write()
-        write_history(self.run_dir, self.progress)
+        if not self.loop or self.loop.device.is_chief:
+            write_history(self.run_dir, self.progress)
 
     def _write(self):
         self.progress.seconds = time.perf_counter() - self.begin
-        write_checkpoint(self.run_dir / "checkpoints", self.model, self.progress)
+        values = read_variables(self.model)  # which all workers do together
+        if not self.loop or self.loop.device.is_chief:
+            write_checkpoint(self.run_dir / "checkpoints", values, self.progress)
         self.written = time.perf_counter()
 
 
@@ -170,12 +195,116 @@ class Throughput(keras.callbacks.Callback):
         logs["tokens_per_second"] = self.tokens / seconds
 
 
+class ShowProgress(keras.callbacks.Callback):
+    """Prints a line a minute: how far, how fast, how long still; and adds tokens_per_second to the logs.
+
+    Args:
+        steps: of an epoch; epochs: of the run. tokens: real (unpadded) ones of a whole epoch.
+    """
+
+    def __init__(self, progress: Progress, steps: int, epochs: int, tokens: int):
+        super().__init__()
+        self.progress, self.steps, self.epochs, self.tokens_per_step = progress, steps, epochs, tokens / steps
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begin = self.shown = time.perf_counter()
+        self.first_step, self.done = self.progress.step, 0
+        self.seconds = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.done = batch + 1
+        now = time.perf_counter()
+        if now - self.shown >= SECONDS_BETWEEN_LINES:
+            self.shown = now
+            step = self.first_step + self.done
+            steps_done = self.progress.epoch * self.steps + step
+            minutes = (self.steps * self.epochs - steps_done) * (now - self.begin) / self.done / 60
+            print(
+                f"epoch {self.progress.epoch + 1} of {self.epochs}, step {step:,} of {self.steps:,} "
+                f"({steps_done / (self.steps * self.epochs):.0%} of all): loss {logs['loss']:.3f}, "
+                f"{self.done * self.tokens_per_step / (now - self.begin):,.0f} tokens a second, "
+                f"{minutes:.0f} minutes left",
+                flush=True,
+            )
+
+    def on_test_begin(self, logs=None):
+        self.seconds = time.perf_counter() - self.begin
+
+    def on_epoch_end(self, epoch, logs=None):
+        seconds = self.seconds or time.perf_counter() - self.begin
+        logs["tokens_per_second"] = self.done * self.tokens_per_step / seconds
+
+
+class Validate(keras.callbacks.Callback):
+    """Adds val_loss, val_accuracy and val_macro_f1 to the logs of an epoch, from predictions of all replicas.
+
+    Args:
+        labels: (rows,) int. predict: returns the probabilities (rows, classes).
+        label_smoothing: of the loss.
+    """
+
+    def __init__(self, labels: np.ndarray, predict, label_smoothing: float):
+        super().__init__()
+        self.labels, self.predict, self.label_smoothing = labels, predict, label_smoothing
+
+    def on_epoch_end(self, epoch, logs=None):
+        probabilities = self.predict()
+        classes = probabilities.shape[1]
+        one_hot = np.eye(classes, dtype=np.float32)[self.labels]
+        loss = keras.losses.CategoricalCrossentropy(label_smoothing=self.label_smoothing)
+        scores = compute_metrics(self.labels, probabilities, [str(label) for label in range(classes)])
+        logs["val_loss"] = float(loss(one_hot, probabilities))
+        logs["val_accuracy"], logs["val_macro_f1"] = scores["accuracy"], scores["macro_f1"]
+
+
+class OnCopy(keras.callbacks.Callback):
+    """Lets a callback see, at an epoch's end, a copy of the model that is on this process' own device alone.
+
+    Args:
+        callback: what only begins, ends and sees the ends of epochs. copy: a compiled model with the same weights.
+    """
+
+    def __init__(self, callback: keras.callbacks.Callback, copy: keras.Model):
+        super().__init__()
+        self.callback, self.copy = callback, copy
+        callback.set_model(copy)
+
+    def on_train_begin(self, logs=None):
+        self.callback.on_train_begin(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.copy.set_weights(self.model.get_weights())
+        self.copy.optimizer.iterations.assign(self.model.optimizer.iterations.numpy())  # what the learning rate is of
+        for layer in self.copy.layers:
+            layer.trainable = self.model.get_layer(layer.name).trainable
+        self.callback.on_epoch_end(epoch, logs)
+
+    def on_train_end(self, logs=None):
+        self.callback.on_train_end(logs)
+
+
+class _OfRealRows:
+    """Before a Keras metric as base class: a row whose label is 0 for each class fills up a batch and counts nothing."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        return super().update_state(y_true, y_pred, ops.sum(ops.cast(y_true, "float32"), axis=-1))
+
+
+class Accuracy(_OfRealRows, keras.metrics.CategoricalAccuracy):
+    """Share of the rows whose largest probability is that of their label."""
+
+
+class MacroF1(_OfRealRows, keras.metrics.F1Score):
+    """Mean of the F1 of each class."""
+
+
 def compile_model(model: keras.Model, settings: TrainConfig, total_steps: int):
     """Compiles with cross-entropy, accuracy and macro-F1. Labels are one-hot, as label smoothing needs them."""
     model.compile(
         optimizer=make_optimizer(settings, total_steps, find_learning_layers(model)),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=settings.label_smoothing),
-        metrics=["accuracy", keras.metrics.F1Score(average="macro", name="macro_f1")],
+        metrics=[Accuracy(name="accuracy"), MacroF1(average="macro", name="macro_f1")],
+        jit_compile=False,
     )
     # Keras would make the metrics' variables in the first step; a checkpoint must find them before.
     one_row = np.zeros((1, model.output_shape[-1]), np.float32)
@@ -217,9 +346,9 @@ def fit_model(
     run_dir: Path,
     steps: int,
     padding_fraction: float,
-    make_data,
-    validation_data: tf.data.Dataset,
+    fit,
     make_callbacks,
+    loop: ReplicaLoop | None = None,
 ) -> tuple[TrainedRun, list[dict]]:
     """Trains a compiled model in place and leaves it with the weights of its best epoch (monitor none: of the last).
 
@@ -231,9 +360,9 @@ def fit_model(
     Args:
         run_dir: receives checkpoints/ and history.csv.
         steps: of an epoch. padding_fraction: of `TrainedRun`.
-        make_data: from the epoch and the step to begin with to a tf.data pipeline without an end: see `chain_epochs`.
-        validation_data: a tf.data pipeline of known length.
-        make_callbacks: from the Progress to what a call of Keras' `fit` needs besides the callbacks of this module.
+        fit: trains from a Progress on up to the end of an epoch, with callbacks: see `make_keras_fit`.
+        make_callbacks: from the Progress to what a call of `fit` needs besides the callbacks of this module.
+        loop: of several replicas.
     Returns: what training found out, and the logs of each epoch.
     Raises:
         UserError: if the loss is not finite, no checkpoint of those that are there can be used, or settings name steps
@@ -244,22 +373,16 @@ def fit_model(
     check_profile_steps(settings, steps * settings.epochs)
     (run_dir / "checkpoints").mkdir(exist_ok=True)
     progress = restore_newest(run_dir / "checkpoints", model)
+    if loop:
+        loop.check_equal(model.optimizer.iterations)
+        loop.spread_seeds()
     write_history(run_dir, progress)
     patience = settings.early_stopping_patience_epochs or settings.epochs
     keep = KeepBest(progress, settings.monitor, patience)
-    save = SaveProgress(progress, run_dir, settings.checkpoint_minutes * 60)
+    save = SaveProgress(progress, run_dir, settings.checkpoint_minutes * 60, loop)
 
     def fit_until(last_epoch):
-        model.fit(
-            make_data(progress.epoch, progress.step),
-            initial_epoch=progress.epoch,
-            epochs=last_epoch,
-            steps_per_epoch=steps - progress.step,
-            validation_data=validation_data,
-            callbacks=[StopOnNonFinite(progress), *make_callbacks(progress), keep, save],
-            shuffle=False,  # the batches are
-            verbose=1 if sys.stdout.isatty() else 2,  # a bar in a log file would be thousands of lines
-        )
+        fit(progress, last_epoch, [StopOnNonFinite(progress), *make_callbacks(progress), keep, save])
 
     begin = time.perf_counter() - progress.seconds
     interrupted = _fit_to_end(fit_until, progress, settings.epochs, patience)
@@ -267,6 +390,30 @@ def fit_model(
     seconds = time.perf_counter() - begin
     trained = TrainedRun(progress.best_epoch, len(progress.history), interrupted, seconds, padding_fraction)
     return trained, progress.history
+
+
+def make_keras_fit(model: keras.Model, steps: int, make_data, validation_data: tf.data.Dataset):
+    """Returns `fit` for `fit_model`: Keras' own.
+
+    Args:
+        steps: of an epoch.
+        make_data: from the epoch and the step to begin with to a tf.data pipeline without an end: see `chain_epochs`.
+        validation_data: a tf.data pipeline of known length.
+    """
+
+    def fit(progress, last_epoch, callbacks):
+        model.fit(
+            make_data(progress.epoch, progress.step),
+            initial_epoch=progress.epoch,
+            epochs=last_epoch,
+            steps_per_epoch=steps - progress.step,
+            validation_data=validation_data,
+            callbacks=callbacks,
+            shuffle=False,  # the batches are
+            verbose=1 if sys.stdout.isatty() else 2,  # a bar in a log file would be thousands of lines
+        )
+
+    return fit
 
 
 def _fit_to_end(fit_until, progress: Progress, epochs: int, patience: int) -> bool:
@@ -300,6 +447,8 @@ def train_model(
     sequence_length: int,
     run_dir: Path,
     examples: Examples | None = None,
+    device: Device | None = None,
+    copy: keras.Model | None = None,
 ) -> TrainedRun:
     """Trains a classifier in place, or what is left of it: see `fit_model`, also for what is raised.
 
@@ -308,9 +457,13 @@ def train_model(
         validation: (encoded texts, labels (rows,) int).
         run_dir: receives checkpoints/, tensorboard/ and history.csv.
         examples: validation rows that TensorBoard shows after each epoch; None: it shows the curves only.
+        device: in whose scope the model was made; None: Keras' own way.
+        copy: with several replicas or a TPU, another such model outside of that scope, for TensorBoard.
     """
     encoded, labels, weights = train
-    num_classes, bucket = model.output_shape[-1], settings.bucket_by_length
+    num_classes, loop = model.output_shape[-1], None
+    is_distributed = device is not None and device.is_distributed
+    bucket = find_bucket(settings, sequence_length, fixed=is_distributed and device.kind == "tpu")
     one_hot = np.eye(num_classes, dtype=np.float32)
     weights = weights * compute_class_weights(labels, num_classes, settings.class_weights)[labels]
 
@@ -318,26 +471,55 @@ def train_model(
         batches = plan_epoch(encoded.lengths, settings.batch_size, bucket, settings.seed, epoch, settings.batch_tokens)
         return batches[step:]
 
-    def make_data(epoch, step):
-        columns = one_hot[labels], weights
-        return make_dataset(lambda: chain_epochs(plan, epoch, step), encoded, sequence_length, bucket, *columns)
+    columns, first, layers = (one_hot[labels], weights), plan(0), find_learning_layers(model)
+    steps, total_steps = len(first), len(first) * settings.epochs
+    with device.scope() if device else contextlib.nullcontext():
+        compile_model(model, settings, total_steps)
+    texts, validation_labels = validation
+    extra = []
+    if is_distributed:
+        loop = ReplicaLoop(model, device)
+        planned = settings.batch_size, settings.batch_tokens, bucket, sequence_length
+        shares = Shares(encoded, columns, *planned, device.replicas)
 
-    first, layers = plan(0), find_learning_layers(model)
-    compile_model(model, settings, total_steps=len(first) * settings.epochs)
-    board = _make_board(run_dir / "tensorboard", model, (encoded, labels, weights), validation, settings, examples)
+        def fit(progress, last_epoch, callbacks):
+            epoch, step = progress.epoch, progress.step
+            loop.fit(shares, lambda: chain_epochs(plan, epoch, step), steps, epoch, step, last_epoch, callbacks)
+
+        def predict():
+            return loop.predict(texts, sequence_length, bucket)
+
+        extra = [Validate(validation_labels, predict, settings.label_smoothing)]
+    else:
+        validation_plan = plan_by_length(texts.lengths, padded_to=None if bucket else sequence_length)
+        fit = make_keras_fit(
+            model,
+            steps,
+            lambda epoch, step: make_dataset(
+                lambda: chain_epochs(plan, epoch, step), encoded, sequence_length, bucket, *columns
+            ),
+            make_dataset(lambda: validation_plan, texts, sequence_length, bucket, one_hot[validation_labels]).apply(
+                tf.data.experimental.assert_cardinality(len(validation_plan))  # else Keras warns that the data ran out
+            ),
+        )
+    if copy is not None:
+        compile_model(copy, settings, total_steps)
+    if not is_distributed or device.is_chief:
+        watched = model if copy is None else copy
+        board = _make_board(
+            run_dir / "tensorboard", watched, (encoded, labels, weights), validation, settings, examples
+        )
+        extra.append(board if copy is None else OnCopy(board, copy))
 
     def make_callbacks(progress):
         rows = np.concatenate(plan(progress.epoch, progress.step))
-        speed = Throughput(len(rows), int(encoded.lengths[rows].sum()))
-        return [speed, Unfreeze(layers, settings), board]
+        speed = [Throughput(len(rows), int(encoded.lengths[rows].sum()))]
+        if not is_distributed or device.is_chief:
+            speed.append(ShowProgress(progress, steps, settings.epochs, int(encoded.lengths.sum())))
+        return [*speed, Unfreeze(layers, settings), *extra]
 
-    texts, validation_labels = validation
-    validation_plan = plan_by_length(texts.lengths, padded_to=None if bucket else sequence_length)
-    validation_data = make_dataset(
-        lambda: validation_plan, texts, sequence_length, bucket, one_hot[validation_labels]
-    ).apply(tf.data.experimental.assert_cardinality(len(validation_plan)))  # else Keras warns that the data ran out
     padding = compute_padding_fraction(encoded.lengths, first, sequence_length, bucket)
-    trained, _ = fit_model(model, settings, run_dir, len(first), padding, make_data, validation_data, make_callbacks)
+    trained, _ = fit_model(model, settings, run_dir, steps, padding, fit, make_callbacks, loop)
     for layer in layers:
         layer.trainable = True  # for whoever trains the model further
     return trained

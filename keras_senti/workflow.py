@@ -45,12 +45,12 @@ from keras_senti.models import (
 )
 from keras_senti.optimizers import check_train_from_epoch
 from keras_senti.parsing import read_config, settle, write_yaml
-from keras_senti.pipeline import predict_in_batches
+from keras_senti.pipeline import find_bucket, predict_in_batches
 from keras_senti.predictions import read_parts
 from keras_senti.pretraining import check_language_model, train_language_model
 from keras_senti.tables import Table
 from keras_senti.text import TextEncoder, make_simplifier
-from keras_senti.training import make_predict, train_model
+from keras_senti.training import TrainedRun, make_predict, train_model
 from keras_senti.transfer import copy_weights, find_seen_rows, read_pretrained
 
 CHUNK_ROWS = 5000
@@ -67,8 +67,6 @@ def train_run(config: Config) -> Path:
     """
     begin = time.perf_counter()
     config = settle(config)
-    if config.run_dir is not None:
-        runs.check_new_run_dir(config.run_dir)
     check_activation(config.model)
     if config.task == "language_model":
         check_language_model(config)
@@ -77,16 +75,22 @@ def train_run(config: Config) -> Path:
     if config.text.simplify_chinese:
         make_simplifier()
     device = devices.set_up_device(config.device)
+    if config.run_dir is not None and device.is_chief:
+        runs.check_new_run_dir(config.run_dir)
+    check_replicas(config, device)
     if config.train.train_from_epoch:
         check_train_from_epoch(config.train, list_learning_layers(config.model))
     if config.resume is None:
         vectors.check_word_vectors(config)
         pretrained = read_pretrained(config.init_from) if config.init_from else None
         corpus = load_corpus(config, pretrained.vocabulary if pretrained else None)
-        run_dir = runs.create_run_dir(config.name, config.run_dir)
+        run_dir = runs.create_run_dir(config.name, config.run_dir) if device.is_chief else None
     else:
         run_dir = runs.check_unfinished_run_dir(config.resume)
-    with runs.lock_run_dir(run_dir):
+    with contextlib.ExitStack() as stack:
+        if not device.is_chief:
+            run_dir = stack.enter_context(runs.make_worker_dir(run_dir))
+        stack.enter_context(runs.lock_run_dir(run_dir))
         if config.resume is not None:
             pretrained, corpus = _load_again(config, run_dir)
         check = format_check(corpus.splits.check)
@@ -103,9 +107,24 @@ def train_run(config: Config) -> Path:
                 runs.update_manifest(run_dir, status="failed", error=f"{type(error).__name__}: {error}")
             raise
         runs.update_manifest(run_dir, status="finished", seconds=round(time.perf_counter() - begin, 1))
-        if config.task == "classification":  # after that, so that no fault in a picture fails a run
+        if config.task == "classification" and device.is_chief:  # after that, so that no fault in a picture fails a run
             report.write_run_report(run_dir)
     return run_dir
+
+
+def check_replicas(config: Config, device: devices.Device):
+    """Raises a UserError unless this device can do the task."""
+    if device.is_distributed and config.task == "language_model":
+        raise UserError(
+            f"device.strategy: {device.line}: a language model carries the state of each stream from step to step, "
+            "which one device can do. Use --device.strategy cpu, or gpu; the classifier that begins with its encoder "
+            "can be trained on any."
+        )
+    if device.replicas > config.train.batch_size:
+        raise UserError(
+            f"train.batch_size: received {config.train.batch_size}, expected at least {device.replicas}: each replica "
+            f"takes its share of a batch ({device.line})."
+        )
 
 
 def _load_again(config: Config, run_dir: Path) -> tuple[Pretrained | None, Corpus]:
@@ -198,12 +217,18 @@ def _explain_failed_writes(run_dir: Path):
         ) from error
 
 
-def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | None, device: str, run_dir: Path):
+def _train_in_folder(
+    config: Config, corpus: Corpus, pretrained: Pretrained | None, device: devices.Device, run_dir: Path
+):
     splits, encoder, encoded = corpus.splits, corpus.encoder, corpus.encoded
-    kernel = _begin(config, corpus, device, run_dir, few_shapes=not config.train.bucket_by_length)
+    is_tpu = device.kind == "tpu"
+    bucket = find_bucket(config.train, config.text.sequence_length, fixed=is_tpu)
+    kernel = _begin(config, corpus, device, run_dir, few_shapes=bucket is not True)
     sizes = len(encoder.vocabulary), len(splits.class_names)
-    model = build_model(config.model, *sizes, kernel, config.device.precision)
-    _fill(model, config, corpus, pretrained, run_dir)
+    with device.scope():
+        model = build_model(config.model, *sizes, kernel, config.device.precision)
+        _fill(model, config, corpus, pretrained, run_dir)
+    copy = build_model(config.model, *sizes, "loop") if device.is_distributed else None
     shown = tensorboard.sample_rows(len(splits.validation))
     trained = train_model(
         model,
@@ -213,7 +238,19 @@ def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | No
         config.text.sequence_length,
         run_dir,
         tensorboard.Examples(shown, list(splits.validation.take(shown).texts), splits.class_names),
+        device,
+        copy,
     )
+    if copy is not None:
+        copy.set_weights(model.get_weights())
+        model = copy
+    if device.is_chief:
+        _export_and_score(model, trained, config, corpus, run_dir)
+    device.wait_for_all()
+
+
+def _export_and_score(model: keras.Model, trained: TrainedRun, config: Config, corpus: Corpus, run_dir: Path):
+    splits, encoder, encoded = corpus.splits, corpus.encoder, corpus.encoded
     board = run_dir / "tensorboard"
     predict = make_predict(model)
     tensorboard.write_projector(board, model, predict, encoder.vocabulary, splits.class_names)
@@ -234,7 +271,7 @@ def _train_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | No
     _score(predicted, calibration, corpus, config, run_dir)
 
 
-def _pretrain_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | None, device: str, run_dir: Path):
+def _pretrain_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | None, device: devices.Device, run_dir: Path):
     vocabulary, unread = corpus.encoder.vocabulary, corpus.splits.check["dropped_rows"].get("no label")
     if unread and corpus.splits.unlabeled is None:
         print(f"{unread:,} rows without label are not read; to read them, name their file as data.unlabeled_csv too")
@@ -260,12 +297,12 @@ def _pretrain_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained |
     )
 
 
-def _begin(config: Config, corpus: Corpus, device: str, run_dir: Path, few_shapes: bool) -> str:
+def _begin(config: Config, corpus: Corpus, device: devices.Device, run_dir: Path, few_shapes: bool) -> str:
     """Fixes the seeds and returns the recurrent kernel; both go into the manifest."""
     encoded = corpus.encoded
     runs.update_manifest(
         run_dir,
-        device=device,
+        device=device.line,
         seeds={"data": config.data.seed, "train": config.train.seed},
         vocabulary_size=len(corpus.encoder.vocabulary),
         unknown_fraction={name: _compute_unknown_fraction(e.flat) for name, e in encoded.items() if len(e.flat)},
@@ -273,13 +310,13 @@ def _begin(config: Config, corpus: Corpus, device: str, run_dir: Path, few_shape
     keras.utils.set_random_seed(config.train.seed)
     dtype = keras.DTypePolicy(config.device.precision).compute_dtype
     settings = {**vars(config.model), "dtype": dtype, "few_shapes": few_shapes}
-    kernel, reason = devices.choose_kernel(devices.find_device_kind(), settings)
+    kernel, reason = devices.choose_kernel(device.kind, settings)
     if config.device.kernel != "auto" and not devices.find_obstacle(settings):
         kernel, reason = config.device.kernel, "as device.kernel says"
     print(f"recurrent kernel: {kernel} ({reason})", flush=True)
     runs.update_manifest(run_dir, kernel=kernel, precision=config.device.precision)
     tokens = ", ".join(f"{len(e.flat):,} in the {name} part" for name, e in encoded.items() if len(e.flat))
-    print(f"{len(corpus.encoder.vocabulary):,} tokens in the vocabulary; {tokens}; {device}")
+    print(f"{len(corpus.encoder.vocabulary):,} tokens in the vocabulary; {tokens}; {device.line}")
     return kernel
 
 

@@ -1,0 +1,125 @@
+"""Starts several workers of one training run on this machine, to try out what several machines do.
+
+    python -m keras_senti.launch --workers 2 -- python train.py --config configs/tweets.yaml
+
+Each worker is a process of its own, with its share of the processor cores and the environment variable TF_CONFIG, which
+on several machines is set by whoever starts them. The lines of the first worker, the chief, are shown; the others write
+into the run's log only what goes wrong. If one ends before its time, the others are ended too.
+"""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+from keras_senti.config import UserError
+from keras_senti.parsing import run_command
+
+SECONDS_TO_END = 10  # between asking a worker to end and ending it
+
+
+def find_free_ports(count: int) -> list[int]:
+    """Returns ports of the loopback address that nobody uses now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def start_workers(command: list[str], workers: int) -> list[subprocess.Popen]:
+    """Starts the command once for each worker."""
+    addresses = [f"127.0.0.1:{port}" for port in find_free_ports(workers)]
+    started = []
+    for index in range(workers):
+        cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environment = {**os.environ, "TF_CONFIG": json.dumps(cluster), "PYTHONUNBUFFERED": "1"}
+        pipes = {"stdout": None if index == 0 else subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        try:
+            # A group of its own, so that a worker's own children end with it.
+            worker = subprocess.Popen(command, env=environment, start_new_session=True, text=True, **pipes)
+        except OSError as error:
+            end_workers(started)
+            raise UserError(f"launch: cannot start {command[0]}: {error.strerror}.") from None
+        threading.Thread(target=_show_errors, args=(worker.stderr, index), daemon=True).start()
+        started.append(worker)
+    return started
+
+
+def _show_errors(lines, index: int):
+    for line in lines:
+        print(f"[worker {index}] {line}", end="", file=sys.stderr, flush=True)
+
+
+def wait_for_workers(workers: list[subprocess.Popen]) -> int:
+    """Waits until all have ended; ends the others if one fails. Returns the exit code of the first that failed, or 0."""
+    while True:
+        codes = [worker.poll() for worker in workers]
+        for index, code in enumerate(codes):
+            if code:
+                how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+                time.sleep(1)  # so that its last words stand before ours
+                others = [i for i, c in enumerate(codes) if c is None]
+                if others:
+                    print(
+                        f"launch: worker {index} {how}; ending the others. To go on from the last checkpoint, start "
+                        "the same command with --resume RUN instead of --config.",
+                        file=sys.stderr, flush=True,
+                    )  # fmt: skip
+                end_workers(workers)
+                return code if code > 0 else 128 - code
+        if all(code == 0 for code in codes):
+            return 0
+        time.sleep(0.2)
+
+
+def end_workers(workers: list[subprocess.Popen]):
+    """Asks those that still run to end, and after a while ends them."""
+    for sign, seconds in ((signal.SIGTERM, SECONDS_TO_END), (signal.SIGKILL, SECONDS_TO_END)):
+        running = [worker for worker in workers if worker.poll() is None]
+        for worker in running:
+            try:
+                os.killpg(worker.pid, sign)
+            except ProcessLookupError:
+                continue
+        deadline = time.monotonic() + seconds
+        while any(worker.poll() is None for worker in running) and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(prog="python -m keras_senti.launch", allow_abbrev=False, description=__doc__.splitlines()[0])
+    parser.add_argument("--workers", type=int, required=True, help="processes to start, at least 1")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and what each worker runs")
+    options = parser.parse_args(argv)
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if options.workers < 1:
+        raise UserError(f"--workers: received {options.workers}, expected at least 1.")
+    if not command:
+        raise UserError("launch: received no command. Example: --workers 2 -- python train.py --config configs/tweets.yaml")
+    if os.environ.get("TF_CONFIG"):
+        raise UserError("TF_CONFIG is set already: launch sets it for its workers. Unset it, or start the command itself.")
+    workers = start_workers(command, options.workers)
+    try:
+        code = wait_for_workers(workers)
+    except KeyboardInterrupt:
+        for worker in workers:  # as Ctrl-C would without us; the chief then keeps its best epoch
+            if worker.poll() is None:
+                os.killpg(worker.pid, signal.SIGINT)
+        code = wait_for_workers(workers)
+    finally:
+        end_workers(workers)
+    if code:
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
