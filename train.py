@@ -11,6 +11,9 @@ def main(argv):
     from keras_senti import workflow  # starts TensorFlow, which --help does not need
 
     run_dir = workflow.train_run(config)
+    if run_dir is None:
+        print("done. What this worker and the others have trained is in the first one's run folder.")
+        return
     quoted = shlex.quote(str(run_dir))
     if config.task == "language_model":
         print(f"""done. Everything is in {run_dir}

@@ -55,7 +55,7 @@ def list_variables(model: keras.Model) -> dict[str, keras.Variable]:
 
 
 def read_variables(model: keras.Model) -> dict[str, np.ndarray]:
-    """Returns the values of `list_variables`. With several workers all must call it, as metrics are summed over them."""
+    """Returns the values of `list_variables`. All workers must call it together: metrics are summed over them."""
     return {name: variable.numpy() for name, variable in list_variables(model).items()}
 
 

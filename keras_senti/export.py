@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_senti.compact import Pretrained, assign_weights, find_compact, read_calibration, read_compact
 from keras_senti.config import Config, UserError
 from keras_senti.evaluation import SMALLEST, apply_temperature
-from keras_senti.models import build_model
+from keras_senti.models import build_model, name_of
 from keras_senti.pipeline import encode_texts, predict_in_batches
 from keras_senti.runs import read_json, replace
 from keras_senti.text import TextEncoder, make_simplifier
@@ -29,6 +29,7 @@ class _Served(tf.Module):
         super().__init__(name="keras_senti")
         self.variables = [v.value for v in model.variables]
         self.trainable_variables = [v.value for v in model.trainable_variables]
+        self.weights = {name_of(v): v.value for v in model.weights}  # by name, for whoever trains them further
         self.vectorizer = encoder.vectorizer  # holds the vocabulary's look-up table
         self.assets = [tf.saved_model.Asset(str(path)) for path in assets]
         self.class_names = tf.constant(list(class_names))

@@ -60,7 +60,7 @@ def _show_errors(lines, index: int):
 
 
 def wait_for_workers(workers: list[subprocess.Popen]) -> int:
-    """Waits until all have ended; ends the others if one fails. Returns the exit code of the first that failed, or 0."""
+    """Waits until all have ended, and ends the others if one fails. Returns its exit code, or 0."""
     while True:
         codes = [worker.poll() for worker in workers]
         for index, code in enumerate(codes):
@@ -96,7 +96,9 @@ def end_workers(workers: list[subprocess.Popen]):
 
 
 def main(argv):
-    parser = argparse.ArgumentParser(prog="python -m keras_senti.launch", allow_abbrev=False, description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m keras_senti.launch", allow_abbrev=False, description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--workers", type=int, required=True, help="processes to start, at least 1")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and what each worker runs")
     options = parser.parse_args(argv)
@@ -104,9 +106,13 @@ def main(argv):
     if options.workers < 1:
         raise UserError(f"--workers: received {options.workers}, expected at least 1.")
     if not command:
-        raise UserError("launch: received no command. Example: --workers 2 -- python train.py --config configs/tweets.yaml")
+        raise UserError(
+            "launch: received no command. Example: --workers 2 -- python train.py --config configs/tweets.yaml"
+        )
     if os.environ.get("TF_CONFIG"):
-        raise UserError("TF_CONFIG is set already: launch sets it for its workers. Unset it, or start the command itself.")
+        raise UserError(
+            "TF_CONFIG is set already: launch sets it for its workers. Unset it, or start the command itself."
+        )
     workers = start_workers(command, options.workers)
     try:
         code = wait_for_workers(workers)

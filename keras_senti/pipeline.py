@@ -106,7 +106,9 @@ def plan_epoch(
         if isinstance(bucket, tuple):
             longest = padded_lengths = np.array(bucket)[np.searchsorted(bucket, lengths)]
         else:
-            longest = np.ceil(LENGTH_CLASS ** np.ceil(np.log(np.maximum(lengths, 1)) / np.log(LENGTH_CLASS))).astype(int)
+            longest = np.ceil(LENGTH_CLASS ** np.ceil(np.log(np.maximum(lengths, 1)) / np.log(LENGTH_CLASS))).astype(
+                int
+            )
             padded_lengths = longest + LENGTH_STEP
         batches = []
         for length, padded in sorted(set(zip(longest.tolist(), padded_lengths.tolist()))):

@@ -132,9 +132,8 @@ class ReplicaLoop:
             if self.device.workers == 1:
                 raise
             raise UserError(
-                f"worker {self.device.worker}: another worker is gone or cannot be reached "
-                f"({str(error).splitlines()[0][:200]}). Start all workers again with --resume and the run folder: they "
-                "go on from the last checkpoint."
+                f"worker {self.device.worker}: another worker is gone or cannot be reached ({type(error).__name__}). "
+                "Start all workers again with --resume and the run folder: they go on from the last checkpoint."
             ) from error
 
     def _fit(self, shares, make_batches, steps, first_epoch, first_step, epochs, callbacks):
@@ -175,9 +174,9 @@ class ReplicaLoop:
         learning = tuple(variable.path for variable in self.model.trainable_variables)
         if learning not in self.step_functions:
             # As in Keras' loop, a function of its own: what happens in a replica is traced once for all steps.
-            train_step = tf.function(self.model.train_step, reduce_retracing=True)
+            train_step = tf.function(self.model.train_step)
 
-            @tf.function(reduce_retracing=True)
+            @tf.function  # not reduce_retracing: a TPU must know the shape
             def run(iterator, steps):
                 logs = self.strategy.run(train_step, args=(next(iterator),))
                 for _ in tf.range(steps - 1):
@@ -205,8 +204,8 @@ class ReplicaLoop:
         ).numpy()
         if len(set(found.tolist())) > 1:
             raise UserError(
-                f"--resume: the workers do not see the same checkpoint: steps made are {found.tolist()}. The run folder "
-                "must be on a disk that all of them share."
+                f"--resume: the workers do not see the same checkpoint: the steps made are {found.tolist()}. The run "
+                "folder must be on a disk that all of them share."
             )
 
     def spread_seeds(self):
@@ -236,7 +235,7 @@ class ReplicaLoop:
                 result[own] = share[: len(own)]
         return result
 
-    @tf.function(reduce_retracing=True)
+    @tf.function
     def _predict_step(self, iterator):
         def predict(token_ids):
             return self.model(token_ids, training=False)

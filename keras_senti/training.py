@@ -23,6 +23,7 @@ from keras_senti.evaluation import compute_metrics
 from keras_senti.models import find_learning_layers
 from keras_senti.optimizers import find_first_epoch, make_optimizer
 from keras_senti.pipeline import (
+    Bucket,
     EncodedTexts,
     compute_padding_fraction,
     find_bucket,
@@ -267,7 +268,10 @@ class OnCopy(keras.callbacks.Callback):
     def __init__(self, callback: keras.callbacks.Callback, copy: keras.Model):
         super().__init__()
         self.callback, self.copy = callback, copy
-        callback.set_model(copy)
+
+    def set_model(self, model):
+        super().set_model(model)
+        self.callback.set_model(self.copy)
 
     def on_train_begin(self, logs=None):
         self.callback.on_train_begin(logs)
@@ -284,7 +288,7 @@ class OnCopy(keras.callbacks.Callback):
 
 
 class _OfRealRows:
-    """Before a Keras metric as base class: a row whose label is 0 for each class fills up a batch and counts nothing."""
+    """Before a Keras metric as base class: a row whose label is 0 for each class only fills up a batch."""
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         return super().update_state(y_true, y_pred, ops.sum(ops.cast(y_true, "float32"), axis=-1))
@@ -447,6 +451,7 @@ def train_model(
     sequence_length: int,
     run_dir: Path,
     examples: Examples | None = None,
+    bucket: Bucket | None = None,
     device: Device | None = None,
     copy: keras.Model | None = None,
 ) -> TrainedRun:
@@ -457,13 +462,14 @@ def train_model(
         validation: (encoded texts, labels (rows,) int).
         run_dir: receives checkpoints/, tensorboard/ and history.csv.
         examples: validation rows that TensorBoard shows after each epoch; None: it shows the curves only.
+        bucket: which lengths batches are padded to; None: as the settings say.
         device: in whose scope the model was made; None: Keras' own way.
         copy: with several replicas or a TPU, another such model outside of that scope, for TensorBoard.
     """
     encoded, labels, weights = train
     num_classes, loop = model.output_shape[-1], None
     is_distributed = device is not None and device.is_distributed
-    bucket = find_bucket(settings, sequence_length, fixed=is_distributed and device.kind == "tpu")
+    bucket = find_bucket(settings, sequence_length) if bucket is None else bucket
     one_hot = np.eye(num_classes, dtype=np.float32)
     weights = weights * compute_class_weights(labels, num_classes, settings.class_weights)[labels]
 

@@ -41,17 +41,24 @@ def _read_saved_model(classifier: Classifier) -> Pretrained:
         class_names = tuple(read_json(assets / "class_names.json"))
         vocabulary = TextEncoder.load(config.text, assets / "vocabulary.txt").vocabulary
         model = build_model(config.model, len(vocabulary), len(class_names))
-        stored = list(classifier.saved_model.variables)
-        if len(stored) != len(model.variables):
-            raise ValueError(f"{len(stored)} variables instead of {len(model.variables)}")
-        for variable, value in zip(model.variables, stored):
-            variable.assign(value)
+        assign_weights(model, _read_weights(classifier.saved_model, model))
     except (AttributeError, ValueError, UserError) as error:
         raise UserError(
             f"init_from: the SavedModel {classifier.path} cannot be trained further: its weights and its assets/ "
             f"do not belong together ({error})."
         ) from None
     return Pretrained(config, vocabulary, class_names, {name_of(v): v.numpy() for v in model.weights})
+
+
+def _read_weights(saved_model, model: keras.Model) -> dict[str, np.ndarray]:
+    """Returns the weights by name, from a SavedModel that has no names too: they stand in the order of the model's."""
+    if hasattr(saved_model, "weights"):
+        return {name: weight.numpy() for name, weight in saved_model.weights.items()}
+    stored = list(saved_model.variables)
+    if len(stored) != len(model.variables):
+        raise ValueError(f"{len(stored)} variables instead of {len(model.variables)}")
+    names = {v.path for v in model.weights}
+    return {name_of(v): value.numpy() for v, value in zip(model.variables, stored) if v.path in names}
 
 
 def find_seen_rows(before: dict, now: dict) -> str:

@@ -45,7 +45,7 @@ from keras_senti.models import (
 )
 from keras_senti.optimizers import check_train_from_epoch
 from keras_senti.parsing import read_config, settle, write_yaml
-from keras_senti.pipeline import find_bucket, predict_in_batches
+from keras_senti.pipeline import Bucket, find_bucket, predict_in_batches
 from keras_senti.predictions import read_parts
 from keras_senti.pretraining import check_language_model, train_language_model
 from keras_senti.tables import Table
@@ -56,8 +56,10 @@ from keras_senti.transfer import copy_weights, find_seen_rows, read_pretrained
 CHUNK_ROWS = 5000
 
 
-def train_run(config: Config) -> Path:
+def train_run(config: Config) -> Path | None:
     """Trains, exports and scores as the settings say; prints what happens and returns the run folder.
+
+    Of several workers only the chief has one; the others return None.
 
     With `config.resume` (see `parse_config`), it does what is left of the run in that folder.
 
@@ -109,7 +111,7 @@ def train_run(config: Config) -> Path:
         runs.update_manifest(run_dir, status="finished", seconds=round(time.perf_counter() - begin, 1))
         if config.task == "classification" and device.is_chief:  # after that, so that no fault in a picture fails a run
             report.write_run_report(run_dir)
-    return run_dir
+    return run_dir if device.is_chief else None
 
 
 def check_replicas(config: Config, device: devices.Device):
@@ -221,8 +223,7 @@ def _train_in_folder(
     config: Config, corpus: Corpus, pretrained: Pretrained | None, device: devices.Device, run_dir: Path
 ):
     splits, encoder, encoded = corpus.splits, corpus.encoder, corpus.encoded
-    is_tpu = device.kind == "tpu"
-    bucket = find_bucket(config.train, config.text.sequence_length, fixed=is_tpu)
+    bucket = _find_bucket(config, device, run_dir)
     kernel = _begin(config, corpus, device, run_dir, few_shapes=bucket is not True)
     sizes = len(encoder.vocabulary), len(splits.class_names)
     with device.scope():
@@ -238,6 +239,7 @@ def _train_in_folder(
         config.text.sequence_length,
         run_dir,
         tensorboard.Examples(shown, list(splits.validation.take(shown).texts), splits.class_names),
+        bucket,
         device,
         copy,
     )
@@ -247,6 +249,15 @@ def _train_in_folder(
     if device.is_chief:
         _export_and_score(model, trained, config, corpus, run_dir)
     device.wait_for_all()
+
+
+def _find_bucket(config: Config, device: devices.Device, run_dir: Path) -> Bucket:
+    """Returns and notes which lengths batches are padded to: the batches follow from it, so a resumed run keeps it."""
+    bucket = runs.read_manifest(run_dir).get("bucket")
+    if bucket is None:
+        bucket = find_bucket(config.train, config.text.sequence_length, fixed=device.kind == "tpu")
+        runs.update_manifest(run_dir, bucket=bucket)
+    return tuple(bucket) if isinstance(bucket, list) else bucket
 
 
 def _export_and_score(model: keras.Model, trained: TrainedRun, config: Config, corpus: Corpus, run_dir: Path):
@@ -271,7 +282,9 @@ def _export_and_score(model: keras.Model, trained: TrainedRun, config: Config, c
     _score(predicted, calibration, corpus, config, run_dir)
 
 
-def _pretrain_in_folder(config: Config, corpus: Corpus, pretrained: Pretrained | None, device: devices.Device, run_dir: Path):
+def _pretrain_in_folder(
+    config: Config, corpus: Corpus, pretrained: Pretrained | None, device: devices.Device, run_dir: Path
+):
     vocabulary, unread = corpus.encoder.vocabulary, corpus.splits.check["dropped_rows"].get("no label")
     if unread and corpus.splits.unlabeled is None:
         print(f"{unread:,} rows without label are not read; to read them, name their file as data.unlabeled_csv too")
