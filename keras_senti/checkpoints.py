@@ -54,24 +54,20 @@ def list_variables(model: keras.Model) -> dict[str, keras.Variable]:
     }
 
 
-def read_variables(model: keras.Model) -> dict[str, np.ndarray]:
-    """Returns the values of `list_variables`. All workers must call it together: metrics are summed over them."""
-    return {name: variable.numpy() for name, variable in list_variables(model).items()}
-
-
-def write_checkpoint(folder: Path, values: dict[str, np.ndarray], progress: Progress):
+def write_checkpoint(folder: Path, model: keras.Model, progress: Progress, is_chief: bool = True):
     """Writes a checkpoint and removes all but the newest two.
 
     Args:
-        values: of `read_variables`.
+        is_chief: of several workers all must call it together, as metrics are summed over them; one writes.
     Raises:
         runs.WriteError: if it cannot be written; the earlier ones are then left as they are.
     """
-    arrays = dict(values)
+    arrays = {name: variable.numpy() for name, variable in list_variables(model).items()}
+    if not is_chief:
+        return
     arrays |= {f"best/{index}": weight for index, weight in enumerate(progress.best_weights)}
     text = json.dumps({name: value for name, value in vars(progress).items() if name not in ARRAYS})
-    iterations = next(value for name, value in values.items() if name.startswith("optimizer/0/"))
-    with runs.replace_file(folder / f"step-{int(iterations):08}.npz") as file:
+    with runs.replace_file(folder / f"step-{int(model.optimizer.iterations.numpy()):08}.npz") as file:
         np.savez(file, progress=np.frombuffer(text.encode(), np.uint8), **arrays)
     for old in sorted(folder.glob("step-*.npz"))[:-2]:
         old.unlink(missing_ok=True)

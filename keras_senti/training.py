@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_senti import runs
-from keras_senti.checkpoints import Progress, read_variables, restore_metrics, restore_newest, write_checkpoint
+from keras_senti.checkpoints import Progress, restore_metrics, restore_newest, write_checkpoint
 from keras_senti.config import TrainConfig, UserError
 from keras_senti.devices import Device
 from keras_senti.evaluation import compute_metrics
@@ -109,6 +109,7 @@ class SaveProgress(keras.callbacks.Callback):
     def __init__(self, progress: Progress, run_dir: Path, every_seconds: float, loop: ReplicaLoop | None = None):
         super().__init__()
         self.progress, self.run_dir, self.every_seconds, self.loop = progress, run_dir, every_seconds, loop
+        self.is_chief = loop is None or loop.device.is_chief
         self.written = time.perf_counter()
         self.begin = self.written - progress.seconds
 
@@ -130,14 +131,12 @@ class SaveProgress(keras.callbacks.Callback):
         self.progress.epoch, self.progress.step = epoch + 1, 0
         self.progress.history.append({"epoch": epoch, **{name: float(logs[name]) for name in sorted(logs)}})
         self._write()
-        if not self.loop or self.loop.device.is_chief:
+        if self.is_chief:
             write_history(self.run_dir, self.progress)
 
     def _write(self):
         self.progress.seconds = time.perf_counter() - self.begin
-        values = read_variables(self.model)  # which all workers do together
-        if not self.loop or self.loop.device.is_chief:
-            write_checkpoint(self.run_dir / "checkpoints", values, self.progress)
+        write_checkpoint(self.run_dir / "checkpoints", self.model, self.progress, self.is_chief)
         self.written = time.perf_counter()
 
 

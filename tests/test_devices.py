@@ -1,6 +1,13 @@
-import pytest
+import json
+import subprocess
+import sys
 
-from keras_senti.devices import choose_kernel
+import pytest
+import tensorflow as tf
+
+from keras_senti import devices
+from keras_senti.config import DeviceConfig, UserError
+from keras_senti.devices import choose_kernel, set_up_device
 
 LSTM, GRU = {"cell": "lstm"}, {"cell": "gru"}
 
@@ -31,3 +38,116 @@ LSTM, GRU = {"cell": "lstm"}, {"cell": "gru"}
 def test_the_kernel_follows_from_device_and_settings(device_kind, settings, name, reason):
     chosen, why = choose_kernel(device_kind, settings)
     assert chosen == name and reason in why
+
+
+def make_config(index, workers=2):
+    addresses = [f"10.0.0.{i}:2222" for i in range(workers)]
+    return json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Sets how many GPUs TensorFlow seems to have."""
+
+    def set_number(number):
+        found = [tf.config.PhysicalDevice(f"/physical_device:GPU:{i}", "GPU") for i in range(number)]
+        original = tf.config.list_physical_devices
+        monkeypatch.setattr(
+            tf.config, "list_physical_devices", lambda kind=None: found if kind == "GPU" else original()
+        )
+
+    return set_number
+
+
+def test_without_anything_else_it_is_the_cpu():
+    device = set_up_device(DeviceConfig())
+    assert (device.kind, device.replicas, device.is_distributed, device.is_chief) == ("cpu", 1, False, True)
+    assert device.line == "CPU, all threads"
+
+
+def test_one_gpu_is_used_as_it_is_and_can_be_left_alone(gpus, monkeypatch):
+    gpus(1)
+    hidden = []
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda devices, kind: hidden.append((devices, kind)))
+    device = set_up_device(DeviceConfig())
+    assert (device.kind, device.is_distributed) == ("gpu", False) and "GPU:0" in device.line
+    assert not hidden
+    assert set_up_device(DeviceConfig(strategy="cpu")).kind == "cpu" and hidden == [([], "GPU")]
+
+
+def test_several_gpus_are_used_together(gpus, monkeypatch):
+    gpus(3)
+    asked = []
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda names: asked.append(names))
+    assert set_up_device(DeviceConfig()).replicas == 3
+    assert set_up_device(DeviceConfig(strategy="mirrored", replicas=2)).line == "2 of 3 GPU(s)"
+    assert asked == [["GPU:0", "GPU:1", "GPU:2"], ["GPU:0", "GPU:1"]]
+
+
+@pytest.mark.parametrize(
+    "settings,message",
+    [
+        ({"strategy": "gpu"}, r"received gpu, but TensorFlow .* sees no GPU, only .*CPU:0.*and-cuda"),
+        ({"strategy": "mirrored"}, r"received mirrored, but TensorFlow sees 0 GPU\(s\).*--device.replicas 2"),
+        ({"strategy": "multi_worker"}, r"TF_CONFIG, which names the workers, is not set.*keras_senti\.launch"),
+        ({"strategy": "tpu"}, r"received tpu, but TensorFlow .* found none .*tensorflow-tpu==2\.20\.0"),
+        ({"steps_per_execution": 4}, r"steps_per_execution: received 4, but with one CPU Keras' own loop"),
+    ],
+    ids=lambda value: value.get("strategy", "auto") if isinstance(value, dict) else "",
+)
+def test_what_is_not_there_is_an_error_that_says_what_is(settings, message):
+    with pytest.raises(UserError, match=message):
+        set_up_device(DeviceConfig(**settings))
+
+
+@pytest.mark.parametrize("text", ["[]", "x", '{"cluster": {"worker": []}}', make_config(2), make_config(0)[:-3]])
+def test_a_wrong_tf_config_is_shown_beside_a_right_one(monkeypatch, text):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(UserError, match=r"TF_CONFIG: received .*, expected the addresses of all workers.*10\.0\.0\.1"):
+        set_up_device(DeviceConfig())
+
+
+def test_workers_are_taken_from_the_environment(monkeypatch):
+    class Strategy:
+        num_replicas_in_sync = 2
+
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", Strategy)
+    monkeypatch.setenv("TF_CONFIG", make_config(1))
+    device = set_up_device(DeviceConfig())
+    assert (device.worker, device.workers, device.replicas, device.is_chief) == (1, 2, 2, False)
+    monkeypatch.setenv("TF_CONFIG", make_config(0, workers=1))  # which some clusters set for one machine too
+    assert set_up_device(DeviceConfig()).strategy is None
+
+
+def test_a_tpu_comes_first_where_its_library_is(monkeypatch):
+    class Strategy:
+        num_replicas_in_sync = 8
+
+        def __init__(self, resolver):
+            self.resolver = resolver
+
+    asked = []
+    monkeypatch.setattr(
+        tf.distribute.cluster_resolver, "TPUClusterResolver", lambda tpu: asked.append(tpu) or "resolver"
+    )
+    monkeypatch.setattr(tf.tpu.experimental, "initialize_tpu_system", asked.append)
+    monkeypatch.setattr(tf.config, "experimental_connect_to_cluster", asked.append)
+    monkeypatch.setattr(tf.distribute, "TPUStrategy", Strategy)
+    monkeypatch.setattr(devices, "_has_tpu_library", lambda: True)
+    device = set_up_device(DeviceConfig())
+    assert (device.kind, device.replicas, device.steps_per_execution) == ("tpu", 8, devices.TPU_STEPS_PER_EXECUTION)
+    assert asked == ["local", "resolver"]
+    asked.clear()
+    monkeypatch.setenv("TPU_NAME", "10.1.2.3:8470")
+    assert set_up_device(DeviceConfig(strategy="tpu", steps_per_execution=4)).steps_per_execution == 4
+    assert asked == ["grpc://10.1.2.3:8470", "resolver", "resolver"]
+
+
+def test_the_cpu_in_parts_is_for_trying_replicas_out():
+    code = (
+        "from keras_senti.config import DeviceConfig; from keras_senti.devices import set_up_device; "
+        "device = set_up_device(DeviceConfig(strategy='mirrored', replicas=2)); "
+        "print(device.kind, device.replicas, device.strategy.num_replicas_in_sync, device.line)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "cpu 2 2 CPU in 2 parts, all threads", done.stderr

@@ -117,9 +117,9 @@ def test_after_a_step_of_sgd_each_layer_has_moved_by_its_gradient_times_its_rate
 def test_layers_learn_from_their_epoch_on_and_that_is_said(tmp_path, capsys, monkeypatch):
     states, write = [], training.write_checkpoint
 
-    def record(folder, model, progress):
+    def record(folder, model, progress, *chief):
         states.append(model.get_weights())
-        write(folder, model, progress)
+        write(folder, model, progress, *chief)
 
     monkeypatch.setattr(training, "write_checkpoint", record)
     settings = ModelConfig(units=5, embedding_dim=4, num_layers=2, pooling="attention")
@@ -359,9 +359,9 @@ def test_a_run_whose_training_is_over_is_not_trained_again(tmp_path, monkeypatch
 def test_checkpoints_are_written_as_often_as_asked_and_at_each_epochs_end(tmp_path, monkeypatch, minutes, expected):
     written, write = [], training.write_checkpoint
 
-    def record(folder, model, progress):
+    def record(folder, model, progress, *chief):
         written.append(3 * progress.epoch + progress.step)
-        write(folder, model, progress)
+        write(folder, model, progress, *chief)
 
     monkeypatch.setattr(training, "write_checkpoint", record)
     train(tmp_path, checkpoint_minutes=minutes)
