@@ -15,12 +15,14 @@ import pytest
 import tensorflow as tf
 
 from keras_senti import launch
-from keras_senti.config import ModelConfig, TrainConfig
+from keras_senti.config import ModelConfig, TrainConfig, UserError
 from keras_senti.devices import Device
 from keras_senti.models import build_model
+from keras_senti.parsing import parse_config
 from keras_senti.pipeline import EncodedTexts, plan_epoch
 from keras_senti.replicas import ReplicaLoop, Shares, _group
 from keras_senti.training import compile_model, train_model
+from keras_senti.workflow import check_replicas
 
 ROOT = Path(__file__).parents[1]
 MODEL = ModelConfig(cell="gru", units=5, embedding_dim=4, pooling="concat", bidirectional=True)
@@ -242,10 +244,17 @@ def test_another_workers_end_is_told_and_what_to_do(tmp_path, monkeypatch):
         raise tf.errors.UnavailableError(None, None, "connection refused")
 
     monkeypatch.setattr(loop, "_fit", fail)
-    from keras_senti.config import UserError
-
     with pytest.raises(UserError, match="worker 1: another worker is gone .* again with --resume"):
         loop.fit(None, None, 1, 0, 0, 1, [])
+
+
+def test_what_several_replicas_cannot_do_is_refused(tiny_settings):
+    device = make_device(replicas=4, line="4 of 4 GPU(s)")
+    with pytest.raises(UserError, match=r"4 of 4 GPU.*: a language model carries the state of each stream"):
+        check_replicas(parse_config([*tiny_settings, "--task", "language_model"]), device)
+    with pytest.raises(UserError, match=r"train\.batch_size: received 3, expected at least 4"):
+        check_replicas(parse_config([*tiny_settings, "--train.batch_size", "3"]), device)
+    check_replicas(parse_config(tiny_settings), device)
 
 
 # --- with processes of their own -------------------------------------------------------------------------------------
@@ -367,6 +376,22 @@ def test_a_killed_worker_ends_the_other_and_a_resumed_run_ends_with_the_same_wei
     for a, b in zip(read_weights(whole), read_weights(killed)):
         np.testing.assert_array_equal(a, b)
     assert read_history(killed)["epoch"].tolist() == list(range(12))
+
+
+@pytest.mark.slow
+def test_a_saved_model_goes_from_one_kind_of_device_to_another_and_serves_on_a_cpu(tmp_path):
+    first, second, third = (tmp_path / name for name in ("one", "mirrored", "again"))
+    run_command([*MODES["one"], *make_words(tmp_path), "--run_dir", str(first)])
+    words = [word for word in make_words(tmp_path) if word not in ("--model.units", "16", "--model.embedding_dim", "8")]
+    for source, target, mode in ((first, second, "mirrored"), (second, third, "one")):
+        told = run_command(
+            [*MODES[mode], *words, "--init_from", str(source / "saved_model"), "--run_dir", str(target)]
+        ).stdout
+        assert "weights from replicas" in told
+        losses = [json.loads((run / "metrics.json").read_text())["validation"]["log_loss"] for run in (source, target)]
+        assert losses[1] < losses[0]  # it goes on where the other ended
+    served = tf.saved_model.load(str(second / "saved_model")).serve(tf.constant(["good w1 w2"]))
+    np.testing.assert_allclose(served["probabilities"].numpy().sum(), 1, rtol=1e-5)
 
 
 @pytest.mark.slow
