@@ -390,7 +390,8 @@ def test_a_saved_model_goes_from_one_kind_of_device_to_another_and_serves_on_a_c
         assert "weights from replicas" in told
         losses = [json.loads((run / "metrics.json").read_text())["validation"]["log_loss"] for run in (source, target)]
         assert losses[1] < losses[0]  # it goes on where the other ended
-    served = tf.saved_model.load(str(second / "saved_model")).serve(tf.constant(["good w1 w2"]))
+    loaded = tf.saved_model.load(str(second / "saved_model"))  # held: its variables go with it
+    served = loaded.serve(tf.constant(["good w1 w2"]))
     np.testing.assert_allclose(served["probabilities"].numpy().sum(), 1, rtol=1e-5)
 
 
