@@ -131,15 +131,15 @@ def show(score: dict) -> str:
     return f"{score['mean']:.3f} ± {score['sd']:.3f}" if len(score["all"]) > 1 else f"{score['mean']:.3f}"
 
 
-def write_section(name: str, content: str):
-    """Replaces what stands in the README between <!-- name --> and <!-- /name -->; says so if they are not there."""
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    before, found, rest = README.read_text(encoding="utf-8").partition(begin)
+def write_section(name: str, content: str, page: Path | None = None):
+    """Replaces what stands in a page (README) between <!-- name --> and <!-- /name -->; says so if they are not there."""
+    page, begin, end = page or README, f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
     _, closed, after = rest.partition(end)
     if not (found and closed):
-        print(f"{README.name} has no {begin} with {end} behind it, so the table was not put there. Add them.")
+        print(f"{page.name} has no {begin} with {end} behind it, so the table was not put there. Add them.")
         return
-    README.write_text(f"{before}{begin}\n{content}\n{end}{after}", encoding="utf-8")
+    page.write_text(f"{before}{begin}\n{content}\n{end}{after}", encoding="utf-8")
 
 
 def main():

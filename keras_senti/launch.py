@@ -8,6 +8,7 @@ into the run's log only what goes wrong. If one ends before its time, the others
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -49,9 +50,18 @@ def start_workers(command: list[str], workers: int) -> list[subprocess.Popen]:
         except OSError as error:
             end_workers(started)
             raise UserError(f"launch: cannot start {command[0]}: {error.strerror}.") from None
+        _give_cores(worker, index, workers)
         threading.Thread(target=_show_errors, args=(worker.stderr, index), daemon=True).start()
         started.append(worker)
     return started
+
+
+def _give_cores(worker: subprocess.Popen, index: int, workers: int):
+    """Keeps a worker to its share of the cores, where the system can: else all would start threads for each core."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        with contextlib.suppress(ProcessLookupError):  # it has ended already
+            os.sched_setaffinity(worker.pid, cores[index::workers] or [cores[index % len(cores)]])
 
 
 def _show_errors(lines, index: int):
