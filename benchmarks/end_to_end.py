@@ -132,7 +132,7 @@ def show(score: dict) -> str:
 
 
 def write_section(name: str, content: str, page: Path | None = None):
-    """Replaces what stands in a page (README) between <!-- name --> and <!-- /name -->; says so if they are not there."""
+    """Replaces what stands in a page (the README) between <!-- name --> and <!-- /name -->; says so without them."""
     page, begin, end = page or README, f"<!-- {name} -->", f"<!-- /{name} -->"
     before, found, rest = page.read_text(encoding="utf-8").partition(begin)
     _, closed, after = rest.partition(end)

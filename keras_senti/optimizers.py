@@ -98,17 +98,19 @@ class ByLayer:
 
 
 class SumFirst:
-    """Lets a Keras optimiser, before which it stands as a base class, sum the gradients of all replicas, then clip.
+    """Lets a Keras optimiser, before which it stands as a base class, sum the gradients of all replicas first.
 
-    Keras clips what each replica has, whose norm is another one than that of the sum: with replicas a run would learn
-    otherwise than without.
+    Keras clips what each replica has, whose norm is another one than that of the sum, and looks in each replica by
+    itself whether scaled gradients are finite: with replicas a run would learn otherwise than without, or not at all.
     """
 
-    def _clip_gradients(self, gradients):
+    def apply(self, grads, trainable_variables=None):
         context = tf.distribute.get_replica_context()
-        if context and context.num_replicas_in_sync > 1:
-            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        return super()._clip_gradients(gradients)
+        super().apply(context.all_reduce(tf.distribute.ReduceOp.SUM, grads), trainable_variables)
+
+
+class IsGivenSums:
+    """Keeps a Keras optimiser, before which it stands as a base class, from summing what `SumFirst` has summed."""
 
     def _all_reduce_sum_gradients(self, gradients_and_variables):
         return gradients_and_variables
@@ -139,12 +141,16 @@ def check_train_from_epoch(settings: TrainConfig, layer_names: list[str]):
         )
 
 
-def make_optimizer(settings: TrainConfig, total_steps: int, layers: list) -> keras.optimizers.Optimizer:
+def make_optimizer(
+    settings: TrainConfig, total_steps: int, layers: list, precision: str = "float32"
+) -> keras.optimizers.Optimizer:
     """Makes the optimiser of a run of so many steps, with the variables it needs for all that will ever learn.
 
     Keras would make them in the first step, for what learns then; but a checkpoint must find all of them at any time.
 
     Args:
+        precision: with mixed_float16 it works on gradients of a scaled loss (`optimizer.scale_loss`), as Keras would
+            have it, since small ones vanish in float16.
         layers: the Keras layers that have something to learn, from the input to the output, which
             `check_train_from_epoch` has compared with the settings.
     """
@@ -168,10 +174,21 @@ def make_optimizer(settings: TrainConfig, total_steps: int, layers: list) -> ker
         "weight_decay": settings.weight_decay,
         "global_clipnorm": settings.clip_norm,
     }
-    bases = (SumFirst, kind) if tf.distribute.get_strategy().num_replicas_in_sync > 1 else (kind,)
+    has_replicas = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    is_scaled = precision == "mixed_float16"
+    bases = [IsGivenSums] * has_replicas
+    if has_replicas and not is_scaled:
+        bases.insert(0, SumFirst)
     if settings.layer_rate_decay == 1 and not any(first_steps):
-        optimizer = (type(kind.__name__, bases, {}) if len(bases) > 1 else kind)(**arguments)
+        optimizer = _derive(kind, bases)(**arguments)
     else:
-        optimizer = type(f"{kind.__name__}ByLayer", (ByLayer, *bases), {})(factors, first_steps, **arguments)
+        optimizer = _derive(kind, [ByLayer, *bases])(factors, first_steps, **arguments)
+    if is_scaled:
+        optimizer = _derive(keras.optimizers.LossScaleOptimizer, [SumFirst] * has_replicas)(optimizer)
     optimizer.build(variables)
     return optimizer
+
+
+def _derive(kind: type, before: list[type]) -> type:
+    """Returns the class itself, or one with these in front of its base classes."""
+    return type("".join([kind.__name__, *(b.__name__ for b in before)]), (*before, kind), {}) if before else kind

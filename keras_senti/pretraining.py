@@ -224,7 +224,9 @@ def train_language_model(
         )
     counts = count_tokens(train, len(vocabulary))
     model.layers[-1].set_frequencies(counts)
-    optimizer = make_optimizer(settings, streams.steps * settings.epochs, find_learning_layers(model))
+    optimizer = make_optimizer(
+        settings, streams.steps * settings.epochs, find_learning_layers(model), model.dtype_policy.name
+    )
     model.compile(optimizer=optimizer, jit_compile=False)
     joint = "" if config.text.split == "character" else " "
     board = LanguageModelBoard(

@@ -304,7 +304,7 @@ class MacroF1(_OfRealRows, keras.metrics.F1Score):
 def compile_model(model: keras.Model, settings: TrainConfig, total_steps: int):
     """Compiles with cross-entropy, accuracy and macro-F1. Labels are one-hot, as label smoothing needs them."""
     model.compile(
-        optimizer=make_optimizer(settings, total_steps, find_learning_layers(model)),
+        optimizer=make_optimizer(settings, total_steps, find_learning_layers(model), model.dtype_policy.name),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=settings.label_smoothing),
         metrics=[Accuracy(name="accuracy"), MacroF1(average="macro", name="macro_f1")],
         jit_compile=False,

@@ -122,6 +122,11 @@ def check_replicas(config: Config, device: devices.Device):
             "which one device can do. Use --device.strategy cpu, or gpu; the classifier that begins with its encoder "
             "can be trained on any."
         )
+    if device.is_distributed and config.train.profile_steps:
+        raise UserError(
+            f"train.profile_steps: received {config.train.profile_steps}, but a profile is taken with one CPU or GPU "
+            f"only ({device.line}). Leave it out, or use --device.strategy cpu, or gpu."
+        )
     if device.replicas > config.train.batch_size:
         raise UserError(
             f"train.batch_size: received {config.train.batch_size}, expected at least {device.replicas}: each replica "

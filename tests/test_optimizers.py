@@ -94,6 +94,20 @@ def test_the_optimizer_has_variables_for_all_that_will_ever_learn_and_no_others(
     assert names == ["iteration", *(f"{n}_kernel_{m}" for n in NAMES[1:] for m in ("momentum", "velocity"))]
 
 
+def test_with_float16_the_loss_is_scaled_and_what_that_needs_is_there_before_the_first_step():
+    layers = make_layers(*NAMES)
+    settings = TrainConfig(optimizer="sgd", learning_rate=0.5, layer_rate_decay=2, **CONSTANT)
+    optimizer = make_optimizer(settings, 10, layers, precision="mixed_float16")
+    names = [variable.path.rpartition("/")[2] for variable in optimizer.variables]
+    assert {"step_counter", "dynamic_scale"} < set(names)
+    scale = float(optimizer.scale_loss(1.0))
+    assert scale > 1000
+    before = step(optimizer, layers, (np.inf, 1.0))  # a step that is left out, and halves the scale
+    assert (before == 1).all() and float(optimizer.scale_loss(1.0)) == scale / 2
+    moved = step(optimizer, layers, (3.0 * scale / 2, -scale / 2))
+    assert moved.tolist() == step(make_optimizer(settings, 10, layers := make_layers(*NAMES)), layers).tolist()
+
+
 @pytest.mark.parametrize("name,kind", OPTIMIZERS.items())
 def test_without_settings_for_layers_the_optimizer_is_that_of_keras(name, kind):
     assert type(make_optimizer(TrainConfig(optimizer=name), 10, make_layers(*NAMES))) is kind

@@ -254,6 +254,8 @@ def test_what_several_replicas_cannot_do_is_refused(tiny_settings):
         check_replicas(parse_config([*tiny_settings, "--task", "language_model"]), device)
     with pytest.raises(UserError, match=r"train\.batch_size: received 3, expected at least 4"):
         check_replicas(parse_config([*tiny_settings, "--train.batch_size", "3"]), device)
+    with pytest.raises(UserError, match=r"train\.profile_steps: received \[1, 2\], but a profile is taken with one"):
+        check_replicas(parse_config([*tiny_settings, "--train.profile_steps", "[1, 2]"]), device)
     check_replicas(parse_config(tiny_settings), device)
 
 
@@ -305,7 +307,7 @@ def run_command(command, **arguments):
 
 @pytest.mark.slow
 def test_one_process_two_replicas_and_two_workers_agree(tmp_path):
-    """20 steps of Adam: the same weights within 1e-5; with dropout the loss curves are alike."""
+    """20 steps of Adam: the same weights within 1e-5; with float16 and with dropout the losses are alike."""
     weights, losses = {}, {}
     for name, command in MODES.items():
         run_command([*command, *make_words(tmp_path), "--run_dir", str(tmp_path / name)])
@@ -317,6 +319,11 @@ def test_one_process_two_replicas_and_two_workers_agree(tmp_path):
         for a, b in zip(weights["one"], weights[name]):
             np.testing.assert_allclose(a, b, atol=1e-5, err_msg=name)
         assert abs(losses["one"] - losses[name]) < 1e-5
+    for name, command in MODES.items():  # the gradients of the scaled loss are summed before they are looked at
+        folder = tmp_path / f"float16_{name}"
+        run_command([*command, *make_words(tmp_path, "--device.precision", "mixed_float16"), "--run_dir", str(folder)])
+        found = json.loads((folder / "metrics.json").read_text())["validation"]["log_loss"]
+        assert abs(found - losses["one"]) < 0.01, name
     curves = {}
     dropout = ["--train.epochs", "4", "--model.dropout", "0.3", "--model.embedding_dropout", "0.2"]
     for name in ("one", "mirrored"):
