@@ -8,7 +8,7 @@ The modules are stages, in the order in which text flows through them; each impo
 config, parsing, runs, devices, tables, sources, data, text, vectors, pipeline, corpus, kernels, layers,
 language_model, models, evaluation, baselines, tensorboard, checkpoints, optimizers, replicas, training, pretraining,
 compact, export, transfer, explain, predictions, page, explanations, charts, findings, weaknesses, report, comparison,
-workflow, faults, launch.
+workflow, faults, launch, trials, study, space, search.
 """
 
 import os

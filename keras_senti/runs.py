@@ -82,25 +82,43 @@ def create_stamped_dir(parent: Path, prefix: str = "") -> Path:
 
 
 @contextlib.contextmanager
+def lock_file(path: Path, wait: bool = False):
+    """Holds the lock of a file, which is made. It ends with the process, also by kill -9.
+
+    Raises:
+        BlockingIOError: if another process has it, and not `wait`.
+        WriteError: if the file cannot be made.
+    """
+    try:
+        file = open(path, "a")
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error.strerror}.") from None
+    with file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+@contextlib.contextmanager
 def lock_run_dir(run_dir: Path):
-    """Keeps other processes out of a run folder. The lock ends with the process, also by kill -9.
+    """Keeps other processes out of a run folder.
 
     Raises:
         UserError: if another process has it, before anything is changed.
     """
-    try:
-        (run_dir / "checkpoints").mkdir(exist_ok=True)
-        file = open(run_dir / "checkpoints" / "lock", "a")
-    except OSError as error:
-        raise WriteError(f"cannot write into {run_dir}: {error.strerror}.") from None
-    with file:
+    with contextlib.ExitStack() as stack:
         try:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (run_dir / "checkpoints").mkdir(exist_ok=True)
+            stack.enter_context(lock_file(run_dir / "checkpoints" / "lock"))
         except BlockingIOError:
             raise UserError(f"{run_dir}: another process is running in this folder. Wait until it has ended.") from None
-        except OSError:
-            pass  # a file system without locks
+        except OSError as error:
+            raise WriteError(f"cannot write into {run_dir}: {error.strerror}.") from None
         yield run_dir
 
 

@@ -1,0 +1,279 @@
+"""Trains a config with several seeds, or two configs with the same seeds: how good is it, and was it luck?
+
+    python -m keras_senti.study --config configs/tweets.yaml --seeds 5
+    python -m keras_senti.study --config configs/tweets.yaml --config configs/document.yaml --seeds 5 --train.epochs 3
+
+Other options are settings, as for train.py, of each run. Everything lies in logs/studies/<names>/ (--out: elsewhere): a
+run folder and a log for each seed, study.json with every score, table.md, study.png. Started again it goes on where it
+stopped, also after kill -9, and does nothing twice; more seeds can be added. A run that fails is said and left out.
+
+Scores are of the validation part; the test part is left alone unless --train.evaluate_test true is given, which is for
+the end, when nothing will be chosen any more. The split is the same for all seeds (data.seed), so the spread is that of
+initial weights, order and dropout, and says nothing of other texts: for those see the intervals in a run's report.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import scipy.stats
+from matplotlib.figure import Figure
+
+from keras_senti import runs
+from keras_senti.config import UserError
+from keras_senti.parsing import parse_config, run_command
+from keras_senti.trials import TrialFailed, format_duration, run_trial
+
+MAIN_SCORES = ("macro_f1", "accuracy", "log_loss")
+TITLES = {"macro_f1": "macro-F1", "log_loss": "log loss"}
+
+
+def flatten_scores(scores: dict, prefix: str = "") -> dict[str, float]:
+    """Returns all numbers in a part of metrics.json by a dotted name; lists (intervals, confusions) are left out."""
+    flat = {}
+    for name, value in scores.items():
+        if isinstance(value, dict):
+            flat |= flatten_scores(value, f"{prefix}{name}.")
+        elif isinstance(value, (int, float)) and name != "rows":
+            flat[prefix + name] = value
+    return flat
+
+
+def summarize(values: list[float]) -> dict:
+    """Returns mean and standard deviation (of the sample: divided by n - 1; None for one value)."""
+    return {"mean": statistics.mean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def compare_paired(first: list[float], second: list[float]) -> dict | None:
+    """Compares scores of the same seeds: the paired t-test, two-sided.
+
+    Returns: {"mean": of second - first, "low", "high": its 95% interval, "p_value"}; None for fewer than two pairs. If
+        all differences are equal, the interval is that point, and p 0 (1 for no difference).
+    """
+    differences = np.subtract(second, first)
+    if len(differences) < 2:
+        return None
+    mean = float(differences.mean())
+    if np.ptp(differences) == 0:
+        return {"mean": mean, "low": mean, "high": mean, "p_value": float(mean == 0)}
+    test = scipy.stats.ttest_rel(second, first)
+    low, high = test.confidence_interval(0.95)
+    return {"mean": mean, "low": float(low), "high": float(high), "p_value": float(test.pvalue)}
+
+
+def run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path, words: list[str]) -> dict:
+    """Trains each config with each seed, one process after the other, and writes what came out.
+
+    Args:
+        configs: command-line words (`--config FILE`, ...) by a name. words: settings of all runs.
+    Returns: what is in study.json: {"seeds", "part", "configs": {name: {"scores": {score: {"mean", "sd", "all"}},
+        "failed": {seed: why}, ...}}, "difference": {score: ...} with two configs}.
+    Raises:
+        UserError: before any run for settings that cannot work; if all runs of a config failed; if the two configs
+            are not scored on the same rows.
+    """
+    for chosen in configs.values():
+        config = parse_config([*chosen, *words])
+        if config.task == "language_model":
+            raise UserError(f"study: {config.name} is a language model's config, expected a classifier's.")
+    found, failed = {name: {} for name in configs}, {name: {} for name in configs}
+    begin, made = time.perf_counter(), 0
+    plan = [(seed, name) for seed in seeds for name in configs]
+    for number, (seed, name) in enumerate(plan, 1):
+        run_dir = folder / name / f"seed-{seed}"
+        started = time.perf_counter()
+        try:
+            metrics = run_trial([*configs[name], *words, "--train.seed", str(seed)], run_dir)
+        except TrialFailed as error:
+            failed[name][seed] = str(error)
+            print(f"{name}, seed {seed}: FAILED: {error}", flush=True)
+            continue
+        made += time.perf_counter() - started > 1  # the others were there
+        found[name][seed] = metrics, runs.read_manifest(run_dir)
+        scores = metrics["validation"]
+        left = (time.perf_counter() - begin) / max(made, 1) * (len(plan) - number)
+        print(
+            f"{name}, seed {seed} ({number} of {len(plan)}): accuracy {scores['accuracy']:.3f}, "
+            f"macro-F1 {scores['macro_f1']:.3f}, log loss {scores['log_loss']:.3f}"
+            + (f"; about {format_duration(left)} left" if number < len(plan) and made else ""),
+            flush=True,
+        )
+    for name, why in failed.items():
+        if not found[name]:
+            raise UserError(f"study: all runs of {name} failed. The first: {next(iter(why.values()))}")
+    result = _gather(found, failed, seeds)
+    runs.write_json(folder / "study.json", result)
+    runs.write_text(folder / "table.md", format_table(result))
+    with runs.replace_file(folder / "study.png") as file:
+        draw_study(result).savefig(file, format="png", dpi=150)
+    return result
+
+
+def _gather(found: dict, failed: dict, seeds: list[int]) -> dict:
+    splits = {str(manifest["data"]["split_sha256"]) for runs_ in found.values() for _, manifest in runs_.values()}
+    if len(splits) > 1:
+        raise UserError(
+            "study: the configs are not scored on the same rows, so they cannot be compared. Give both the same data "
+            "settings (source, files, seed, fractions), or make a study of each."
+        )
+    parts = {part for runs_ in found.values() for metrics, _ in runs_.values() for part in metrics}
+    part = "test" if "test" in parts else "validation"
+    result = {"seeds": seeds, "part": part, "configs": {}, "baselines": {}}
+    for name, by_seed in found.items():
+        flat = {seed: flatten_scores(metrics[part]) for seed, (metrics, _) in by_seed.items()}
+        for seed, (_, manifest) in by_seed.items():
+            flat[seed] |= {"seconds": manifest["seconds"], "best_epoch": manifest["training"]["best_epoch"]}
+        names = [score for score in next(iter(flat.values())) if all(score in scores for scores in flat.values())]
+        scores = {score: {**summarize(values := [flat[s][score] for s in flat]), "all": values} for score in names}
+        manifest = next(iter(by_seed.values()))[1]
+        result["configs"][name] = {
+            "seeds": list(flat),
+            "scores": scores,
+            "failed": failed[name],
+            "parameters": manifest["parameters"],
+            "split_sha256": manifest["data"]["split_sha256"],
+        }
+        metrics = next(iter(by_seed.values()))[0]
+        beside = metrics["baselines"] if part == "test" else metrics.get("validation_baselines", metrics["baselines"])
+        result["baselines"] |= {b: flatten_scores(scores) for b, scores in beside.items()}
+    if len(found) == 2:
+        first, second = result["configs"].values()
+        both = [seed for seed in first["seeds"] if seed in second["seeds"]]
+        result["difference"] = {
+            score: compare_paired(
+                *([c["scores"][score]["all"][c["seeds"].index(seed)] for seed in both] for c in (first, second))
+            )
+            for score in first["scores"]
+            if score in second["scores"]
+        }
+    return result
+
+
+def _show(summary: dict, digits: int = 3) -> str:
+    spread = "" if summary["sd"] is None else f" ± {summary['sd']:.{digits}f}"
+    return f"{summary['mean']:.{digits}f}{spread}"
+
+
+def format_table(result: dict) -> str:
+    """Returns Markdown: a row a score, a column a config (mean ± sd), the baselines, and how two configs differ."""
+    names = list(result["configs"])
+    difference = result.get("difference")
+    head = [f"{result['part']} part", *(f"{n} ({len(result['configs'][n]['seeds'])} seeds)" for n in names)]
+    head += [f"{names[1]} − {names[0]} (95% interval)", "p"] if difference else []
+    head += [name for name in result["baselines"]]
+    rows = []
+    for score in result["configs"][names[0]]["scores"]:
+        cells = [TITLES.get(score, score)]
+        digits = 0 if score == "seconds" else 1 if score == "best_epoch" else 3
+        for name in names:
+            summary = result["configs"][name]["scores"].get(score)
+            cells.append(_show(summary, digits) if summary else "")
+        if difference:
+            found = difference.get(score)
+            cells += (
+                [f"{found['mean']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})", f"{found['p_value']:.3f}"]
+                if found
+                else ["", ""]
+            )
+        for scores in result["baselines"].values():
+            cells.append(f"{scores[score]:.3f}" if score in scores else "")
+        rows.append(cells)
+    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+    for name in names:
+        lines += [f"\n{name}, seed {seed}, failed: {why}" for seed, why in result["configs"][name]["failed"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def format_summary(result: dict) -> str:
+    """Returns a few lines for the terminal: the main scores, and which config is better."""
+    lines = []
+    for name, config in result["configs"].items():
+        shown = ", ".join(f"{TITLES.get(s, s)} {_show(config['scores'][s])}" for s in MAIN_SCORES)
+        lines.append(f"{name} ({len(config['seeds'])} seeds, {result['part']} part): {shown}")
+    for name, scores in result["baselines"].items():
+        shown = ", ".join(f"{TITLES.get(s, s)} {scores[s]:.3f}" for s in MAIN_SCORES)
+        lines.append(f"{name}: {shown}")
+    if found := result.get("difference", {}).get("macro_f1"):
+        first, second = result["configs"]
+        verdict = "more than chance" if found["p_value"] < 0.05 else "no more than chance explains"
+        lines.append(
+            f"macro-F1, {second} against {first}: {found['mean']:+.3f} (95%: {found['low']:+.3f} to "
+            f"{found['high']:+.3f}), {verdict} (paired t-test over seeds, p = {found['p_value']:.3f})"
+        )
+    return "\n".join(lines)
+
+
+def draw_study(result: dict) -> Figure:
+    """Draws a point a seed, a bar a mean, baselines as dashed lines; equal seeds of two configs are joined."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    names = list(result["configs"])
+    for axes, score in zip(figure.subplots(1, 2), MAIN_SCORES):
+        for place, name in enumerate(names):
+            summary = result["configs"][name]["scores"][score]
+            values = summary["all"]
+            offsets = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else [0.0]
+            axes.plot(place + np.asarray(offsets), values, "o", color="#2a6fb0", zorder=3)
+            axes.hlines(summary["mean"], place - 0.25, place + 0.25, color="#222222", linewidth=2)
+        if len(names) == 2:
+            first, second = result["configs"].values()
+            for seed in set(first["seeds"]) & set(second["seeds"]):
+                pair = [c["scores"][score]["all"][c["seeds"].index(seed)] for c in (first, second)]
+                axes.plot([0, 1], pair, color="#2a6fb0", alpha=0.25, linewidth=1)
+        for name, scores in result["baselines"].items():
+            if name != "majority":  # far below: it would press the rest together
+                axes.axhline(scores[score], color="#b05a2a", linestyle="--", linewidth=1)
+                axes.annotate(
+                    name.replace("_", " "), (len(names) - 0.52, scores[score]), ha="right", va="bottom", fontsize=7,
+                    color="#b05a2a",
+                )  # fmt: skip
+        axes.set_xticks(range(len(names)), names)
+        axes.set(xlim=(-0.5, len(names) - 0.5), title=f"{TITLES.get(score, score)} ({result['part']} part)")
+        axes.grid(axis="y", alpha=0.2)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    return figure
+
+
+def name_configs(files: list[str]) -> dict[str, list[str]]:
+    """Returns command-line words by the name of the file.
+
+    Raises:
+        UserError: if two files have the same name.
+    """
+    stems = [Path(file).stem for file in files]
+    if len(set(stems)) < len(stems):
+        raise UserError(f"--config: received {' and '.join(files)}, expected files of different names: rename one.")
+    return {stem: ["--config", file] for stem, file in zip(stems, files)}
+
+
+def check_seeds(count: int):
+    if count < 1:
+        raise UserError(f"--seeds: received {count}, expected at least 1 (5 tell something of the spread).")
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(
+        prog="python -m keras_senti.study", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__,
+    )  # fmt: skip
+    parser.add_argument("--config", action="append", required=True, metavar="FILE", help="one, or two to compare")
+    parser.add_argument("--seeds", type=int, default=5, help="train.seed 0, 1, ... (default: 5)")
+    parser.add_argument("--out", metavar="FOLDER", help="default: logs/studies/<names of the configs>")
+    options, words = parser.parse_known_args(argv)
+    check_seeds(options.seeds)
+    if len(options.config) > 2:
+        raise UserError(f"--config: received {len(options.config)} files, expected one or two.")
+    configs = name_configs(options.config)
+    folder = Path(options.out or Path("logs") / "studies" / "-".join(configs))
+    if not any(word.split("=")[0] == "--train.evaluate_test" for word in words):
+        words = [*words, "--train.evaluate_test", "false"]
+    result = run_study(configs, list(range(options.seeds)), folder, words)
+    print(f"\n{format_summary(result)}\n\nall scores: {folder / 'table.md'}, {folder / 'study.json'}; picture: "
+          f"{folder / 'study.png'}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,160 @@
+"""A trial: one training run of many that a study or a search makes, in a process of its own.
+
+In one process Keras would keep what earlier models have left (https://github.com/keras-team/keras/issues/20552), and a
+crash would end all of them. A trial that was stopped goes on from its last checkpoint, and one that has finished is not
+repeated.
+"""
+
+import csv
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from keras_senti.config import Config, UserError
+from keras_senti.launch import end_workers
+from keras_senti.parsing import parse_config, read_config, run_command, settle
+from keras_senti.runs import read_json, read_manifest
+
+SECONDS_BETWEEN_LOOKS = 0.5
+COMMAND = [sys.executable, "-m", "keras_senti.trials"]
+PARENT = "KERAS_SENTI_PARENT"  # environment variable with the process that a trial ends with
+
+
+class TrialFailed(UserError):
+    """The run of a trial has ended with an error; the message is its last words."""
+
+
+class TrialStopped(Exception):
+    """The run of a trial was ended because whoever watched it had seen enough."""
+
+
+def run_trial(words: list[str], run_dir: Path, watch=None) -> dict:
+    """Trains a run, or what is left of it. What it says is added to <run_dir>.log.
+
+    Args:
+        words: of the command line of `train.py`, without --run_dir.
+        watch: called with the rows of history.csv so far, dictionaries of strings, after each epoch; if it returns
+            True, the run is ended.
+    Returns: what is in the run's metrics.json.
+    Raises:
+        TrialFailed: if the run failed.
+        TrialStopped: if `watch` ended it.
+        UserError: if the folder has a run with other settings.
+    """
+    words = _find_words(words, run_dir)
+    if words is None:
+        return read_json(run_dir / "metrics.json")
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    log = run_dir.with_name(f"{run_dir.name}.log")
+    with open(log, "ab") as file:
+        begin = file.tell()
+        # A group of its own: Ctrl-C would let it end early and count as finished.
+        environment = {**os.environ, PARENT: str(os.getpid())}
+        process = subprocess.Popen(
+            [*COMMAND, *words], stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+        try:
+            _wait(process, run_dir / "history.csv", watch)
+        finally:
+            end_workers([process])
+    if process.returncode:
+        raise TrialFailed(_find_last_words(log, begin, process.returncode))
+    return read_json(run_dir / "metrics.json")
+
+
+def _find_words(words: list[str], run_dir: Path) -> list[str] | None:
+    """Returns the words that begin or continue the run in a folder, None if it has finished."""
+    if not (run_dir / "manifest.json").is_file():
+        if run_dir.is_dir():
+            shutil.rmtree(run_dir)  # it was stopped before it had begun
+        return [*words, "--run_dir", str(run_dir)]
+    found = find_difference(parse_config(words), read_config(run_dir / "config.yaml"))
+    if found:
+        raise UserError(
+            f"{run_dir}: there is a run with {found[0]} {found[1]!r}, but now it is {found[2]!r}. Name another folder "
+            "with --out, or go back to the earlier settings."
+        )
+    if read_manifest(run_dir).get("status") == "finished":
+        return None
+    return ["--resume", str(run_dir)]
+
+
+def format_duration(seconds: float) -> str:
+    """Returns it for people: 40 s, 12 min, 2 h 5 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def find_difference(wanted: Config, stored: Config) -> tuple | None:
+    """Returns (key, stored value, wanted value) of the first setting in which two configs differ, or None.
+
+    Where a run lies and what it runs on do not count.
+    """
+
+    def list_settings(config, prefix=""):
+        for field in dataclasses.fields(config):
+            value = getattr(config, field.name)
+            if dataclasses.is_dataclass(value):
+                yield from list_settings(value, f"{prefix}{field.name}.")
+            else:
+                yield prefix + field.name, value
+
+    left_out = ("run_dir", "resume")
+    both = zip(list_settings(settle(stored)), list_settings(settle(wanted)))
+    for (key, before), (_, now) in both:
+        if before != now and key not in left_out and not key.startswith("device."):
+            return key, before, now
+    return None
+
+
+def _wait(process: subprocess.Popen, history: Path, watch):
+    seen = 0.0
+    while process.poll() is None:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+        changed = history.stat().st_mtime_ns if watch and history.exists() else 0
+        if changed and changed != seen:
+            seen = changed
+            with open(history, newline="") as file:
+                if watch(list(csv.DictReader(file))):
+                    raise TrialStopped
+
+
+def _find_last_words(log: Path, begin: int, code: int) -> str:
+    with open(log, "rb") as file:
+        file.seek(begin)
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
+    return f"{(errors or lines or ['it said nothing'])[-1]} ({how}; all of it: {log})"
+
+
+def end_with_parent():
+    """Lets this process end soon after the one that has started it as a trial, also if that one was killed."""
+    parent = int(os.environ.get(PARENT, 0))
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if parent:
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def main(argv):
+    end_with_parent()
+    from keras_senti import workflow
+
+    workflow.train_run(parse_config(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,194 @@
+"""Grid, random and Bayesian search: shared by processes, resumed after kills, honest at the end."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keras_senti import trials
+from keras_senti.config import UserError
+from keras_senti.parsing import read_config
+from keras_senti.search import main
+
+ROOT = Path(__file__).parents[1]
+STUB = str(ROOT / "tests" / "stub_trial.py")
+SPACE = "model.units: {choices: [32, 64, 96]}\ntrain.weight_decay: {low: 0.0, high: 0.3}\n"
+# What a test starts as a process of its own: the command, with the stub for a training run.
+SEARCH = f"""
+import sys
+from keras_senti import search, trials
+trials.COMMAND, trials.SECONDS_BETWEEN_LOOKS = [sys.executable, {STUB!r}], 0.05
+search.main(sys.argv[1:])
+"""
+
+
+@pytest.fixture(autouse=True)
+def stub(monkeypatch):
+    monkeypatch.setattr(trials, "COMMAND", [sys.executable, STUB])
+    monkeypatch.setattr(trials, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.chdir(ROOT)
+
+
+def make_words(tmp_path, space=SPACE, **options) -> list[str]:
+    (tmp_path / "space.yaml").write_text(space)
+    words = ["--config", "configs/tweets.yaml", "--space", str(tmp_path / "space.yaml"), "--out", str(tmp_path / "out")]
+    for name, value in {"trials": 6, "confirm": 0, **options}.items():
+        words += [f"--{name}", str(value)]
+    return words
+
+
+def read_trials(tmp_path) -> list[dict]:
+    with open(tmp_path / "out" / "trials.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def count_starts(tmp_path) -> list[int]:
+    return [path.read_text().count("begun") for path in sorted((tmp_path / "out" / "trials").glob("*/starts"))]
+
+
+def test_a_bayesian_search_leaves_the_best_settings_its_history_and_what_mattered(tmp_path, capsys):
+    main([*make_words(tmp_path, trials=8), "--train.epochs", "1"])
+    found = read_trials(tmp_path)
+    assert len(found) == 8 and {row["state"] for row in found} <= {"complete", "pruned"}
+    best = max((row for row in found if row["state"] == "complete"), key=lambda row: float(row["macro_f1"]))
+    config = read_config(tmp_path / "out" / "best.yaml")
+    assert config.model.units == int(best["model.units"]) and config.train.epochs == 1
+    assert config.train.weight_decay == float(best["train.weight_decay"])
+    assert config.train.evaluate_test and "nb_svm" in config.baselines.models  # as in the config it began with
+    for name in ("history.png", "importance.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 10_000
+    stored = (tmp_path / "out" / "trials" / "trial-000" / "config.yaml").read_text()
+    assert "evaluate_test: false" in stored
+    said = capsys.readouterr().out
+    assert "trial 7 (8 of 8): " in said and "; best 0." in said and f"best settings: {tmp_path}" in said
+    main([*make_words(tmp_path, trials=8), "--train.epochs", "1"])  # nothing is left to be done
+    assert count_starts(tmp_path) == [1] * 8
+
+
+def test_a_grid_takes_each_combination_once(tmp_path):
+    space = "model.units: {choices: [32, 64]}\nmodel.num_layers: {low: 1, high: 2, if: {model.units: 64}}\n"
+    main([*make_words(tmp_path, space, sampler="grid", trials=9), "--train.epochs", "1"])
+    chosen = sorted((row["model.units"], row["model.num_layers"]) for row in read_trials(tmp_path))
+    assert chosen == [("32", ""), ("64", "1"), ("64", "2")]
+
+
+def test_hopeless_trials_are_ended_early(tmp_path, monkeypatch):
+    monkeypatch.setenv("STUB_PAUSE", "0.3")
+    space = "train.weight_decay: {choices: [0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.9]}\n"
+    seed = next(s for s in range(99) if np.random.default_rng(s).permutation(7)[-1] == 6)  # the hopeless one comes last
+    words = [*make_words(tmp_path, space, sampler="grid", trials=7, seed=seed), "--train.epochs", "6"]
+    main(words)
+    (bad,) = [row for row in read_trials(tmp_path) if row["train.weight_decay"] == "0.9"]
+    assert bad["state"] == "pruned"
+    rows = (tmp_path / "out" / "trials" / "trial-006" / "history.csv").read_text().splitlines()
+    assert len(rows) < 1 + 6
+
+
+def test_a_failed_trial_is_recorded_and_the_search_goes_on_but_not_if_all_fail(tmp_path):
+    space = "train.learning_rate: {choices: [0.01, 5.0, 0.02]}\n"
+    main([*make_words(tmp_path, space, sampler="grid", trials=3), "--train.epochs", "1"])
+    found = {row["train.learning_rate"]: row for row in read_trials(tmp_path)}
+    assert found["5.0"]["state"] == "fail" and "the loss became nan" in found["5.0"]["error"]
+    assert found["0.01"]["state"] == found["0.02"]["state"] == "complete"
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(
+        UserError, match="all of 3 trials failed, so it is stopped. The last: training: the loss became"
+    ):
+        main(make_words(other, "train.learning_rate: {low: 2.0, high: 9.0}\n", trials=20))
+    assert len(read_trials(other)) == 3
+
+
+def test_the_best_is_trained_again_with_fresh_seeds_beside_what_the_search_began_with(tmp_path, capsys):
+    main([*make_words(tmp_path, trials=3, confirm=2), "--train.epochs", "1"])
+    result = json.loads((tmp_path / "out" / "confirmed" / "study.json").read_text())
+    assert result["seeds"] == [1000, 1001] and list(result["configs"]) == ["start", "best"]
+    assert result["part"] == "validation"
+    assert "macro-F1, best against start:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options,words,message",
+    [
+        ({"trials": 0}, [], "--trials: received 0"),
+        ({"hours": 0}, [], "--hours: received 0.0"),
+        ({"sampler": "grid"}, [], r"train\.weight_decay: a grid cannot take all numbers"),
+        ({}, ["--model.unit", "3"], r"model\.unit.*Did you mean"),
+    ],
+    ids=str,
+)
+def test_what_cannot_work_is_refused_before_anything_is_made(options, words, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        main([*make_words(tmp_path, **options), *words])
+    assert not (tmp_path / "out" / "trials").exists()
+
+
+def test_another_search_in_the_folder_and_a_damaged_storage_are_refused(tmp_path):
+    main([*make_words(tmp_path, trials=1), "--train.epochs", "1"])
+    with pytest.raises(UserError, match="there is a search with another config. Name another folder with --out"):
+        main([*make_words(tmp_path, trials=1), "--train.epochs", "2"])
+    with pytest.raises(UserError, match="there is a search with another space"):
+        main([*make_words(tmp_path, "model.units: {low: 4, high: 8}\n", trials=1), "--train.epochs", "1"])
+    (tmp_path / "out" / "search.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(UserError, match=r"search\.db: the search's storage cannot be used \(file is not a database\)"):
+        main([*make_words(tmp_path, trials=1), "--train.epochs", "1"])
+    assert (tmp_path / "out" / "search.db").read_bytes().startswith(b"not a database")
+
+
+def test_after_its_time_no_trial_begins_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("STUB_PAUSE", "1")
+    main([*make_words(tmp_path, trials=3, hours=0.5 / 3600), "--train.epochs", "1"])
+    assert "the time is over: the same command goes on" in capsys.readouterr().out
+    assert len(read_trials(tmp_path)) == 1
+    main([*make_words(tmp_path, trials=3), "--train.epochs", "1"])
+    assert [row["state"] for row in read_trials(tmp_path)] == ["complete"] * 3 and count_starts(tmp_path) == [1] * 3
+
+
+def start(words) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", SEARCH, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_two_processes_share_30_trials_and_none_is_lost_or_doubled(tmp_path):
+    words = [*make_words(tmp_path, trials=30, sampler="random"), "--train.epochs", "1"]
+    both = [start(words), start(words)]
+    said = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    found = read_trials(tmp_path)
+    assert [int(row["trial"]) for row in found] == list(range(30)) and count_starts(tmp_path) == [1] * 30
+    assert {row["state"] for row in found} <= {"complete", "pruned"}
+    assert len({row["train.weight_decay"] for row in found}) == 30  # no two drew the same
+    shares = [text.count("\ntrial ") + text.startswith("trial ") for text in said]
+    assert sum(shares) == 30 and min(shares) > 3
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_search_goes_on_with_nothing_lost_or_repeated(tmp_path, sign, monkeypatch):
+    monkeypatch.setenv("STUB_PAUSE", "0.7")
+    words = [*make_words(tmp_path, trials=4), "--train.epochs", "2"]
+    process = start(words)
+    second = tmp_path / "out" / "trials" / "trial-001" / "history.csv"
+    deadline = time.monotonic() + 100
+    while not second.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(sign)
+    process.communicate(timeout=60)
+    time.sleep(0.5)
+    monkeypatch.setenv("STUB_PAUSE", "0")
+    main(words)
+    assert [row["state"] for row in read_trials(tmp_path)] == ["complete"] * 4
+    assert Counter(count_starts(tmp_path)) == {1: 3, 2: 1}  # the one that was going on went on
+
+
+def test_without_optuna_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match=r'needs Optuna: python -m pip install -e "\.\[search\]"'):
+        main(make_words(tmp_path))

@@ -1,0 +1,88 @@
+"""Which settings a search may change: read, checked and tried before anything is trained."""
+
+from pathlib import Path
+
+import pytest
+
+from keras_senti.config import UserError
+from keras_senti.space import list_combinations, make_words, read_space
+
+WORDS = ["--data.source", "tweets"]
+
+
+def read(tmp_path, text):
+    path = tmp_path / "space.yaml"
+    path.write_text(text)
+    return read_space(path, WORDS)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs" / "search").glob("*.yaml")), ids=str)
+def test_every_space_in_configs_suits_its_config(path):
+    space = read_space(path, ["--config", f"configs/{path.stem}.yaml"])
+    opening = path.read_text().split("\nmodel")[0]
+    assert len(space) >= 5 and f"--space configs/search/{path.name}" in opening
+
+
+def test_choices_ranges_steps_and_conditions_are_read(tmp_path):
+    cell, units, dropout, rate = read(
+        tmp_path,
+        "model.cell: {choices: [lstm, gru]}\nmodel.units: {low: 8, high: 24, step: 8, if: {model.cell: lstm}}\n"
+        "model.dropout: {low: 0, high: 0.4, step: 0.2}\ntrain.learning_rate: {low: 0.001, high: 0.1, log: true}\n",
+    )
+    assert cell.list_values() == ["lstm", "gru"] and units.list_values() == [8, 16, 24]
+    assert dropout.list_values() == pytest.approx([0, 0.2, 0.4]) and rate.list_values() is None
+    assert units.is_whole and not dropout.is_whole
+    assert units.is_on({"model.cell": "lstm"}) and not units.is_on({"model.cell": "gru"}) and not units.is_on({})
+    assert list_combinations([cell, units], "space.yaml") == [
+        {"model.cell": "lstm", "model.units": 8},
+        {"model.cell": "lstm", "model.units": 16},
+        {"model.cell": "lstm", "model.units": 24},
+        {"model.cell": "gru"},
+    ]
+
+
+def test_values_become_words_of_the_command_line():
+    words = make_words({"model.cell": "gru", "model.units": 3, "train.clip_norm": None, "train.bucket_lengths": [4, 8]})
+    assert words == [
+        "--model.cell", "gru", "--model.units", "3", "--train.clip_norm", "null", "--train.bucket_lengths", "[4, 8]",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        ("", r"received None, expected keys of the config, each with \{choices"),
+        ("[1", "cannot read .*space.yaml"),
+        ("model.unit: {choices: [1]}", r"unknown key 'model\.unit'\. Did you mean 'model\.units'\?"),
+        ("data.seed: {choices: [1, 2]}", "'data.seed' cannot be searched: trials would not be scored on the same"),
+        ("train.seed: {low: 0, high: 9}", "'train.seed' cannot be searched"),
+        ("model.units: 5", r"model\.units: received 5, expected \{choices"),
+        ("model.units: {low: 5}", r"expected \{choices"),
+        ("model.units: {choices: []}", "expected at least one choice"),
+        ("model.units: {choices: [3, 3]}", "expected each choice once"),
+        ("model.units: {choices: [3], log: true}", "without log"),
+        ("model.units: {low: 9, high: 9}", "expected low below high: the range is empty"),
+        ("model.units: {low: 9, high: 3}", "the range is empty"),
+        ("train.learning_rate: {low: 1e-3, high: 1e-2}", "YAML reads 1e-3 as text: write 0.001"),
+        ("model.dropout: {low: 0.0, high: 0.5, log: true}", "with log: true a low above 0"),
+        ("model.dropout: {low: 0.0, high: 0.5, step: 0}", "a step above 0"),
+        ("model.dropout: {low: 0.0, high: 1.5}", r"model\.dropout: 1\.5 is no value for it: .*received 1\.5"),
+        ("model.cell: {choices: [lstm, lst]}", "'lst' is no value for it"),
+        ("model.units: {low: 1, high: 3, if: {model.cell: lstm}}", "keys that stand before it.*'model.cell' is none"),
+        (
+            "model.cell: {choices: [lstm, gru]}\nmodel.units: {low: 1, high: 3, if: {model.cell: rnn}}",
+            r"in `if` values of model\.cell, which are lstm, gru",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, text)
+
+
+def test_a_missing_file_and_a_grid_over_a_continuous_range_are_refused(tmp_path):
+    with pytest.raises(UserError, match="cannot read .*none.yaml.*Example: configs/search/tweets.yaml"):
+        read_space(tmp_path / "none.yaml", WORDS)
+    space = read(tmp_path, "model.dropout: {low: 0.0, high: 0.5}")
+    with pytest.raises(UserError, match=r"model\.dropout: a grid cannot take all numbers from 0\.0 to 0\.5.*a step"):
+        list_combinations(space, "space.yaml")

@@ -1,0 +1,110 @@
+"""Several seeds of one config, or two configs with the same seeds."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keras_senti import study, trials
+from keras_senti.config import UserError
+from keras_senti.study import compare_paired, flatten_scores, format_summary, format_table, main, run_study, summarize
+
+ROOT = Path(__file__).parents[1]
+WORDS = ["--data.source", "tweets", "--train.epochs", "1"]
+
+
+@pytest.fixture(autouse=True)
+def stub(monkeypatch):
+    monkeypatch.setattr(trials, "COMMAND", [sys.executable, str(ROOT / "tests" / "stub_trial.py")])
+    monkeypatch.setattr(trials, "SECONDS_BETWEEN_LOOKS", 0.05)
+
+
+def test_mean_and_sd_are_those_of_a_sample():
+    assert summarize([1.0, 2.0, 3.0]) == {"mean": 2.0, "sd": 1.0} and summarize([4.0]) == {"mean": 4.0, "sd": None}
+
+
+def test_the_paired_test_is_the_textbooks():
+    # Differences 1, 2, 3: mean 2, sd 1, t = 2 / (1 / √3) = 3.464 with 2 degrees of freedom; t(0.975) = 4.303.
+    found = compare_paired([0.0, 0.0, 0.0], [1.0, 2.0, 3.0])
+    assert found["mean"] == 2 and found["high"] == pytest.approx(2 + 4.3027 / np.sqrt(3), abs=1e-3)
+    assert found["p_value"] == pytest.approx(0.0742, abs=1e-3)
+    assert compare_paired([1.0], [2.0]) is None
+    assert compare_paired([1.0, 2.0], [1.5, 2.5]) == {"mean": 0.5, "low": 0.5, "high": 0.5, "p_value": 0.0}
+    assert compare_paired([1.0, 2.0], [1.0, 2.0])["p_value"] == 1.0
+
+
+def test_all_numbers_of_a_part_are_scores():
+    scores = {"rows": 3, "accuracy": 0.5, "interval": [0, 1], "per_class": {"a": {"f1": 0.25, "rows": 2}}}
+    assert flatten_scores(scores) == {"accuracy": 0.5, "per_class.a.f1": 0.25}
+
+
+def test_two_configs_are_compared_seed_by_seed_and_a_second_start_repeats_nothing(tmp_path, monkeypatch, capsys):
+    configs = {"narrow": [*WORDS, "--model.units", "44"], "wide": [*WORDS, "--model.units", "64"]}
+    result = run_study(configs, [0, 1, 2], tmp_path, [])
+    assert "wide, seed 2 (6 of 6): accuracy 0.902, macro-F1 0.802" in capsys.readouterr().out
+    wide = result["configs"]["wide"]
+    assert wide["scores"]["macro_f1"]["mean"] == pytest.approx(0.801) and wide["scores"]["macro_f1"]["sd"] > 0
+    assert wide["scores"]["per_class.good.f1"]["all"] == pytest.approx([0.9, 0.901, 0.902])
+    assert result["difference"]["macro_f1"]["mean"] == pytest.approx(0.2)
+    assert result["baselines"]["nb_svm"]["macro_f1"] == 0.7 and result["part"] == "validation"
+    table = (tmp_path / "table.md").read_text()
+    assert "narrow (3 seeds) | wide (3 seeds) | wide − narrow (95% interval)" in table
+    assert "| macro-F1 | 0.601 ± 0.001 | 0.801 ± 0.001 | +0.200" in table
+    assert "macro-F1, wide against narrow: +0.200" in format_summary(result)
+    assert json.loads((tmp_path / "study.json").read_text())["seeds"] == [0, 1, 2]
+    assert (tmp_path / "study.png").stat().st_size > 10_000
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", lambda *_a, **_k: pytest.fail("trained again"))
+        assert run_study(configs, [0, 1, 2], tmp_path, []) == result
+    more = run_study(configs, [0, 1, 2, 3], tmp_path, [])
+    assert len(more["configs"]["wide"]["scores"]["accuracy"]["all"]) == 4
+
+
+def test_a_failed_run_is_told_and_left_out_and_if_all_fail_it_stops(tmp_path, monkeypatch, capsys):
+    original = study.run_trial
+
+    def fail_once(words, run_dir):
+        if run_dir.name == "seed-1":
+            raise trials.TrialFailed("out of memory")
+        return original(words, run_dir)
+
+    monkeypatch.setattr(study, "run_trial", fail_once)
+    result = run_study({"one": WORDS}, [0, 1], tmp_path / "a", [])
+    assert "one, seed 1: FAILED: out of memory" in capsys.readouterr().out
+    assert result["configs"]["one"]["seeds"] == [0] and "seed 1, failed: out of memory" in format_table(result)
+    with pytest.raises(UserError, match="all runs of one failed. The first: training: the loss became nan"):
+        run_study({"one": [*WORDS, "--train.learning_rate", "3"]}, [0, 1], tmp_path / "b", [])
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        (["--seeds", "0"], "--seeds: received 0, expected at least 1"),
+        (["--config", "configs/tweets.yaml"], "expected files of different names"),
+        (["--config", "configs/imdb.yaml", "--config", "configs/document.yaml"], "received 3 files"),
+        (["--train.epoch", "3"], r"train\.epochs"),
+        (["--task", "language_model"], "tweets is a language model's config"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_studied_is_refused_before_any_run(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=message):
+        main(["--config", "configs/tweets.yaml", "--out", str(tmp_path / "out"), *words])
+    assert not (tmp_path / "out").exists()
+
+
+def test_configs_that_are_scored_on_other_rows_are_not_compared(tmp_path):
+    configs = {"a": WORDS, "b": [*WORDS, "--data.seed", "1"]}
+    with pytest.raises(UserError, match="not scored on the same rows.*Give both the same data settings"):
+        run_study(configs, [0], tmp_path, [])
+
+
+def test_the_command_leaves_the_test_part_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    main(["--config", "configs/tweets.yaml", "--seeds", "1", "--out", str(tmp_path / "out")])
+    assert "evaluate_test: false" in (tmp_path / "out" / "tweets" / "seed-0" / "config.yaml").read_text()
+    assert "tweets (1 seeds, validation part): macro-F1" in capsys.readouterr().out

@@ -1,0 +1,74 @@
+"""One training run in a process of its own: finished, failed, stopped, gone on with."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from keras_senti import trials
+from keras_senti.config import UserError
+from keras_senti.trials import TrialFailed, TrialStopped, format_duration, run_trial
+
+ROOT = Path(__file__).parents[1]
+WORDS = ["--data.source", "tweets", "--train.epochs", "2"]
+
+
+@pytest.fixture(autouse=True)
+def stub(monkeypatch):
+    monkeypatch.setattr(trials, "COMMAND", [sys.executable, str(ROOT / "tests" / "stub_trial.py")])
+    monkeypatch.setattr(trials, "SECONDS_BETWEEN_LOOKS", 0.05)
+
+
+def test_a_finished_trial_is_not_repeated_and_one_with_other_settings_is_an_error(tmp_path, monkeypatch):
+    metrics = run_trial(WORDS, tmp_path / "run")
+    monkeypatch.setattr(subprocess, "Popen", lambda *_a, **_k: pytest.fail("trained again"))
+    assert run_trial([*WORDS, "--device.cpu_threads", "1"], tmp_path / "run") == metrics
+    with pytest.raises(UserError, match=r"run: there is a run with train\.epochs 2, but now it is 3\. .* --out"):
+        run_trial([*WORDS, "--train.epochs", "3"], tmp_path / "run")
+
+
+def test_a_failed_trial_says_its_last_words_and_where_the_others_are(tmp_path):
+    with pytest.raises(TrialFailed, match=r"training: the loss became nan \(exit code 1; all of it: .*run\.log\)"):
+        run_trial([*WORDS, "--train.learning_rate", "2"], tmp_path / "run")
+
+
+def test_what_was_stopped_before_it_began_begins_anew_and_a_begun_one_goes_on(tmp_path, monkeypatch):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "lock").touch()
+    monkeypatch.setenv("STUB_PAUSE", "0.5")
+    with pytest.raises(TrialStopped):
+        run_trial(WORDS, tmp_path / "run", watch=lambda rows: float(rows[0]["val_macro_f1"]) > 0)
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "running"
+    assert run_trial(WORDS, tmp_path / "run")["validation"]["rows"] == 9
+    assert (tmp_path / "run" / "starts").read_text().count("begun") == 2
+
+
+def test_durations_are_for_people():
+    assert [format_duration(s) for s in (40.4, 600, 7500)] == ["40 s", "10 min", "2 h 5 min"]
+
+
+@pytest.mark.slow
+def test_a_real_trial_ends_with_its_parent_and_then_goes_on(tmp_path, tiny_settings, monkeypatch):
+    words = [*tiny_settings, "--train.epochs", "200", "--train.evaluate_test", "false"]
+    code = "import json, sys, pathlib; from keras_senti.trials import run_trial; "
+    code += "run_trial(json.loads(sys.argv[1]), pathlib.Path(sys.argv[2]))"
+    parent = subprocess.Popen([sys.executable, "-c", code, json.dumps(words), str(tmp_path / "run")], cwd=ROOT)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "run").glob("checkpoints/*.npz")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    parent.kill()
+    parent.wait()
+    monkeypatch.setattr(trials, "COMMAND", [sys.executable, "-m", "keras_senti.trials"])
+    monkeypatch.chdir(ROOT)
+    time.sleep(3)
+    lock = os.open(tmp_path / "run" / "checkpoints" / "lock", os.O_RDWR)
+    import fcntl
+
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody holds it any more
+    os.close(lock)
+    assert run_trial(words, tmp_path / "run")["validation"]["accuracy"] > 0.5
+    assert "going on from" in (tmp_path / "run.log").read_text()
