@@ -1,0 +1,149 @@
+"""Trains and scores the recipes on many data sets, beside linear models on the same rows; writes the README's table.
+
+    python benchmarks/results.py FOLDER [--data sst2 uci_sentences ...] [--recipes scratch ...] [--seeds 3]
+
+FOLDER has a folder for each data set that is not inside a package (imdb, sst2, uci_sentences, amazon_blitzer,
+chnsenticorp, online_shopping_10_cats), each with train.csv.gz (`text,sentiment`). Three recipes:
+
+    document     the first design document's plain LSTM
+    scratch      the best settings without pre-training: configs/tweets.yaml for short texts, imdb.yaml, reviews_zh.yaml
+    pretrained   fine-tuned from one encoder a language: pretrained/imdb_encoder; --zh_encoder RUN of
+                 configs/reviews_zh_language_model.yaml
+
+All scores are of a validation part of train (settings were tuned on those of tweets, imdb and reviews_zh only); test
+parts are left alone. A cell is three seeds, each a process of its own, in logs/results/<data>/<recipe>/; what has
+finished is not repeated, a cell that was not run says so in the table, and results are kept in
+benchmarks/results/results.json.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from end_to_end import ROOT, describe_machine, write_section
+
+sys.path.insert(0, str(ROOT))
+
+from keras_senti.config import UserError
+from keras_senti.study import run_study
+
+RESULTS = ROOT / "benchmarks" / "results" / "results.json"
+RECIPES = {"document": "document's LSTM", "scratch": "from scratch", "pretrained": "pre-trained"}
+BASELINES = {"majority": "majority", "tfidf_logistic_regression": "TF-IDF + LR", "nb_svm": "NB-SVM"}
+SHORT, LONG, CHINESE = "tweets", "imdb", "reviews_zh"  # configs from scratch; with _fine_tune those of pre-training
+DATA = {
+    "tweets": SHORT,
+    "imdb": LONG,
+    "sst2": SHORT,
+    "uci_sentences": SHORT,
+    "amazon_blitzer": LONG,
+    "reviews_zh": CHINESE,
+    "chnsenticorp": CHINESE,
+    "online_shopping_10_cats": CHINESE,
+}
+# A few hundred steps are too few for what suits IMDB: small sets get more passes, in smaller batches.
+FEW_ROWS = {"uci_sentences": ["--train.batch_size", "32"], "sst2": ["--train.batch_size", "64"]}
+
+
+def find_words(data: str, recipe: str, folder: Path, zh_encoder: str | None) -> list[str] | None:
+    """Returns the command-line words of a cell; None if what it begins with is not there."""
+    kind = DATA[data]
+    if recipe == "document":
+        words = ["--config", "configs/document.yaml", "--train.monitor", "val_macro_f1"]
+        words += ["--text.sequence_length", "400"] if kind != SHORT else []
+        words += ["--text.split", "character"] if kind == CHINESE else []
+    elif recipe == "scratch":
+        words = ["--config", f"configs/{kind}.yaml"]
+    elif kind == CHINESE:
+        if zh_encoder is None:
+            return None
+        words = ["--config", "configs/reviews_zh_fine_tune.yaml", "--init_from", zh_encoder]
+    else:
+        words = ["--config", "configs/imdb_fine_tune.yaml"]
+        words += ["--train.batch_tokens", "2000", "--train.monitor", "val_macro_f1"] if kind == SHORT else []
+    words += FEW_ROWS.get(data, []) if recipe == "scratch" else []
+    if data in ("tweets", "reviews_zh"):
+        return [*words, "--data.source", data, "--data.validation_fraction", "0.2"]
+    file = folder / data if data == "imdb" else folder / data / "train.csv.gz"
+    if not file.exists():
+        raise UserError(f"{file}: not found. Name the folder that has it, or leave {data} out: --data ...")
+    source = "imdb" if data == "imdb" else "csv"
+    fractions = ["--data.validation_fraction", "0.1" if data == "imdb" else "0.2"]
+    # Of the other files the held-out test rows lie elsewhere: all rows are for training and validation.
+    fractions += [] if data == "imdb" else ["--data.test_fraction", "0"]
+    return [*words, "--data.source", source, "--data.csv", str(file), *fractions]
+
+
+def measure(data: str, recipe: str, words: list[str], seeds: int) -> dict:
+    """Returns what the seeds of a cell scored, and the baselines on the same rows."""
+    folder = ROOT / "logs" / "results" / data
+    result = run_study({recipe: words}, list(range(seeds)), folder, ["--train.evaluate_test", "false"])
+    config = result["configs"][recipe]
+    shown = ("accuracy", "macro_f1", "log_loss", "seconds")
+    return {
+        "scores": {name: config["scores"][name] for name in shown},
+        "failed": config["failed"],
+        "split_sha256": config["split_sha256"],
+        "baselines": {name: {s: scores[s] for s in shown[:3]} for name, scores in result["baselines"].items()},
+        "command": words,
+        "machine": describe_machine(),
+    }
+
+
+def make_table(results: dict) -> str:
+    """Returns Markdown: a row a data set, accuracy / macro-F1 of each baseline and recipe on its validation part."""
+    head = ["validation part of", *BASELINES.values(), *RECIPES.values()]
+    lines = [head, ["---"] * len(head)]
+    for data in DATA:
+        cells = results.get(data, {})
+        if not cells:
+            continue
+        beside = next(iter(cells.values()))["baselines"]
+        row = [data]
+        row += [f"{b['accuracy']:.3f} / {b['macro_f1']:.3f}" if (b := beside.get(n)) else "" for n in BASELINES]
+        for recipe in RECIPES:
+            if recipe not in cells:
+                row.append("not run")
+                continue
+            accuracy, f1 = (cells[recipe]["scores"][name] for name in ("accuracy", "macro_f1"))
+            spread = f" ± {f1['sd']:.3f}" if f1["sd"] is not None else " (1 seed)"
+            row.append(f"{accuracy['mean']:.3f} / {f1['mean']:.3f}{spread}")
+        lines.append(row)
+    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="folder of the data sets that are not inside a package")
+    parser.add_argument("--data", nargs="*", choices=list(DATA), default=list(DATA))
+    parser.add_argument("--recipes", nargs="*", choices=list(RECIPES), default=list(RECIPES))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--zh_encoder", metavar="RUN", help="a Chinese language model; without: these cells are not run"
+    )
+    options = parser.parse_args()
+    folder, encoder = Path(options.folder).resolve(), options.zh_encoder and str(Path(options.zh_encoder).resolve())
+    os.chdir(ROOT)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for data in options.data:
+        for recipe in options.recipes:
+            words = find_words(data, recipe, folder, encoder)
+            if words is None:
+                print(f"{data}, {recipe}: not run, as it begins with a Chinese language model: --zh_encoder RUN")
+                continue
+            print(f"== {data}, {recipe}", flush=True)
+            try:
+                results.setdefault(data, {})[recipe] = measure(data, recipe, words, options.seeds)
+            except UserError as error:
+                print(f"{data}, {recipe}: {error}")
+                continue
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    table = make_table(results)
+    print(table)
+    write_section("datasets", table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""benchmarks/hardware.py and benchmarks/results.py: which commands they run, and the tables that they write."""
+
+import sys
+
+import pytest
+from conftest import ROOT
+
+from keras_senti.config import UserError
+from keras_senti.parsing import parse_config
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import hardware
+import results
+
+CONFIGS = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+
+
+def test_every_config_has_its_row_of_costs_and_begins_with_one_before_it():
+    assert set(hardware.BEGIN_WITH) == CONFIGS
+    names = list(hardware.BEGIN_WITH)
+    for name, before in hardware.BEGIN_WITH.items():
+        assert before is None or names.index(before) < names.index(name)
+
+
+def test_the_page_of_costs_is_written_from_what_was_measured(tmp_path, monkeypatch):
+    page = tmp_path / "hardware.md"
+    page.write_text((ROOT / "docs" / "hardware.md").read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(hardware, "PAGE", page)
+    found = {"epoch_seconds": 1234.4, "epochs": 4, "tokens_per_second": 56789.0, "parameters": 2_500_000}
+    rounds = [{"one process": 10.0, "two replicas": t, "two workers": 2 * t} for t in (11.0, 13.0, 12.0)]
+    hardware.write_page({"configs": {"imdb": {**found, "memory_gb": 1.26}}, "replicas": {"small": rounds}})
+    text = page.read_text(encoding="utf-8")
+    assert "| `imdb` | 1,234 | 4 | 56,789 | 2.5 | 1.3 |" in text
+    assert "| small | 10.0 | 1.20 (1.10 to 1.30) | 2.40 (2.20 to 2.60) |" in text
+    assert "## Several replicas" in text and "`tweets`" not in text  # what stood there before is gone
+
+
+def test_a_command_that_fails_is_shown_with_what_it_said():
+    with pytest.raises(SystemExit, match="no such thing"):
+        hardware.run([sys.executable, "-c", "import sys; sys.exit('no such thing')"])
+    seconds, memory = hardware.run([sys.executable, "-c", "x = bytearray(200_000_000)"])
+    assert seconds > 0 and memory > 0.2
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for data in results.DATA:
+        (tmp_path / data).mkdir()
+        (tmp_path / data / "train.csv.gz").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize("data", results.DATA)
+@pytest.mark.parametrize("recipe", ["document", "scratch", "pretrained"])
+def test_every_cell_of_the_table_is_a_command_that_parses(data, recipe, folder, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = results.find_words(data, recipe, folder, None)
+    if words is None:
+        assert recipe == "pretrained" and results.DATA[data] == "reviews_zh"
+        return
+    config = parse_config(words)
+    assert config.data.source == (data if data in ("tweets", "reviews_zh", "imdb") else "csv")
+    assert (config.data.test_fraction == 0) == (config.data.source == "csv")
+    assert bool(config.init_from) == (recipe == "pretrained")
+
+
+def test_a_data_set_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(UserError, match=r"sst2/train\.csv\.gz: not found.*or leave sst2 out"):
+        results.find_words("sst2", "scratch", tmp_path, None)
+
+
+def test_the_table_says_which_cells_were_not_run():
+    scores = {"accuracy": {"mean": 0.8, "sd": 0.01}, "macro_f1": {"mean": 0.75, "sd": 0.02}}
+    cell = {"scores": scores, "baselines": {"majority": {"accuracy": 0.5, "macro_f1": 0.3}}}
+    table = results.make_table({"sst2": {"scratch": cell}})
+    assert "| sst2 | 0.500 / 0.300 |  |  | not run | 0.800 / 0.750 ± 0.020 | not run |" in table
