@@ -79,6 +79,7 @@ def test_a_grid_takes_each_combination_once(tmp_path):
     assert chosen == [("32", ""), ("64", "1"), ("64", "2")]
 
 
+@pytest.mark.slow
 def test_hopeless_trials_are_ended_early(tmp_path, monkeypatch):
     monkeypatch.setenv("STUB_PAUSE", "0.3")
     space = "train.weight_decay: {choices: [0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.9]}\n"
@@ -157,6 +158,7 @@ def start(words) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_two_processes_share_30_trials_and_none_is_lost_or_doubled(tmp_path):
     words = [*make_words(tmp_path, trials=30, sampler="random"), "--train.epochs", "1"]
     both = [start(words), start(words)]
@@ -170,6 +172,7 @@ def test_two_processes_share_30_trials_and_none_is_lost_or_doubled(tmp_path):
     assert sum(shares) == 30 and min(shares) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_search_goes_on_with_nothing_lost_or_repeated(tmp_path, sign, monkeypatch):
     monkeypatch.setenv("STUB_PAUSE", "0.7")

@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import hardware
 import results
+import what_matters
 
 CONFIGS = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
 
@@ -75,3 +76,34 @@ def test_the_table_says_which_cells_were_not_run():
     cell = {"scores": scores, "baselines": {"majority": {"accuracy": 0.5, "macro_f1": 0.3}}}
     table = results.make_table({"sst2": {"scratch": cell}})
     assert "| sst2 | 0.500 / 0.300 |  |  | not run | 0.800 / 0.750 ± 0.020 | not run |" in table
+
+
+def test_every_change_changes_a_setting_of_the_recipe(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    recipe = parse_config(["--config", "configs/tweets.yaml"])
+    for name, words in what_matters.CHANGES.items():
+        assert parse_config(["--config", "configs/tweets.yaml", *words]) != recipe, name
+
+
+def make_entry(*differences):
+    before = {score: [0.5] * len(differences) for score in ("accuracy", "macro_f1", "log_loss", "seconds")}
+    after = {score: [0.5 + d for d in differences] for score in before}
+    made = {}
+    what_matters.note(made, "x", ["--model.units", "32"], before, after)
+    return made["x"]
+
+
+def test_changes_are_listed_from_worst_to_best_and_the_largest_go_to_imdb(tmp_path, monkeypatch):
+    found = {
+        "two layers": make_entry(0.01, 0.03),
+        "pooling: last": make_entry(-0.05, -0.05),
+        "RMSprop": make_entry(0.0),
+    }
+    table = what_matters.make_table(found)
+    rows = [line.split(" | ")[0] for line in table.splitlines()[2:]]
+    assert rows == ["| pooling: last", "| RMSprop", "| two layers"]
+    assert "| two layers | +2.0 (-10.7 to +14.7) |" in table  # t(0.975, 1) = 12.71 times 0.01
+    assert "| pooling: last | -5.0 (-5.0 to -5.0) |" in table and "| RMSprop | +0.0 |" in table
+    assert what_matters.find_largest(found) == ["pooling: last", "two layers"]
+    what_matters.draw({"tweets": found, "imdb": {"two layers": make_entry(0.02, 0.01)}}).savefig(tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 5_000
