@@ -33,6 +33,7 @@ from keras_senti.data import load_splits  # noqa: E402
 from keras_senti.evaluation import compute_metrics  # noqa: E402
 from keras_senti.parsing import parse_config, read_config, settle  # noqa: E402
 from keras_senti.sources import prepare_source  # noqa: E402
+from keras_senti.study import format_markdown  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "end_to_end.json"
 README = ROOT / "README.md"
@@ -124,7 +125,7 @@ def make_table(systems: dict[str, dict]) -> str:
             cells = [show(system["scores"][p][s]) if p in system["scores"] else "" for p, s in SCORES]
             title = f"`{config}` ({seeds} seed{'s' if seeds > 1 else ''})"
             rows.append(("", title, *cells, f"{system['seconds']['mean']:,.0f}"))
-    return "\n".join("| " + " | ".join(row) + " |" for row in (HEAD, ("---",) * len(HEAD), *rows))
+    return format_markdown(HEAD, rows)
 
 
 def show(score: dict) -> str:

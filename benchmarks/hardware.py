@@ -30,6 +30,7 @@ from end_to_end import ROOT, describe_machine, write_section
 sys.path.insert(0, str(ROOT))
 
 from keras_senti.parsing import read_config
+from keras_senti.study import format_markdown
 
 RESULTS = ROOT / "benchmarks" / "results" / "hardware.json"
 PAGE = ROOT / "docs" / "hardware.md"
@@ -117,10 +118,6 @@ def measure_round(words: list[str], number: int) -> dict[str, float]:
     return seconds
 
 
-def make_table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
-
-
 def write_page(results: dict):
     rows = [
         [
@@ -135,7 +132,7 @@ def write_page(results: dict):
         if (found := results["configs"].get(name))
     ]
     head = ["config", "seconds an epoch", "epochs", "tokens a second", "million parameters", "memory (GB)"]
-    write_section("configs", make_table(head, rows), PAGE)
+    write_section("configs", format_markdown(head, rows), PAGE)
     rows = []
     for size, rounds in results["replicas"].items():
         one = [found["one process"] for found in rounds]
@@ -144,7 +141,9 @@ def write_page(results: dict):
             ratios = sorted(found[mode] / found["one process"] for found in rounds)
             row.append(f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
         rows.append(row)
-    write_section("replicas", make_table(["network", "one process (s)", "two replicas", "two workers"], rows), PAGE)
+    write_section(
+        "replicas", format_markdown(["network", "one process (s)", "two replicas", "two workers"], rows), PAGE
+    )
 
 
 def main():

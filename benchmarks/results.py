@@ -27,7 +27,7 @@ from end_to_end import ROOT, describe_machine, write_section
 sys.path.insert(0, str(ROOT))
 
 from keras_senti.config import UserError
-from keras_senti.study import run_study
+from keras_senti.study import count_seeds, format_markdown, run_study
 
 RESULTS = ROOT / "benchmarks" / "results" / "results.json"
 RECIPES = {"document": "document's LSTM", "scratch": "from scratch", "pretrained": "pre-trained"}
@@ -84,6 +84,7 @@ def measure(data: str, recipe: str, words: list[str], seeds: int) -> dict:
     shown = ("accuracy", "macro_f1", "log_loss", "seconds")
     return {
         "scores": {name: config["scores"][name] for name in shown},
+        "seeds": config["seeds"],
         "failed": config["failed"],
         "split_sha256": config["split_sha256"],
         "baselines": {name: {s: scores[s] for s in shown[:3]} for name, scores in result["baselines"].items()},
@@ -94,13 +95,13 @@ def measure(data: str, recipe: str, words: list[str], seeds: int) -> dict:
 
 def make_table(results: dict) -> str:
     """Returns Markdown: a row a data set, accuracy / macro-F1 of each baseline and recipe on its validation part."""
-    head = ["validation part of", *BASELINES.values(), *RECIPES.values()]
-    lines = [head, ["---"] * len(head)]
-    for data in DATA:
-        cells = results.get(data, {})
-        if not cells:
-            continue
-        beside = next(iter(cells.values()))["baselines"]
+    rows = []
+    for data in [data for data in DATA if results.get(data)]:
+        cells = results[data]
+        first = next(iter(cells.values()))
+        if any(cell["split_sha256"] != first["split_sha256"] for cell in cells.values()):
+            raise SystemExit(f"{data}: its cells are not scored on the same rows; run them again: --data {data}")
+        beside = first["baselines"]
         row = [data]
         row += [f"{b['accuracy']:.3f} / {b['macro_f1']:.3f}" if (b := beside.get(n)) else "" for n in BASELINES]
         for recipe in RECIPES:
@@ -108,10 +109,10 @@ def make_table(results: dict) -> str:
                 row.append("not run")
                 continue
             accuracy, f1 = (cells[recipe]["scores"][name] for name in ("accuracy", "macro_f1"))
-            spread = f" ± {f1['sd']:.3f}" if f1["sd"] is not None else " (1 seed)"
-            row.append(f"{accuracy['mean']:.3f} / {f1['mean']:.3f}{spread}")
-        lines.append(row)
-    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
+            spread = "" if f1["sd"] is None else f" ± {f1['sd']:.3f}"
+            row.append(f"{accuracy['mean']:.3f} / {f1['mean']:.3f}{spread} ({count_seeds(cells[recipe])})")
+        rows.append(row)
+    return format_markdown(["validation part of", *BASELINES.values(), *RECIPES.values()], rows)
 
 
 def main():
@@ -129,12 +130,12 @@ def main():
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for data in options.data:
         for recipe in options.recipes:
-            words = find_words(data, recipe, folder, encoder)
-            if words is None:
-                print(f"{data}, {recipe}: not run, as it begins with a Chinese language model: --zh_encoder RUN")
-                continue
             print(f"== {data}, {recipe}", flush=True)
             try:
+                words = find_words(data, recipe, folder, encoder)
+                if words is None:
+                    print("not run, as it begins with a Chinese language model: --zh_encoder RUN")
+                    continue
                 results.setdefault(data, {})[recipe] = measure(data, recipe, words, options.seeds)
             except UserError as error:
                 print(f"{data}, {recipe}: {error}")

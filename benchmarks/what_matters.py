@@ -21,8 +21,12 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(ROOT))
 
-from keras_senti.config import UserError
-from keras_senti.study import compare_paired, run_study
+from keras_senti.config import Config, UserError
+from keras_senti.parsing import parse_config
+from keras_senti.runs import replace_file
+from keras_senti.space import make_words
+from keras_senti.study import compare_paired, format_markdown, pair_scores, run_study, show_difference
+from keras_senti.trials import find_difference
 
 RESULTS = ROOT / "benchmarks" / "results" / "what_matters.json"
 PICTURE = ROOT / "benchmarks" / "results" / "what_matters.png"
@@ -30,48 +34,60 @@ PAGE = ROOT / "docs" / "what-matters.md"
 RUNS = ROOT / "logs" / "what_matters"
 IMDB_ROWS = 10_000
 LARGEST = 5
-NO_DROPOUT = ["--model.embedding_dropout", "0", "--model.dropout", "0", "--model.head_dropout", "0"]
-CHANGES = {
-    "one direction": ["--model.bidirectional", "false"],
-    "two layers": ["--model.num_layers", "2"],
-    "half the units": ["--model.units", "32"],
-    "twice the units": ["--model.units", "128"],
-    "LSTM instead of GRU": ["--model.cell", "lstm"],
-    "pooling: last": ["--model.pooling", "last"],
-    "pooling: mean": ["--model.pooling", "mean"],
-    "pooling: max": ["--model.pooling", "max"],
-    "pooling: attention": ["--model.pooling", "attention"],
-    "no dropout at all": NO_DROPOUT,
-    "no embedding dropout": ["--model.embedding_dropout", "0"],
-    "no dropout of inputs": ["--model.dropout", "0"],
-    "no dropout before the head": ["--model.head_dropout", "0"],
-    "recurrent dropout 0.3 more": ["--model.recurrent_dropout", "0.3"],
-    "weight drop 0.3 more": ["--model.weight_drop", "0.3"],
-    "word dropout 0.2 more": ["--model.word_dropout", "0.2"],
-    "first 12 tokens only": ["--text.sequence_length", "12", "--text.truncate", "tail"],
-    "last 12 tokens only": ["--text.sequence_length", "12", "--text.truncate", "head"],
-    "2,000 words": ["--text.max_tokens", "2000"],
-    "30,000 words": ["--text.max_tokens", "30000"],
-    "pairs of words": ["--model.bigram_buckets", "100003"],
-    "AdamW, weight decay 0.01": ["--train.optimizer", "adamw", "--train.weight_decay", "0.01"],
-    "RMSprop": ["--train.optimizer", "rmsprop"],
-    "SGD, rate 0.5": ["--train.optimizer", "sgd", "--train.learning_rate", "0.5"],
-    "constant rate, no warm-up": ["--train.schedule", "constant", "--train.warmup_fraction", "0"],
-    "half the rate": ["--train.learning_rate", "0.001"],
-    "batches of 32": ["--train.batch_size", "32"],
-    "batches of 512": ["--train.batch_size", "512"],
-    "no label smoothing": ["--train.label_smoothing", "0"],
-    "no clipping": ["--train.clip_norm", "null"],
-    "twice the epochs": ["--train.epochs", "8"],
-}
+SHORT_TOKENS = {"tweets": 12, "imdb": 200}  # to which texts are cut: about two thirds of a tweet, most of a review's
 # Compared with its own twin: the same network, initialised by a language model of the same train part, or not.
 PRETRAINING = "pre-training on the train part"
 
 
-def measure(kind: str, base: list[str], changes: dict[str, list[str]], seeds: int, results: dict):
-    """Trains the recipe and each change, and notes the differences."""
+def make_changes(kind: str, config: Config) -> dict[str, list[str]]:
+    """Returns by its name what each change changes in a recipe, relative to it; what changes nothing is left out."""
+    model, train = config.model, config.train
+    is_lstm = model.cell == "lstm"
+    cut = ["--text.sequence_length", str(SHORT_TOKENS[kind]), "--text.truncate"]
+    dropouts = ("embedding_dropout", "dropout", "head_dropout")
+    changes = {
+        "one direction": {"model.bidirectional": False},
+        "two layers": {"model.num_layers": 2},
+        "half the units": {"model.units": model.units // 2},
+        "twice the units": {"model.units": model.units * 2},
+        "the other cell": {"model.cell": "gru" if is_lstm else "lstm"},
+        **{f"pooling: {pooling}": {"model.pooling": pooling} for pooling in ("last", "mean", "max", "attention")},
+        "no dropout at all": {f"model.{name}": 0.0 for name in dropouts},
+        "no embedding dropout": {"model.embedding_dropout": 0.0},
+        "no dropout of inputs": {"model.dropout": 0.0},
+        "no dropout before the head": {"model.head_dropout": 0.0},
+        "recurrent dropout 0.3": {"model.recurrent_dropout": 0.3},
+        "weight drop 0.3": {"model.weight_drop": 0.3},
+        "word dropout 0.2": {"model.word_dropout": 0.2},
+        "a fifth of the words": {"text.max_tokens": config.text.max_tokens // 5},
+        "three times the words": {"text.max_tokens": config.text.max_tokens * 3},
+        "AdamW, weight decay 0.01": {"train.optimizer": "adamw", "train.weight_decay": 0.01},
+        "RMSprop": {"train.optimizer": "rmsprop"},
+        "SGD, rate 0.5": {"train.optimizer": "sgd", "train.learning_rate": 0.5},
+        "constant rate, no warm-up": {"train.schedule": "constant", "train.warmup_fraction": 0.0},
+        "half the rate": {"train.learning_rate": train.learning_rate / 2},
+        "twice the rate": {"train.learning_rate": train.learning_rate * 2},
+        "a quarter of the batch": {"train.batch_size": train.batch_size // 4},
+        "four times the batch": {"train.batch_size": train.batch_size * 4},
+        "no label smoothing": {"train.label_smoothing": 0.0},
+        "no clipping": {"train.clip_norm": None},
+        "twice the epochs": {"train.epochs": train.epochs * 2},
+    }
+    words = {name: make_words(values) for name, values in changes.items()}
+    words |= {"texts cut to their beginning": [*cut, "tail"], "texts cut to their end": [*cut, "head"]}
+    pairs = 0 if model.bigram_buckets else 100_003
+    words["no pairs of words" if model.bigram_buckets else "pairs of words"] = ["--model.bigram_buckets", str(pairs)]
+    return words
+
+
+def measure(kind: str, base: list[str], wanted, seeds: int, results: dict):
+    """Trains the recipe and each wanted change (None: all), and notes the differences."""
     words = ["--train.evaluate_test", "false", "--baselines.models", "[majority]"]
-    start = _read_scores(run_study({"recipe": base}, list(range(seeds)), RUNS / kind, words), "recipe")
+    changes = make_changes(kind, parse_config(base))
+    changes = {name: c for name, c in changes.items() if wanted is None or name in wanted}
+    recipe = parse_config(base)
+    changes = {name: c for name, c in changes.items() if find_difference(parse_config([*base, *c]), recipe)}
+    start = run_study({"recipe": base}, list(range(seeds)), RUNS / kind, words)["configs"]["recipe"]
     results.setdefault(kind, {})
     for name, change in changes.items():
         folder = name.replace(" ", "_").replace(":", "").replace(",", "")
@@ -81,23 +97,19 @@ def measure(kind: str, base: list[str], changes: dict[str, list[str]], seeds: in
         except UserError as error:
             print(f"{name}: {error}")
             continue
-        note(results[kind], name, change, start, _read_scores(found, folder))
+        note(results[kind], name, change, start, found["configs"][folder])
         keep(results)
 
 
-def _read_scores(result: dict, name: str) -> dict:
-    scores = result["configs"][name]["scores"]
-    return {score: scores[score]["all"] for score in ("accuracy", "macro_f1", "log_loss", "seconds")}
-
-
 def note(results: dict, name: str, change: list[str], before: dict, after: dict):
-    """Stores a change's scores beside those of what it changes, and the differences seed by seed."""
+    """Stores the differences of a change to what it changes (both as in study.json), seed by seed."""
+    scores = ("macro_f1", "accuracy", "log_loss")
+    seconds = pair_scores(before, after, "seconds")
     results[name] = {
         "change": " ".join(change),
-        "before": before,
-        "after": after,
-        "difference": {s: compare_paired(before[s], after[s]) for s in ("accuracy", "macro_f1", "log_loss")},
-        "seconds_ratio": sum(after["seconds"]) / sum(before["seconds"]),
+        "seeds": len(seconds[0]),
+        "difference": {score: compare_paired(*pair_scores(before, after, score)) for score in scores},
+        "seconds_ratio": sum(seconds[1]) / sum(seconds[0]),
         "machine": describe_machine(),
     }
 
@@ -114,9 +126,9 @@ def measure_pretraining(seeds: int, results: dict):
         "from_scratch": ["--config", "configs/tweets_from_scratch.yaml"],
         "fine_tuned": ["--config", "configs/tweets_fine_tune.yaml", "--init_from", str(encoder)],
     }
-    found = run_study(configs, list(range(seeds)), RUNS / "tweets" / "pretraining", words)
-    pair = (_read_scores(found, name) for name in configs)
-    note(results.setdefault("tweets", {}), PRETRAINING, ["configs/tweets_fine_tune.yaml", "--init_from RUN"], *pair)
+    found = run_study(configs, list(range(seeds)), RUNS / "tweets" / "pretraining", words)["configs"]
+    change = ["--config", "configs/tweets_fine_tune.yaml", "--init_from", "RUN"]
+    note(results.setdefault("tweets", {}), PRETRAINING, change, *found.values())
     keep(results)
 
 
@@ -127,18 +139,19 @@ def sample_imdb(folder: Path) -> Path:
         table = pd.read_csv(folder / "train.csv.gz", keep_default_na=False)
         table["movie"] = pd.read_csv(folder / "train_meta.csv.gz", keep_default_na=False)["movie"]
         path.parent.mkdir(parents=True, exist_ok=True)
-        table.sample(IMDB_ROWS, random_state=0).to_csv(path, index=False)
+        with replace_file(path) as file:
+            file.write(table.sample(IMDB_ROWS, random_state=0).to_csv(index=False).encode())
     return path
 
 
 def find_largest(results: dict) -> list[str]:
     """Returns the changes of the tweets with the largest mean difference in macro-F1, up or down."""
-    found = {
-        name: abs(entry["difference"]["macro_f1"]["mean"])
-        for name, entry in results.items()
-        if name in CHANGES and entry["difference"]["macro_f1"]
-    }
+    found = {name: abs(_mean(entry)) for name, entry in results.items() if name != PRETRAINING}
     return sorted(found, key=found.get, reverse=True)[:LARGEST]
+
+
+def _mean(entry: dict, score: str = "macro_f1") -> float:
+    return entry["difference"][score]["mean"]
 
 
 def keep(results: dict):
@@ -150,37 +163,21 @@ def keep(results: dict):
         draw(results).savefig(PICTURE, dpi=130)
 
 
-def _show(found: dict | None, value: float) -> str:
-    if found is None:
-        return f"{value:+.1f}"
-    return f"{100 * found['mean']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
-
-
-def sort_changes(results: dict) -> list[str]:
-    return sorted(results, key=lambda name: _mean(results[name], "macro_f1"))
-
-
-def _mean(entry: dict, score: str) -> float:
-    pairs = list(zip(entry["before"][score], entry["after"][score]))
-    return sum(after - before for before, after in pairs) / len(pairs)
-
-
 def make_table(results: dict) -> str:
     """Returns Markdown: a row a change, from the worst to the best, differences in points."""
-    head = ["change", "macro-F1 (95%)", "accuracy (95%)", "log loss", "time", "settings"]
-    lines = [head, ["---"] * len(head)]
-    for name in sort_changes(results):
+    rows = []
+    for name in sorted(results, key=lambda name: _mean(results[name])):
         entry = results[name]
-        shown = (_show(entry["difference"][s], 100 * _mean(entry, s)) for s in ("macro_f1", "accuracy"))
-        lines.append(
-            [name, *shown, f"{_mean(entry, 'log_loss'):+.3f}", f"×{entry['seconds_ratio']:.1f}", f"`{entry['change']}`"]
-        )
-    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
+        shown = [show_difference(entry["difference"][score], 100, 1) for score in ("macro_f1", "accuracy")]
+        shown += [f"{_mean(entry, 'log_loss'):+.3f}", f"×{entry['seconds_ratio']:.1f}", str(entry["seeds"])]
+        rows.append([name, *shown, f"`{entry['change']}`"])
+    head = ["change", "macro-F1 (95%)", "accuracy (95%)", "log loss", "time", "seeds", "settings"]
+    return format_markdown(head, rows)
 
 
 def draw(results: dict) -> Figure:
     """Draws the difference in macro-F1 of each change with its 95% interval; the sample of IMDB beside the tweets."""
-    names = sort_changes(results["tweets"])
+    names = sorted(results["tweets"], key=lambda name: _mean(results["tweets"][name]))
     figure = Figure(figsize=(8, 0.6 + 0.27 * len(names)), layout="constrained")
     axes = figure.add_subplot()
     for kind, color, offset in (("tweets", "#2a6fb0", 0.0), ("imdb", "#b05a2a", -0.25)):
@@ -189,9 +186,9 @@ def draw(results: dict) -> Figure:
             if entry is None:
                 continue
             found = entry["difference"]["macro_f1"]
-            if found:
+            if found["low"] is not None:
                 axes.plot([100 * found["low"], 100 * found["high"]], [place + offset] * 2, color=color, linewidth=1.5)
-            axes.plot(100 * _mean(entry, "macro_f1"), place + offset, "o", color=color, markersize=5)
+            axes.plot(100 * found["mean"], place + offset, "o", color=color, markersize=5)
     axes.axvline(0, color="#222222", linewidth=1)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_xlabel("macro-F1, points against the recipe (blue: tweets; brown: 10,000 IMDB reviews)", fontsize=8)
@@ -207,15 +204,15 @@ def main():
     parser.add_argument("--imdb", metavar="FOLDER", help="with train.csv.gz and train_meta.csv.gz")
     parser.add_argument("--seeds", type=int, help="default: 3, for IMDB 2")
     options = parser.parse_args()
-    unknown = set(options.only or ()) - set(CHANGES) - {PRETRAINING}
-    if unknown:
-        parser.error(f"received {', '.join(sorted(unknown))}, expected some of: {', '.join([*CHANGES, PRETRAINING])}")
     folder = Path(options.imdb).resolve() if options.imdb else None
     os.chdir(ROOT)
+    base = ["--config", "configs/tweets.yaml"]
+    known = [*make_changes("tweets", parse_config(base)), PRETRAINING]
+    if unknown := set(options.only or ()) - set(known):
+        parser.error(f"received {', '.join(sorted(unknown))}, expected some of: {', '.join(known)}")
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if folder is None:
-        chosen = {name: words for name, words in CHANGES.items() if not options.only or name in options.only}
-        measure("tweets", ["--config", "configs/tweets.yaml"], chosen, options.seeds or 3, results)
+        measure("tweets", base, options.only, options.seeds or 3, results)
         if not options.only or PRETRAINING in options.only:
             measure_pretraining(options.seeds or 3, results)
         return
@@ -224,7 +221,7 @@ def main():
     largest = find_largest(results.get("tweets", {}))
     if not largest:
         raise SystemExit("first measure the tweets, which say what the largest effects are")
-    measure("imdb", words, {name: CHANGES[name] for name in largest}, options.seeds or 2, results)
+    measure("imdb", words, largest, options.seeds or 2, results)
 
 
 if __name__ == "__main__":

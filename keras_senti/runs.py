@@ -85,6 +85,8 @@ def create_stamped_dir(parent: Path, prefix: str = "") -> Path:
 def lock_file(path: Path, wait: bool = False):
     """Holds the lock of a file, which is made. It ends with the process, also by kill -9.
 
+    Yields False where there are no locks (Windows, some network drives), else True.
+
     Raises:
         BlockingIOError: if another process has it, and not `wait`.
         WriteError: if the file cannot be made.
@@ -94,14 +96,15 @@ def lock_file(path: Path, wait: bool = False):
     except OSError as error:
         raise WriteError(f"cannot write {path}: {error.strerror}.") from None
     with file:
+        has_lock = fcntl is not None
         try:
-            if fcntl is not None:
+            if has_lock:
                 fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise
         except OSError:
-            pass  # a file system without locks
-        yield
+            has_lock = False
+        yield has_lock
 
 
 @contextlib.contextmanager

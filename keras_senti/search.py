@@ -3,13 +3,15 @@
     python -m keras_senti.search --config configs/tweets.yaml --space configs/search/tweets.yaml --trials 30
 
 Other options are settings, as for train.py, of each trial. Everything lies in logs/searches/<name of the config>/
-(--out: elsewhere): search.db (SQLite), a run folder and a log for each trial, best.yaml, which train.py takes,
-trials.csv, history.png and importance.png. The same command started once more, here or on a machine that shares the
-disk, takes part in the search; after Ctrl-C or kill -9 it goes on, and nothing is done twice.
+(--out: elsewhere): start.yaml, the settings that all trials begin with, also if the config is edited meanwhile;
+search.db (SQLite); a run folder and a log for each trial; best.yaml, which train.py takes; trials.csv, history.png and
+importance.png. The same command started once more, here or on a machine that shares the disk and its file locks, takes
+part in the search; after Ctrl-C or kill -9 it goes on, and nothing is done twice. With more --trials it is extended.
 
-A trial is judged by its best epoch on the validation part, and ended early if it is then worse than half of the others
-were (after five trials). The test part is never touched. The best of many flatters itself, since it was chosen by the
-score that it shows: so it is trained again with fresh seeds, beside the config that the search began with.
+A trial is judged by its best epoch on the validation part (train.monitor follows --metric), and ended early if it is
+worse than half of the others were by then (after five trials). The test part is never touched. The best of many
+flatters itself, since it was chosen by the score that it shows: so it is trained again with fresh seeds, beside the
+config that the search began with.
 """
 
 import argparse
@@ -26,10 +28,18 @@ import numpy as np
 
 from keras_senti import runs
 from keras_senti.config import UserError
-from keras_senti.parsing import parse_config, run_command, settle, write_yaml
+from keras_senti.parsing import parse_config, run_command, write_yaml
 from keras_senti.space import Range, list_combinations, make_words, read_space
 from keras_senti.study import TITLES, format_summary, run_study
-from keras_senti.trials import TrialFailed, TrialStopped, format_duration, run_trial
+from keras_senti.trials import (
+    TrialFailed,
+    TrialStopped,
+    check_trial_config,
+    format_duration,
+    freeze_config,
+    make_folder,
+    run_trial,
+)
 
 SAMPLERS = ("grid", "random", "bayes")
 FRESH_SEED = 1000  # the first of the seeds with which the best settings are confirmed
@@ -41,29 +51,28 @@ class Search:
     """A search in a folder, in which several processes may take part.
 
     Args:
-        folder: where everything lies. words: command-line words of the config. space: what may change.
-        trials: how many there are to be, in all processes together. sampler: one of SAMPLERS. seed: of the sampler.
-        metric: macro_f1 | accuracy, of the validation part. space_file: its name, for messages.
+        folder: where everything lies. words: command-line words of the config, see `trials.freeze_config`.
+        space: what may change. trials: how many there are to be, in all processes together. sampler: one of SAMPLERS.
+        seed: of the sampler. metric: macro_f1 | accuracy, of the validation part.
+        combinations: of a grid, see `space.list_combinations`.
     Raises:
-        UserError: if the folder has a search with other settings, or its storage is damaged or locked.
+        UserError: if the folder has a search for something else.
     """
 
     def __init__(
-        self, folder: Path, words, space: list[Range], trials: int, sampler: str, seed: int, metric, space_file
+        self, folder: Path, words, space: list[Range], trials: int, sampler: str, seed: int, metric, combinations
     ):
-        self.folder, self.words, self.space, self.trials = folder, [*words, *OFF], space, trials
-        self.sampler, self.seed, self.metric = sampler, seed, metric
-        combinations = list_combinations(space, space_file) if sampler == "grid" else None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out: cannot make the folder {folder}: {error.strerror}.") from None
-        with runs.lock_file(folder / "search.lock", wait=True), _explain_storage(folder / "search.db"):
+        self.folder, self.words, self.space, self.sampler, self.seed = folder, words, space, sampler, seed
+        self.metric = metric
+        self.trials = min(trials, len(combinations)) if sampler == "grid" else trials
+        self.listed = {values.key for values in space if values.choices}
+        (folder / "trials").mkdir(exist_ok=True)
+        with runs.lock_file(folder / "search.lock", wait=True) as has_lock:
             self.study = self._open()
-            if combinations and not self.study.trials:
+            if sampler == "grid":
                 self._enqueue(combinations)
-        if combinations:
-            self.trials = min(trials, len(combinations))
+        if not has_lock:
+            print(f"{folder} is on a disk without file locks: one process only can search there", flush=True)
 
     def _open(self):
         import optuna
@@ -76,14 +85,8 @@ class Search:
         study = optuna.create_study(
             storage=storage, study_name="search", direction="maximize", pruner=pruner, load_if_exists=True
         )
-        config = settle(parse_config(self.words))
-        asked = {
-            "config": json.loads(json.dumps(_to_dict(config))),
-            "space": [repr(values) for values in self.space],
-            "sampler": self.sampler,
-            "seed": self.seed,
-            "metric": self.metric,
-        }
+        asked = {"space": [repr(values) for values in self.space], "sampler": self.sampler, "seed": self.seed}
+        asked["metric"] = self.metric
         before = study.user_attrs.get("asked")
         if before is None:
             study.set_user_attr("asked", asked)
@@ -96,11 +99,11 @@ class Search:
         return study
 
     def _enqueue(self, combinations: list[dict]):
+        """Adds what is not there yet: all at first, and more if more trials are wished, or a kill came in between."""
         order = np.random.default_rng(self.seed).permutation(len(combinations))
-        listed = {values.key for values in self.space if values.choices}
-        for index in order[: self.trials]:
-            chosen = combinations[index]
-            self.study.enqueue_trial({k: json.dumps(v) if k in listed else v for k, v in chosen.items()})
+        for index in order[len(self.study.get_trials(deepcopy=False)) : self.trials]:
+            chosen = combinations[index].items()
+            self.study.enqueue_trial({k: json.dumps(v) if k in self.listed else v for k, v in chosen})
 
     def _make_sampler(self, number: int):
         """Makes the sampler of one trial: with a seed of its own, or two processes would draw the same."""
@@ -120,7 +123,11 @@ class Search:
             trials = self.study.get_trials(deepcopy=False)
             for trial in trials:
                 if trial.state == state.RUNNING and self._lock(trial.number, stack):
-                    return optuna.trial.Trial(self.study, trial._trial_id)
+                    # Its process may have ended it between our look and our lock.
+                    if self.study.get_trials(deepcopy=False)[trial.number].state == state.RUNNING:
+                        self.study.sampler = self._make_sampler(trial.number)
+                        return optuna.trial.Trial(self.study, trial._trial_id)
+                    stack.close()
             waiting = sum(trial.state == state.WAITING for trial in trials)
             if len(trials) - waiting >= self.trials or (self.sampler == "grid" and not waiting):
                 return None
@@ -132,7 +139,6 @@ class Search:
 
     def _lock(self, number: int, stack: contextlib.ExitStack) -> bool:
         try:
-            (self.folder / "trials").mkdir(exist_ok=True)
             stack.enter_context(runs.lock_file(self.folder / "trials" / f"trial-{number:03}.lock"))
             return True
         except BlockingIOError:
@@ -153,18 +159,22 @@ class Search:
         Raises:
             UserError: if all trials fail.
         """
-        while deadline is None or time.monotonic() < deadline:
-            with contextlib.ExitStack() as stack, _explain_storage(self.folder / "search.db"):
+        while not is_past(deadline):
+            with contextlib.ExitStack() as stack:
                 trial = self._take(stack)
                 if trial is None:
+                    if not self.is_over():
+                        print("other processes run the last trials; the last of them ends the search", flush=True)
                     return
                 self._run_trial(trial)
-        print("the time is over: the same command goes on with the search", flush=True)
+        if not self.is_over():
+            print("the time is over: the same command goes on with the search", flush=True)
 
     def _run_trial(self, trial):
         import optuna
 
         chosen, begin, state = self._choose(trial), time.perf_counter(), optuna.trial.TrialState
+        run_dir = self.folder / "trials" / f"trial-{trial.number:03}"
 
         def watch(rows) -> bool:
             with warnings.catch_warnings():
@@ -173,41 +183,51 @@ class Search:
                     trial.report(float(row[f"val_{self.metric}"]), int(row["epoch"]))
             return trial.should_prune()
 
+        def end(what: str, score: float | None = None, state=None):
+            trial.set_user_attr("seconds", round(time.perf_counter() - begin, 1))
+            self.study.tell(trial, score, state=state)
+            for path in run_dir.glob("checkpoints/*.npz"):
+                path.unlink()  # nothing goes on from them any more, and many trials would fill a disk
+            self._say(trial, what)
+
         shown = ", ".join(f"{key} {value}" for key, value in chosen.items())
-        run_dir = self.folder / "trials" / f"trial-{trial.number:03}"
+        print(f"trial {trial.number} {'goes on' if run_dir.exists() else 'begins'}: {shown}", flush=True)
         try:
-            metrics = run_trial([*self.words, *make_words(chosen)], run_dir, watch)
+            metrics = run_trial([*self.words, *OFF, *make_words(chosen)], run_dir, watch)
+            self._check_split(run_dir)
         except TrialStopped:
-            self.study.tell(trial, state=state.PRUNED)
-            self._say(trial, "ended early", shown, begin)
+            end("ended early", state=state.PRUNED)
         except TrialFailed as error:
             trial.set_user_attr("error", str(error))
-            self.study.tell(trial, state=state.FAIL)
-            self._say(trial, f"FAILED: {error}", shown, begin)
+            end(f"FAILED: {error}", state=state.FAIL)
             self._check_failures(str(error))
         else:
             score = metrics["validation"][self.metric]
-            self.study.tell(trial, score)
-            self._say(trial, f"{TITLES.get(self.metric, self.metric)} {score:.4f}", shown, begin)
+            end(f"{TITLES.get(self.metric, self.metric)} {score:.4f}", score)
+
+    def _check_split(self, run_dir: Path):
+        split = runs.read_manifest(run_dir)["data"]["split_sha256"]
+        if self.study.user_attrs.get("split_sha256") is None:
+            self.study.set_user_attr("split_sha256", split)
+        elif self.study.user_attrs["split_sha256"] != split:
+            raise TrialFailed("the data is not what it was for the first trial: other rows are scored")
 
     def _check_failures(self, error: str):
         finished = [t for t in self.study.get_trials(deepcopy=False) if t.state.is_finished()]
         if len(finished) >= min(MOST_FAILURES, self.trials) and all(t.state.name == "FAIL" for t in finished):
             raise UserError(f"search: all of {len(finished)} trials failed, so it is stopped. The last: {error}")
 
-    def _say(self, trial, what: str, shown: str, begin: float):
+    def _say(self, trial, what: str):
         trials = self.study.get_trials(deepcopy=False)
         done = [t for t in trials if t.state.is_finished()]
-        complete = [t for t in done if t.state.name == "COMPLETE"]
-        best = max(complete, key=lambda t: t.value, default=None)
-        spent = [(t.datetime_complete - t.datetime_start).total_seconds() for t in done]
-        active = max(1, sum(t.state.name == "RUNNING" for t in trials) + 1)
-        left = np.mean(spent) * (self.trials - len(done)) / active
+        best = max((t for t in done if t.state.name == "COMPLETE"), key=lambda t: t.value, default=None)
+        spent = [t.user_attrs["seconds"] for t in done]
+        active = 1 + sum(t.state.name == "RUNNING" for t in trials)
+        left = np.median(spent) * (self.trials - len(done)) / active
         print(
-            f"trial {trial.number} ({len(done)} of {self.trials}): {what} after {time.perf_counter() - begin:.0f} s"
+            f"trial {trial.number} ({len(done)} of {self.trials}): {what} after {format_duration(spent[-1])}"
             + (f"; best {best.value:.4f} (trial {best.number})" if best else "")
-            + (f"; about {format_duration(left)} left" if len(done) < self.trials else "")
-            + f"\n    {shown}",
+            + (f"; about {format_duration(left)} left" if len(done) < self.trials else ""),
             flush=True,
         )
 
@@ -216,73 +236,74 @@ class Search:
         trials = self.study.get_trials(deepcopy=False)
         return sum(t.state.is_finished() for t in trials) >= self.trials
 
-    def write(self) -> Path | None:
-        """Writes best.yaml, trials.csv and the pictures; returns the path of the first, None without a good trial."""
-        trials = self.study.get_trials(deepcopy=False)
-        complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
-        names = [values.key for values in self.space]
+    def find_best(self):
+        """Returns the trial with the highest score, None without a finished one."""
+        complete = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+        return max(complete, key=lambda trial: trial.value, default=None)
+
+    def write(self) -> list[Path]:
+        """Writes trials.csv and, if a trial has finished, best.yaml and the pictures; returns their paths."""
+        trials, names = self.study.get_trials(deepcopy=False), [values.key for values in self.space]
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["trial", "state", self.metric, "seconds", *names, "error"])
         for trial in trials:
-            chosen = self._read_chosen(trial)
-            seconds = trial.duration.total_seconds() if trial.duration else ""
-            row = [trial.number, trial.state.name.lower(), "" if trial.value is None else trial.value, seconds]
-            writer.writerow([*row, *(chosen.get(n, "") for n in names), trial.user_attrs.get("error", "")])
+            chosen, noted = self._read_chosen(trial), trial.user_attrs
+            score = "" if trial.value is None or trial.state.name != "COMPLETE" else trial.value  # else of an epoch
+            row = [trial.number, trial.state.name.lower(), score, noted.get("seconds", "")]
+            writer.writerow([*row, *(chosen.get(name, "") for name in names), noted.get("error", "")])
         runs.write_text(self.folder / "trials.csv", file.getvalue())
-        if not complete:
-            return None
-        best = max(complete, key=lambda trial: trial.value)
-        config = parse_config([*self.words[: -len(OFF)], *make_words(self._read_chosen(best))])
-        head = (
-            f"# The best of {len(complete)} trials of a search: trial {best.number}, {self.metric} {best.value:.4f} on "
+        best = self.find_best()
+        if best is None:
+            return [self.folder / "trials.csv"]
+        config = parse_config([*self.words, *make_words(self._read_chosen(best))])
+        runs.write_text(
+            self.folder / "best.yaml",
+            f"# Trial {best.number} of {len(trials)} of a search: {self.metric} {best.value:.4f} on validation rows,\n"
+            f"# by which it was chosen, so it flatters.\n{write_yaml(config)}",
         )
-        text = f"{head}validation rows,\n# by which it was chosen, so it flatters.\n{write_yaml(settle(config))}"
-        runs.write_text(self.folder / "best.yaml", text)
-        self._draw(len(complete))
-        return self.folder / "best.yaml"
+        return [self.folder / "trials.csv", self.folder / "best.yaml", *self._draw()]
 
     def _read_chosen(self, trial) -> dict:
-        listed = {values.key for values in self.space if values.choices}
-        return {key: json.loads(value) if key in listed else value for key, value in trial.params.items()}
+        return {key: json.loads(value) if key in self.listed else value for key, value in trial.params.items()}
 
-    def _draw(self, complete: int):
+    def _draw(self) -> list[Path]:
         from optuna.visualization import matplotlib as drawing
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that drawing is experimental in Optuna
-            pictures = {"history.png": drawing.plot_optimization_history}
-            if complete > 1:  # the importance of a setting needs a difference
-                pictures["importance.png"] = drawing.plot_param_importances
-            for name, draw in pictures.items():
-                with contextlib.suppress(ValueError, RuntimeError):  # all trials alike: nothing to be told apart
-                    axes = draw(self.study)
-                    axes.figure.set_size_inches(8, 4.5)
-                    with runs.replace_file(self.folder / name) as file:
-                        axes.figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
+        drawn = []
+        pictures = {"history.png": drawing.plot_optimization_history, "importance.png": drawing.plot_param_importances}
+        for name, draw in pictures.items():
+            with warnings.catch_warnings(), contextlib.suppress(ValueError, RuntimeError):
+                # Without a difference between two trials no setting is important, and Optuna raises.
+                warnings.simplefilter("ignore")  # that drawing is experimental in Optuna
+                axes = draw(self.study)
+                axes.figure.set_size_inches(8, 4.5)
+                with runs.replace_file(self.folder / name) as file:
+                    axes.figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
+                drawn.append(self.folder / name)
+        return drawn
 
 
-def _to_dict(config) -> dict:
-    import dataclasses
-
-    content = dataclasses.asdict(config)
-    return {name: value for name, value in content.items() if name not in ("device", "run_dir", "resume")}
+def is_past(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() >= deadline
 
 
 @contextlib.contextmanager
-def _explain_storage(path: Path):
-    """Makes one message of what SQLite raises."""
-    from sqlalchemy.exc import DatabaseError
+def _explain_storage(folder: Path):
+    """Makes one message of what SQLite and Optuna raise of the storage."""
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except DatabaseError as error:
-        reason = str(error.orig or error).splitlines()[0]
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+        reason = str(getattr(cause, "orig", None) or cause or error).splitlines()[0]
         if "locked" in reason:
-            what = "another process keeps it locked for a minute: wait until it has ended"
+            what = "Another process keeps it locked: start the same command again when that has ended."
         else:
-            what = "move it away to begin the search anew (the runs in trials/ are left as they are)"
-        raise UserError(f"{path}: the search's storage cannot be used ({reason}). Mend it, or {what}.") from None
+            what = f"Bring a good copy back, or begin anew in another folder (--out); {folder} is left as it is."
+        raise UserError(f"{folder / 'search.db'}: the search's storage cannot be used ({reason}). {what}") from None
 
 
 def main(argv):
@@ -300,44 +321,53 @@ def main(argv):
     parser.add_argument("--confirm", type=int, default=3, metavar="SEEDS", help="fresh seeds at the end; 0: none")
     parser.add_argument("--out", metavar="FOLDER", help="default: logs/searches/<name of the config>")
     options, words = parser.parse_known_args(argv)
-    if options.trials < 1:
-        raise UserError(f"--trials: received {options.trials}, expected at least 1.")
+    limits = {"trials": 1, "confirm": 0, "seed": 0}
+    for name, least in limits.items():
+        if getattr(options, name) < least:
+            raise UserError(f"--{name}: received {getattr(options, name)}, expected at least {least}.")
     if options.hours is not None and not options.hours > 0:
         raise UserError(f"--hours: received {options.hours}, expected a number above 0.")
     try:
         import optuna  # noqa: F401
     except ImportError:
         raise UserError('search needs Optuna: python -m pip install -e ".[search]"') from None
-    start = ["--config", options.config, *words]
+    start = ["--config", options.config, *words, "--train.monitor", f"val_{options.metric}"]
+    check_trial_config(start)
     space = read_space(options.space, start)
-    folder = Path(options.out or Path("logs") / "searches" / Path(options.config).stem)
-    asked = (options.trials, options.sampler, options.seed, options.metric, options.space)
-    search = Search(folder, start, space, *asked)
+    combinations = list_combinations(space, options.space) if options.sampler == "grid" else None
+    folder = make_folder(options.out or Path("logs") / "searches" / Path(options.config).stem)
     deadline = None if options.hours is None else time.monotonic() + 3600 * options.hours
     try:
-        search.run(deadline)
-    finally:
-        best = search.write()
-    if best is None:
-        raise UserError(f"search: no trial has finished with a score; {folder / 'trials.csv'} says why.")
-    print(
-        f"best settings: {best}\nall trials: {folder / 'trials.csv'}; pictures: history.png, importance.png", flush=True
-    )
-    if options.confirm and search.is_over():
-        _confirm(folder, start, best, options.confirm)
+        with _explain_storage(folder):
+            with runs.lock_file(folder / "search.lock", wait=True):
+                start = freeze_config(start, folder / "start.yaml")
+            search = Search(
+                folder, start, space, options.trials, options.sampler, options.seed, options.metric, combinations
+            )
+            try:
+                search.run(deadline)
+            finally:
+                written = search.write()
+            best = search.find_best()
+            if best is None:
+                raise UserError(f"search: no trial has finished with a score; {folder / 'trials.csv'} says why.")
+            print(f"best: trial {best.number}; in {folder}: {', '.join(path.name for path in written)}", flush=True)
+            is_over = search.is_over()
+        if options.confirm and is_over:
+            if is_past(deadline):
+                print("the time is over: the same command confirms the best settings with fresh seeds")
+            else:
+                _confirm(folder, start, f"best-trial-{best.number:03}", options.confirm)
+    except KeyboardInterrupt:
+        print(f"\nstopped: the same command goes on in {folder}", file=sys.stderr)
+        raise
 
 
-def _confirm(folder: Path, start: list[str], best: Path, seeds: int):
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(runs.lock_file(folder / "confirm.lock"))
-        except BlockingIOError:
-            print("another process confirms the best settings with fresh seeds")
-            return
-        print(f"\nconfirming with {seeds} fresh seeds, which the search has not seen:", flush=True)
-        fresh = list(range(FRESH_SEED, FRESH_SEED + seeds))
-        configs = {"start": start, "best": ["--config", str(best)]}
-        result = run_study(configs, fresh, folder / "confirmed", ["--train.evaluate_test", "false"])
+def _confirm(folder: Path, start: list[str], name: str, seeds: int):
+    print(f"\nconfirming with {seeds} fresh seeds, which the search has not seen:", flush=True)
+    fresh = list(range(FRESH_SEED, FRESH_SEED + seeds))
+    configs = {"start": start, name: ["--config", str(folder / "best.yaml")]}
+    result = run_study(configs, fresh, folder / "confirmed", ["--train.evaluate_test", "false"])
     print(f"\n{format_summary(result)}\nall scores: {folder / 'confirmed' / 'table.md'}")
 
 

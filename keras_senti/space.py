@@ -19,6 +19,7 @@ from keras_senti.parsing import list_keys, parse_config
 
 # With another split, seed or task, trials would be scored on something else.
 REFUSED = ("name", "task", "run_dir", "resume", "train.seed", "train.evaluate_test")
+MOST_COMBINATIONS = 100_000  # of a grid
 EXAMPLE = "{choices: [32, 64]}, or {low: 0.0, high: 0.5}"
 
 
@@ -53,7 +54,10 @@ class Range:
             return None
         step = self.step or 1
         count = math.floor((self.high - self.low) / step + 1e-9) + 1
-        return [type(step)(self.low + i * step) for i in range(count)]
+        if count > MOST_COMBINATIONS:
+            return None
+        values = (self.low + i * step for i in range(count))
+        return list(values) if self.is_whole else [min(self.high, round(value, 12)) for value in values]
 
     def ask(self, trial):
         """Returns the value that an Optuna trial suggests."""
@@ -91,7 +95,7 @@ def read_space(path, words: list[str]) -> list[Range]:
     space = []
     for key, entry in content.items():
         space.append(_read_range(path, str(key), entry, space))
-        _try_values(path, space[-1], words)
+        _try_values(path, space, words)
     return space
 
 
@@ -109,8 +113,14 @@ def _read_range(path: Path, key: str, entry, before: list[Range]) -> Range:
         fail(EXAMPLE)
     if extra := set(entry) - ({"choices", "if"} if "choices" in entry else {"low", "high", "log", "step", "if"}):
         fail(f"{EXAMPLE}, without {', '.join(sorted(map(str, extra)))}")
+    if not isinstance(entry.get("if", {}), dict):
+        fail("as `if` an earlier key with its values, such as {model.cell: lstm}")
+    try:
+        json.dumps(entry)
+    except TypeError:
+        fail("text, numbers, true, false, null, or lists of them (a date in quotes)")
     condition = {}
-    for name, values in (entry.get("if") or {}).items():
+    for name, values in entry.get("if", {}).items():
         earlier = next((r for r in before if r.key == name), None)
         if earlier is None:
             fail(f"in `if` keys that stand before it in the file, of which '{name}' is none")
@@ -139,12 +149,18 @@ def _read_range(path: Path, key: str, entry, before: list[Range]) -> Range:
     return Range(key, (), low, high, log, step, condition)
 
 
-def _try_values(path: Path, values: Range, words: list[str]):
-    for value in values.choices or (values.low, values.high):
+def _try_values(path: Path, space: list[Range], words: list[str]):
+    """Tries the values of the last key, beside values of earlier ones with which it is on."""
+    last, beside, wanted = space[-1], {}, dict(space[-1].condition)
+    for earlier in reversed(space[:-1]):
+        if earlier.key in wanted:
+            beside[earlier.key] = wanted[earlier.key][0]
+            wanted |= earlier.condition
+    for value in last.choices or (last.low, last.high):
         try:
-            parse_config([*words, *make_words({values.key: value})])
+            parse_config([*words, *make_words({**beside, last.key: value})])
         except UserError as error:
-            raise UserError(f"{path}: {values.key}: {value!r} is no value for it: {error}") from None
+            raise UserError(f"{path}: {last.key}: {value!r} is no value for it: {error}") from None
 
 
 def list_combinations(space: list[Range], path) -> list[dict]:
@@ -160,6 +176,11 @@ def list_combinations(space: list[Range], path) -> list[dict]:
             raise UserError(
                 f"{path}: {values.key}: a grid cannot take all numbers from {values.low} to {values.high}. Give it a "
                 "step or choices, or use --sampler random or bayes."
+            )
+        if len(combinations) * len(listed) > MOST_COMBINATIONS:
+            raise UserError(
+                f"{path}: a grid of more than {MOST_COMBINATIONS:,} combinations. Leave out keys or values, or use "
+                "--sampler random or bayes."
             )
         combinations = [
             {**chosen, values.key: value} if values.is_on(chosen) else chosen

@@ -13,6 +13,7 @@ initial weights, order and dropout, and says nothing of other texts: for those s
 """
 
 import argparse
+import contextlib
 import statistics
 import sys
 import time
@@ -24,8 +25,8 @@ from matplotlib.figure import Figure
 
 from keras_senti import runs
 from keras_senti.config import UserError
-from keras_senti.parsing import parse_config, run_command
-from keras_senti.trials import TrialFailed, format_duration, run_trial
+from keras_senti.parsing import run_command
+from keras_senti.trials import TrialFailed, check_trial_config, format_duration, freeze_config, make_folder, run_trial
 
 MAIN_SCORES = ("macro_f1", "accuracy", "log_loss")
 TITLES = {"macro_f1": "macro-F1", "log_loss": "log loss"}
@@ -47,21 +48,25 @@ def summarize(values: list[float]) -> dict:
     return {"mean": statistics.mean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
 
 
-def compare_paired(first: list[float], second: list[float]) -> dict | None:
-    """Compares scores of the same seeds: the paired t-test, two-sided.
+def pair_scores(first: dict, second: dict, score: str) -> tuple[list[float], list[float]]:
+    """Returns a score of two configs (of study.json), of the seeds that both have, in the same order."""
+    both = [seed for seed in first["seeds"] if seed in second["seeds"]]
+    return tuple([c["scores"][score]["all"][c["seeds"].index(seed)] for seed in both] for c in (first, second))
 
-    Returns: {"mean": of second - first, "low", "high": its 95% interval, "p_value"}; None for fewer than two pairs. If
-        all differences are equal, the interval is that point, and p 0 (1 for no difference).
+
+def compare_paired(first: list[float], second: list[float]) -> dict:
+    """Compares scores of the same seeds, at least one: the paired t-test, two-sided.
+
+    Returns: {"mean": of second - first, "low", "high": its 95% interval, "p_value"}; the last three None where the
+        differences have no spread to judge by: one pair, or all equal.
     """
     differences = np.subtract(second, first)
-    if len(differences) < 2:
-        return None
-    mean = float(differences.mean())
-    if np.ptp(differences) == 0:
-        return {"mean": mean, "low": mean, "high": mean, "p_value": float(mean == 0)}
-    test = scipy.stats.ttest_rel(second, first)
-    low, high = test.confidence_interval(0.95)
-    return {"mean": mean, "low": float(low), "high": float(high), "p_value": float(test.pvalue)}
+    found = {"mean": float(differences.mean()), "low": None, "high": None, "p_value": None}
+    if len(differences) > 1 and np.ptp(differences) > 1e-12:
+        test = scipy.stats.ttest_rel(second, first)
+        low, high = test.confidence_interval(0.95)
+        found |= {"low": float(low), "high": float(high), "p_value": float(test.pvalue)}
+    return found
 
 
 def run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path, words: list[str]) -> dict:
@@ -72,27 +77,43 @@ def run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path, wor
     Returns: what is in study.json: {"seeds", "part", "configs": {name: {"scores": {score: {"mean", "sd", "all"}},
         "failed": {seed: why}, ...}}, "difference": {score: ...} with two configs}.
     Raises:
-        UserError: before any run for settings that cannot work; if all runs of a config failed; if the two configs
-            are not scored on the same rows.
+        UserError: before any run for settings that cannot work, or if another process works in the folder; if all runs
+            of a config failed; as soon as two runs are not scored on the same rows.
     """
     for chosen in configs.values():
-        config = parse_config([*chosen, *words])
-        if config.task == "language_model":
-            raise UserError(f"study: {config.name} is a language model's config, expected a classifier's.")
+        check_trial_config([*chosen, *words])
+    make_folder(folder)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(runs.lock_file(folder / "study.lock"))
+        except BlockingIOError:
+            raise UserError(f"{folder}: another process makes this study. Wait until it has ended.") from None
+        frozen = {n: freeze_config([*chosen, *words], folder / n / "config.yaml") for n, chosen in configs.items()}
+        return _run_study(frozen, seeds, folder)
+
+
+def _run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path) -> dict:
     found, failed = {name: {} for name in configs}, {name: {} for name in configs}
-    begin, made = time.perf_counter(), 0
+    begin, made, split = time.perf_counter(), 0, None
     plan = [(seed, name) for seed in seeds for name in configs]
     for number, (seed, name) in enumerate(plan, 1):
         run_dir = folder / name / f"seed-{seed}"
         started = time.perf_counter()
         try:
-            metrics = run_trial([*configs[name], *words, "--train.seed", str(seed)], run_dir)
+            metrics = run_trial([*configs[name], "--train.seed", str(seed)], run_dir)
         except TrialFailed as error:
             failed[name][seed] = str(error)
             print(f"{name}, seed {seed}: FAILED: {error}", flush=True)
             continue
         made += time.perf_counter() - started > 1  # the others were there
-        found[name][seed] = metrics, runs.read_manifest(run_dir)
+        manifest = runs.read_manifest(run_dir)
+        split = split or manifest["data"]["split_sha256"]
+        if manifest["data"]["split_sha256"] != split:
+            raise UserError(
+                f"{run_dir} is not scored on the same rows as the runs before it, so they cannot be compared: other "
+                "data settings (source, files, seed, fractions), or a file that has changed. Give all the same data."
+            )
+        found[name][seed] = metrics, manifest
         scores = metrics["validation"]
         left = (time.perf_counter() - begin) / max(made, 1) * (len(plan) - number)
         print(
@@ -113,42 +134,38 @@ def run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path, wor
 
 
 def _gather(found: dict, failed: dict, seeds: list[int]) -> dict:
-    splits = {str(manifest["data"]["split_sha256"]) for runs_ in found.values() for _, manifest in runs_.values()}
-    if len(splits) > 1:
-        raise UserError(
-            "study: the configs are not scored on the same rows, so they cannot be compared. Give both the same data "
-            "settings (source, files, seed, fractions), or make a study of each."
-        )
-    parts = {part for runs_ in found.values() for metrics, _ in runs_.values() for part in metrics}
-    part = "test" if "test" in parts else "validation"
+    by_config = {name: list(by_seed.values()) for name, by_seed in found.items()}
+    has_test = any("test" in metrics for pairs in by_config.values() for metrics, _ in pairs)
+    part, key = ("test", "baselines") if has_test else ("validation", "validation_baselines")
     result = {"seeds": seeds, "part": part, "configs": {}, "baselines": {}}
-    for name, by_seed in found.items():
-        flat = {seed: flatten_scores(metrics[part]) for seed, (metrics, _) in by_seed.items()}
-        for seed, (_, manifest) in by_seed.items():
-            flat[seed] |= {"seconds": manifest["seconds"], "best_epoch": manifest["training"]["best_epoch"]}
-        names = [score for score in next(iter(flat.values())) if all(score in scores for scores in flat.values())]
-        scores = {score: {**summarize(values := [flat[s][score] for s in flat]), "all": values} for score in names}
-        manifest = next(iter(by_seed.values()))[1]
+    for name, pairs in by_config.items():
+        flat = [
+            {
+                **flatten_scores(metrics[part]),
+                "seconds": manifest["seconds"],
+                "best_epoch": manifest["training"]["best_epoch"],
+            }
+            for metrics, manifest in pairs
+        ]
+        names = [score for score in flat[0] if all(score in scores for scores in flat)]
+        columns = {score: [scores[score] for scores in flat] for score in names}
+        metrics, manifest = pairs[0]
         result["configs"][name] = {
-            "seeds": list(flat),
-            "scores": scores,
+            "seeds": list(found[name]),
+            "scores": {score: {**summarize(column), "all": column} for score, column in columns.items()},
             "failed": failed[name],
             "parameters": manifest["parameters"],
             "split_sha256": manifest["data"]["split_sha256"],
         }
-        metrics = next(iter(by_seed.values()))[0]
-        beside = metrics["baselines"] if part == "test" else metrics.get("validation_baselines", metrics["baselines"])
-        result["baselines"] |= {b: flatten_scores(scores) for b, scores in beside.items()}
+        result["baselines"] |= {baseline: flatten_scores(scores) for baseline, scores in metrics[key].items()}
     if len(found) == 2:
         first, second = result["configs"].values()
-        both = [seed for seed in first["seeds"] if seed in second["seeds"]]
-        result["difference"] = {
-            score: compare_paired(
-                *([c["scores"][score]["all"][c["seeds"].index(seed)] for seed in both] for c in (first, second))
-            )
-            for score in first["scores"]
-            if score in second["scores"]
-        }
+        if set(first["seeds"]) & set(second["seeds"]):
+            result["difference"] = {
+                score: compare_paired(*pair_scores(first, second, score))
+                for score in first["scores"]
+                if score in second["scores"]
+            }
     return result
 
 
@@ -157,11 +174,24 @@ def _show(summary: dict, digits: int = 3) -> str:
     return f"{summary['mean']:.{digits}f}{spread}"
 
 
+def show_difference(found: dict, scale: float = 1.0, digits: int = 3) -> str:
+    """Returns a difference with its 95% interval, if it has one."""
+    shown = f"{scale * found['mean']:+.{digits}f}"
+    if found["low"] is None:
+        return shown
+    return f"{shown} ({scale * found['low']:+.{digits}f} to {scale * found['high']:+.{digits}f})"
+
+
+def format_markdown(head, rows) -> str:
+    """Returns a Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+
+
 def format_table(result: dict) -> str:
     """Returns Markdown: a row a score, a column a config (mean ± sd), the baselines, and how two configs differ."""
     names = list(result["configs"])
     difference = result.get("difference")
-    head = [f"{result['part']} part", *(f"{n} ({len(result['configs'][n]['seeds'])} seeds)" for n in names)]
+    head = [f"{result['part']} part", *(f"{n} ({count_seeds(result['configs'][n])})" for n in names)]
     head += [f"{names[1]} − {names[0]} (95% interval)", "p"] if difference else []
     head += [name for name in result["baselines"]]
     rows = []
@@ -171,20 +201,24 @@ def format_table(result: dict) -> str:
         for name in names:
             summary = result["configs"][name]["scores"].get(score)
             cells.append(_show(summary, digits) if summary else "")
-        if difference:
-            found = difference.get(score)
-            cells += (
-                [f"{found['mean']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})", f"{found['p_value']:.3f}"]
-                if found
-                else ["", ""]
-            )
+        if difference and score in difference:
+            p_value = difference[score]["p_value"]
+            cells += [show_difference(difference[score]), "" if p_value is None else f"{p_value:.3f}"]
+        elif difference:
+            cells += ["", ""]
         for scores in result["baselines"].values():
             cells.append(f"{scores[score]:.3f}" if score in scores else "")
         rows.append(cells)
-    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+    lines = [format_markdown(head, rows)]
     for name in names:
         lines += [f"\n{name}, seed {seed}, failed: {why}" for seed, why in result["configs"][name]["failed"].items()]
     return "\n".join(lines) + "\n"
+
+
+def count_seeds(config: dict) -> str:
+    """Returns how many seeds a config (of study.json) was scored with, and of how many, if some failed."""
+    count, all_ = len(config["seeds"]), len(config["seeds"]) + len(config["failed"])
+    return f"{count} of {all_} seeds" if count < all_ else f"{count} seed{'s' if count > 1 else ''}"
 
 
 def format_summary(result: dict) -> str:
@@ -192,17 +226,18 @@ def format_summary(result: dict) -> str:
     lines = []
     for name, config in result["configs"].items():
         shown = ", ".join(f"{TITLES.get(s, s)} {_show(config['scores'][s])}" for s in MAIN_SCORES)
-        lines.append(f"{name} ({len(config['seeds'])} seeds, {result['part']} part): {shown}")
+        lines.append(f"{name} ({count_seeds(config)}, {result['part']} part): {shown}")
     for name, scores in result["baselines"].items():
         shown = ", ".join(f"{TITLES.get(s, s)} {scores[s]:.3f}" for s in MAIN_SCORES)
         lines.append(f"{name}: {shown}")
     if found := result.get("difference", {}).get("macro_f1"):
         first, second = result["configs"]
-        verdict = "more than chance" if found["p_value"] < 0.05 else "no more than chance explains"
-        lines.append(
-            f"macro-F1, {second} against {first}: {found['mean']:+.3f} (95%: {found['low']:+.3f} to "
-            f"{found['high']:+.3f}), {verdict} (paired t-test over seeds, p = {found['p_value']:.3f})"
-        )
+        if found["p_value"] is None:
+            verdict = "whether by chance, these seeds do not tell"
+        else:
+            verdict = "more than chance" if found["p_value"] < 0.05 else "no more than chance explains"
+            verdict += f" (paired t-test over seeds, p = {found['p_value']:.3f})"
+        lines.append(f"macro-F1, {second} against {first}: {show_difference(found)}: {verdict}")
     return "\n".join(lines)
 
 
@@ -219,8 +254,7 @@ def draw_study(result: dict) -> Figure:
             axes.hlines(summary["mean"], place - 0.25, place + 0.25, color="#222222", linewidth=2)
         if len(names) == 2:
             first, second = result["configs"].values()
-            for seed in set(first["seeds"]) & set(second["seeds"]):
-                pair = [c["scores"][score]["all"][c["seeds"].index(seed)] for c in (first, second)]
+            for pair in zip(*pair_scores(first, second, score)):
                 axes.plot([0, 1], pair, color="#2a6fb0", alpha=0.25, linewidth=1)
         for name, scores in result["baselines"].items():
             if name != "majority":  # far below: it would press the rest together

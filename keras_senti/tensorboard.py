@@ -6,6 +6,7 @@ step is the epoch; Keras counts from 0, and so do we.
 """
 
 import dataclasses
+import math
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from keras_senti.pipeline import EncodedTexts, padded_length, predict_in_batches
 from keras_senti.runs import write_text
 
 MOST_EXAMPLE_ROWS = 5000  # predicted after each epoch; the error of an accuracy from so many rows is 0.6 points
+MOST_HISTOGRAM_VALUES = 1_000_000  # of one weight; the 38 million of a table of pairs took 9 GB
 MOST_WORDS = 10000  # above this the projector in a browser samples or stalls
 LISTED = 12  # texts in a table of examples
 MOST_CHARACTERS = 300  # of a text in such a table
@@ -137,9 +139,18 @@ class Board(keras.callbacks.TensorBoard):
                 tf.summary.scalar(f"gradient_norm/{layer.name}", tf.linalg.global_norm(of_layer))
             for weight in layer.weights:
                 name = weight.path.removeprefix(self.model.name + "/")
-                tf.summary.histogram(f"weights/{name}", weight)
+                _write_histogram(f"weights/{name}", weight)
                 if weight.path in gradients:
-                    tf.summary.histogram(f"gradients/{name}", gradients[weight.path])
+                    _write_histogram(f"gradients/{name}", gradients[weight.path])
+
+
+def _write_histogram(name: str, values):
+    """Writes a histogram; of a large table that of some rows, as TensorBoard needs 240 bytes for each value."""
+    values = tf.convert_to_tensor(values)
+    row_size = max(1, math.prod(values.shape[1:]))
+    if values.shape.num_elements() > MOST_HISTOGRAM_VALUES:
+        values = tf.gather(values, sample_rows(values.shape[0], max(1, MOST_HISTOGRAM_VALUES // row_size)))
+    tf.summary.histogram(name, values)
 
 
 def _drop_untouched_rows(gradient):

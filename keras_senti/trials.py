@@ -18,8 +18,8 @@ from pathlib import Path
 
 from keras_senti.config import Config, UserError
 from keras_senti.launch import end_workers
-from keras_senti.parsing import parse_config, read_config, run_command, settle
-from keras_senti.runs import read_json, read_manifest
+from keras_senti.parsing import parse_config, read_config, run_command, settle, write_yaml
+from keras_senti.runs import read_json, read_manifest, write_text
 
 SECONDS_BETWEEN_LOOKS = 0.5
 COMMAND = [sys.executable, "-m", "keras_senti.trials"]
@@ -34,6 +34,52 @@ class TrialStopped(Exception):
     """The run of a trial was ended because whoever watched it had seen enough."""
 
 
+def make_folder(path) -> Path:
+    """Makes the folder of a study or a search, if it is not there.
+
+    Raises:
+        UserError: if it cannot be made.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: cannot make the folder {path}: {error.strerror}.") from None
+    return Path(path)
+
+
+def check_trial_config(words: list[str]) -> Config:
+    """Returns the settings of trials; raises a UserError if they are no classifier's, or name a run folder."""
+    config = settle(parse_config(words))
+    if config.task == "language_model":
+        raise UserError(f"task: {config.name} is a language model's config, expected a classifier's.")
+    if config.run_dir is not None or config.resume is not None:
+        raise UserError("run_dir, resume: each trial has a folder of its own. Leave them out; --out names that of all.")
+    return config
+
+
+def freeze_config(words: list[str], path: Path) -> list[str]:
+    """Writes the settings that all trials begin with; returns the words that name them from now on.
+
+    So a config file that is edited, or a newer run that init_from would find, does not change the trials to come.
+
+    Args:
+        words: of the command line of `train.py`. path: of the file, in the folder of the study or search.
+    Raises:
+        UserError: if the file is there and says something else; see `check_trial_config`.
+    """
+    config = check_trial_config(words)
+    if path.exists():
+        if found := find_difference(config, read_config(path)):
+            raise UserError(
+                f"{path.parent}: there are runs with {found[0]} {found[1]!r}, but now it is {found[2]!r}. Name another "
+                "folder with --out, or go back to the earlier settings."
+            )
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, write_yaml(config))
+    return ["--config", str(path)]
+
+
 def run_trial(words: list[str], run_dir: Path, watch=None) -> dict:
     """Trains a run, or what is left of it. What it says is added to <run_dir>.log.
 
@@ -43,9 +89,8 @@ def run_trial(words: list[str], run_dir: Path, watch=None) -> dict:
             True, the run is ended.
     Returns: what is in the run's metrics.json.
     Raises:
-        TrialFailed: if the run failed.
+        TrialFailed: if the run failed, or the folder has one with other settings.
         TrialStopped: if `watch` ended it.
-        UserError: if the folder has a run with other settings.
     """
     words = _find_words(words, run_dir)
     if words is None:
@@ -63,26 +108,24 @@ def run_trial(words: list[str], run_dir: Path, watch=None) -> dict:
             _wait(process, run_dir / "history.csv", watch)
         finally:
             end_workers([process])
-    if process.returncode:
+    if process.returncode and not _has_finished(run_dir):  # after that, only a picture of the report can fail
         raise TrialFailed(_find_last_words(log, begin, process.returncode))
     return read_json(run_dir / "metrics.json")
 
 
+def _has_finished(run_dir: Path) -> bool:
+    return (run_dir / "manifest.json").is_file() and read_manifest(run_dir).get("status") == "finished"
+
+
 def _find_words(words: list[str], run_dir: Path) -> list[str] | None:
     """Returns the words that begin or continue the run in a folder, None if it has finished."""
-    if not (run_dir / "manifest.json").is_file():
+    if not all((run_dir / name).is_file() for name in ("manifest.json", "config.yaml")):
         if run_dir.is_dir():
             shutil.rmtree(run_dir)  # it was stopped before it had begun
         return [*words, "--run_dir", str(run_dir)]
-    found = find_difference(parse_config(words), read_config(run_dir / "config.yaml"))
-    if found:
-        raise UserError(
-            f"{run_dir}: there is a run with {found[0]} {found[1]!r}, but now it is {found[2]!r}. Name another folder "
-            "with --out, or go back to the earlier settings."
-        )
-    if read_manifest(run_dir).get("status") == "finished":
-        return None
-    return ["--resume", str(run_dir)]
+    if found := find_difference(parse_config(words), read_config(run_dir / "config.yaml")):
+        raise TrialFailed(f"{run_dir}: there is a run with {found[0]} {found[1]!r}, but now it is {found[2]!r}")
+    return None if _has_finished(run_dir) else ["--resume", str(run_dir)]
 
 
 def format_duration(seconds: float) -> str:

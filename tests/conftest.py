@@ -77,6 +77,16 @@ def trained_run(tiny_settings, tmp_path_factory) -> Path:
     return workflow.train_run(parse_config([*tiny_settings, "--run_dir", str(run_dir)]))
 
 
+@pytest.fixture
+def stub_trials(monkeypatch):
+    """Trials of studies and searches are those of stub_trial.py, which take a second."""
+    from keras_senti import trials
+
+    monkeypatch.setattr(trials, "COMMAND", [sys.executable, str(ROOT / "tests" / "stub_trial.py")])
+    monkeypatch.setattr(trials, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.chdir(ROOT)
+
+
 @pytest.fixture(scope="session")
 def browser():
     """Headless Chromium, its console kept; tests that change its size change it back."""

@@ -41,7 +41,7 @@ for epoch in range(config.train.epochs):
 scores = {"rows": 9, "accuracy": score, "macro_f1": score - 0.1, "log_loss": 0.5, "per_class": {"good": {"f1": score}}}
 scores["accuracy_interval"] = [0.1, 0.9]
 beside = {"majority": {**scores, "macro_f1": 0.2}, "nb_svm": {**scores, "macro_f1": 0.7}}
-(run_dir / "metrics.json").write_text(json.dumps({"validation": scores, "baselines": beside}))
+(run_dir / "metrics.json").write_text(json.dumps({"validation": scores, "validation_baselines": beside}))
 (run_dir / "manifest.json").write_text(
     json.dumps(
         {
@@ -53,3 +53,5 @@ beside = {"majority": {**scores, "macro_f1": 0.2}, "nb_svm": {**scores, "macro_f
         }
     )
 )
+if os.environ.get("STUB_FAILS_AT_THE_END"):
+    sys.exit("error: the report could not be drawn")

@@ -1,5 +1,6 @@
 """Grid, random and Bayesian search: shared by processes, resumed after kills, honest at the end."""
 
+import copy
 import csv
 import json
 import signal
@@ -12,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_senti import trials
 from keras_senti.config import UserError
 from keras_senti.parsing import read_config
 from keras_senti.search import main
@@ -29,11 +29,7 @@ search.main(sys.argv[1:])
 """
 
 
-@pytest.fixture(autouse=True)
-def stub(monkeypatch):
-    monkeypatch.setattr(trials, "COMMAND", [sys.executable, STUB])
-    monkeypatch.setattr(trials, "SECONDS_BETWEEN_LOOKS", 0.05)
-    monkeypatch.chdir(ROOT)
+pytestmark = pytest.mark.usefixtures("stub_trials")
 
 
 def make_words(tmp_path, space=SPACE, **options) -> list[str]:
@@ -67,7 +63,10 @@ def test_a_bayesian_search_leaves_the_best_settings_its_history_and_what_mattere
     stored = (tmp_path / "out" / "trials" / "trial-000" / "config.yaml").read_text()
     assert "evaluate_test: false" in stored
     said = capsys.readouterr().out
-    assert "trial 7 (8 of 8): " in said and "; best 0." in said and f"best settings: {tmp_path}" in said
+    assert "trial 7 begins: model.units" in said and "trial 7 (8 of 8): " in said and "; best 0." in said
+    names = "trials.csv, best.yaml, history.png, importance.png"
+    assert f"best: trial {best['trial']}; in {tmp_path / 'out'}: {names}" in said
+    assert config.train.monitor == "val_macro_f1"
     main([*make_words(tmp_path, trials=8), "--train.epochs", "1"])  # nothing is left to be done
     assert count_starts(tmp_path) == [1] * 8
 
@@ -110,9 +109,9 @@ def test_a_failed_trial_is_recorded_and_the_search_goes_on_but_not_if_all_fail(t
 def test_the_best_is_trained_again_with_fresh_seeds_beside_what_the_search_began_with(tmp_path, capsys):
     main([*make_words(tmp_path, trials=3, confirm=2), "--train.epochs", "1"])
     result = json.loads((tmp_path / "out" / "confirmed" / "study.json").read_text())
-    assert result["seeds"] == [1000, 1001] and list(result["configs"]) == ["start", "best"]
+    assert result["seeds"] == [1000, 1001] and list(result["configs"])[0] == "start"
     assert result["part"] == "validation"
-    assert "macro-F1, best against start:" in capsys.readouterr().out
+    assert "macro-F1, best-trial-00" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -120,6 +119,10 @@ def test_the_best_is_trained_again_with_fresh_seeds_beside_what_the_search_began
     [
         ({"trials": 0}, [], "--trials: received 0"),
         ({"hours": 0}, [], "--hours: received 0.0"),
+        ({"confirm": -1}, [], "--confirm: received -1, expected at least 0"),
+        ({"seed": -1}, [], "--seed: received -1"),
+        ({}, ["--task", "language_model"], "a language model's config, expected a classifier's"),
+        ({}, ["--run_dir", "x"], "each trial has a folder of its own"),
         ({"sampler": "grid"}, [], r"train\.weight_decay: a grid cannot take all numbers"),
         ({}, ["--model.unit", "3"], r"model\.unit.*Did you mean"),
     ],
@@ -133,14 +136,61 @@ def test_what_cannot_work_is_refused_before_anything_is_made(options, words, mes
 
 def test_another_search_in_the_folder_and_a_damaged_storage_are_refused(tmp_path):
     main([*make_words(tmp_path, trials=1), "--train.epochs", "1"])
-    with pytest.raises(UserError, match="there is a search with another config. Name another folder with --out"):
+    with pytest.raises(UserError, match=r"there are runs with train\.epochs 1, but now it is 2\. Name another folder"):
         main([*make_words(tmp_path, trials=1), "--train.epochs", "2"])
     with pytest.raises(UserError, match="there is a search with another space"):
         main([*make_words(tmp_path, "model.units: {low: 4, high: 8}\n", trials=1), "--train.epochs", "1"])
-    (tmp_path / "out" / "search.db").write_bytes(b"not a database" * 100)
-    with pytest.raises(UserError, match=r"search\.db: the search's storage cannot be used \(file is not a database\)"):
-        main([*make_words(tmp_path, trials=1), "--train.epochs", "1"])
-    assert (tmp_path / "out" / "search.db").read_bytes().startswith(b"not a database")
+    stored = (tmp_path / "out" / "search.db").read_bytes()
+    torn = stored[:4096] + b"\xff" * (len(stored) - 4096)  # a good first page before damaged ones
+    for damaged in (b"not a database" * 100, torn):
+        (tmp_path / "out" / "search.db").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"search\.db: the search's storage cannot be used \(.*another folder"):
+            main([*make_words(tmp_path, trials=1), "--train.epochs", "1"])
+        assert (tmp_path / "out" / "search.db").read_bytes() == damaged
+
+
+def test_a_search_is_extended_and_its_best_confirmed_anew(tmp_path):
+    space = "model.units: {choices: [32, 16, 64]}\n"
+    seed = next(s for s in range(99) if np.random.default_rng(s).permutation(3)[-1] == 2)  # the best comes last
+    words = {"sampler": "grid", "confirm": 1, "seed": seed}
+    main([*make_words(tmp_path, space, trials=2, **words), "--train.epochs", "1"])
+    first = {path.name for path in (tmp_path / "out" / "confirmed").glob("*/")}
+    main([*make_words(tmp_path, space, trials=9, **words), "--train.epochs", "1"])
+    assert [row["model.units"] for row in read_trials(tmp_path)][-1] == "64" and count_starts(tmp_path) == [1] * 3
+    new = {path.name for path in (tmp_path / "out" / "confirmed").glob("*/")} - first
+    assert new == {"best-trial-002"}
+
+
+def test_an_edited_config_does_not_change_the_trials_to_come(tmp_path):
+    config = tmp_path / "mine.yaml"
+    config.write_text("data: {source: tweets}\ntrain: {epochs: 1}\nmodel: {embedding_dim: 7}\n")
+    words = make_words(tmp_path, trials=1)
+    words[1] = str(config)
+    main(words)
+    config.write_text("data: {source: tweets}\ntrain: {epochs: 1}\nmodel: {embedding_dim: 9}\n")
+    with pytest.raises(UserError, match=r"there are runs with model\.embedding_dim 7, but now it is 9"):
+        main(words)
+    assert read_config(tmp_path / "out" / "best.yaml").model.embedding_dim == 7
+
+
+def test_a_trial_that_another_process_has_just_ended_is_not_taken_over(tmp_path, monkeypatch):
+    import optuna
+
+    words = [*make_words(tmp_path, trials=1), "--train.epochs", "1"]
+    main(words)
+    seen, original = [], optuna.Study.get_trials
+
+    def look(study, *arguments, **more):
+        found = original(study, *arguments, **more)
+        if not seen:  # the first look was a moment before the end
+            seen.append(True)
+            found = [copy.copy(trial) for trial in found]
+            found[0].state = optuna.trial.TrialState.RUNNING
+        return found
+
+    monkeypatch.setattr(optuna.Study, "get_trials", look)
+    main(words)
+    assert seen and count_starts(tmp_path) == [1] and read_trials(tmp_path)[0]["state"] == "complete"
 
 
 def test_after_its_time_no_trial_begins_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
@@ -168,7 +218,7 @@ def test_two_processes_share_30_trials_and_none_is_lost_or_doubled(tmp_path):
     assert [int(row["trial"]) for row in found] == list(range(30)) and count_starts(tmp_path) == [1] * 30
     assert {row["state"] for row in found} <= {"complete", "pruned"}
     assert len({row["train.weight_decay"] for row in found}) == 30  # no two drew the same
-    shares = [text.count("\ntrial ") + text.startswith("trial ") for text in said]
+    shares = [text.count(" of 30): ") for text in said]
     assert sum(shares) == 30 and min(shares) > 3
 
 

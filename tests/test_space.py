@@ -67,6 +67,9 @@ def test_values_become_words_of_the_command_line():
         ("model.dropout: {low: 0.0, high: 0.5, log: true}", "with log: true a low above 0"),
         ("model.dropout: {low: 0.0, high: 0.5, step: 0}", "a step above 0"),
         ("model.dropout: {low: 0.0, high: 1.5}", r"model\.dropout: 1\.5 is no value for it: .*received 1\.5"),
+        ("model.units: {choices: [1], if: model.cell}", "as `if` an earlier key with its values"),
+        ("name: {choices: [2026-01-31]}", "'name' cannot be searched"),
+        ("model.activation: {choices: [2026-01-31]}", "a date in quotes"),
         ("model.cell: {choices: [lstm, lst]}", "'lst' is no value for it"),
         ("model.units: {low: 1, high: 3, if: {model.cell: lstm}}", "keys that stand before it.*'model.cell' is none"),
         (
@@ -78,6 +81,26 @@ def test_values_become_words_of_the_command_line():
 def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         read(tmp_path, text)
+
+
+def test_a_key_is_tried_beside_what_its_condition_names(tmp_path):
+    path = tmp_path / "space.yaml"  # simple_rnn has no weight_drop
+    path.write_text(
+        "model.cell: {choices: [simple_rnn, lstm]}\nmodel.weight_drop: {low: 0.1, high: 0.5, if: {model.cell: lstm}}"
+    )
+    cell, drop = read_space(path, [*WORDS, "--model.cell", "simple_rnn"])
+    assert drop.is_on({"model.cell": "lstm"})
+
+
+def test_a_grid_of_steps_stays_in_its_range_and_a_huge_one_is_refused(tmp_path):
+    (drop,) = read(tmp_path, "model.dropout: {low: 0.0, high: 0.3, step: 0.1}")
+    assert drop.list_values() == [0.0, 0.1, 0.2, 0.3]  # 3 * 0.1 is a little more
+    for text in (
+        "model.units: {low: 1, high: 1000000000}",
+        "model.units: {low: 1, high: 60000}\nmodel.num_layers: {low: 1, high: 2}",
+    ):
+        with pytest.raises(UserError, match="a grid"):
+            list_combinations(read(tmp_path, text), "space.yaml")
 
 
 def test_a_missing_file_and_a_grid_over_a_continuous_range_are_refused(tmp_path):

@@ -2,24 +2,29 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from keras_senti import study, trials
+from keras_senti import runs, study, trials
 from keras_senti.config import UserError
-from keras_senti.study import compare_paired, flatten_scores, format_summary, format_table, main, run_study, summarize
+from keras_senti.study import (
+    compare_paired,
+    flatten_scores,
+    format_summary,
+    format_table,
+    main,
+    pair_scores,
+    run_study,
+    summarize,
+)
 
 ROOT = Path(__file__).parents[1]
 WORDS = ["--data.source", "tweets", "--train.epochs", "1"]
 
 
-@pytest.fixture(autouse=True)
-def stub(monkeypatch):
-    monkeypatch.setattr(trials, "COMMAND", [sys.executable, str(ROOT / "tests" / "stub_trial.py")])
-    monkeypatch.setattr(trials, "SECONDS_BETWEEN_LOOKS", 0.05)
+pytestmark = pytest.mark.usefixtures("stub_trials")
 
 
 def test_mean_and_sd_are_those_of_a_sample():
@@ -31,9 +36,20 @@ def test_the_paired_test_is_the_textbooks():
     found = compare_paired([0.0, 0.0, 0.0], [1.0, 2.0, 3.0])
     assert found["mean"] == 2 and found["high"] == pytest.approx(2 + 4.3027 / np.sqrt(3), abs=1e-3)
     assert found["p_value"] == pytest.approx(0.0742, abs=1e-3)
-    assert compare_paired([1.0], [2.0]) is None
-    assert compare_paired([1.0, 2.0], [1.5, 2.5]) == {"mean": 0.5, "low": 0.5, "high": 0.5, "p_value": 0.0}
-    assert compare_paired([1.0, 2.0], [1.0, 2.0])["p_value"] == 1.0
+    for first, second, mean in (([1.0], [2.0], 1.0), ([1.0, 2.0], [1.5, 2.5], 0.5), ([0.1, 0.2], [0.3, 0.4], 0.2)):
+        # Without a spread nothing can be said of chance.
+        assert compare_paired(first, second) == {
+            "mean": pytest.approx(mean),
+            "low": None,
+            "high": None,
+            "p_value": None,
+        }
+
+
+def test_only_seeds_that_both_have_are_paired():
+    first = {"seeds": [0, 2, 3], "scores": {"accuracy": {"all": [1, 2, 3]}}}
+    second = {"seeds": [3, 1, 0], "scores": {"accuracy": {"all": [7, 8, 9]}}}
+    assert pair_scores(first, second, "accuracy") == ([1, 3], [9, 7])
 
 
 def test_all_numbers_of_a_part_are_scores():
@@ -52,8 +68,8 @@ def test_two_configs_are_compared_seed_by_seed_and_a_second_start_repeats_nothin
     assert result["baselines"]["nb_svm"]["macro_f1"] == 0.7 and result["part"] == "validation"
     table = (tmp_path / "table.md").read_text()
     assert "narrow (3 seeds) | wide (3 seeds) | wide − narrow (95% interval)" in table
-    assert "| macro-F1 | 0.601 ± 0.001 | 0.801 ± 0.001 | +0.200" in table
-    assert "macro-F1, wide against narrow: +0.200" in format_summary(result)
+    assert "| macro-F1 | 0.601 ± 0.001 | 0.801 ± 0.001 | +0.200 |" in table
+    assert "macro-F1, wide against narrow: +0.200: whether by chance, these seeds do not" in format_summary(result)
     assert json.loads((tmp_path / "study.json").read_text())["seeds"] == [0, 1, 2]
     assert (tmp_path / "study.png").stat().st_size > 10_000
     with monkeypatch.context() as patch:
@@ -99,12 +115,23 @@ def test_what_cannot_be_studied_is_refused_before_any_run(words, message, tmp_pa
 
 def test_configs_that_are_scored_on_other_rows_are_not_compared(tmp_path):
     configs = {"a": WORDS, "b": [*WORDS, "--data.seed", "1"]}
-    with pytest.raises(UserError, match="not scored on the same rows.*Give both the same data settings"):
-        run_study(configs, [0], tmp_path, [])
+    with pytest.raises(
+        UserError, match="seed-0 is not scored on the same rows as the runs before it.*Give all the same"
+    ):
+        run_study(configs, [0, 1], tmp_path, [])
+    assert not (tmp_path / "a" / "seed-1").exists()  # at once, not after all of them
+
+
+def test_a_second_process_does_not_disturb_a_study(tmp_path):
+    with runs.lock_file(tmp_path / "study.lock"), pytest.raises(UserError, match="another process makes this study"):
+        run_study({"one": WORDS}, [0], tmp_path, [])
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--out: cannot make the folder .*file"):
+        run_study({"one": WORDS}, [0], tmp_path / "file", [])
 
 
 def test_the_command_leaves_the_test_part_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     main(["--config", "configs/tweets.yaml", "--seeds", "1", "--out", str(tmp_path / "out")])
     assert "evaluate_test: false" in (tmp_path / "out" / "tweets" / "seed-0" / "config.yaml").read_text()
-    assert "tweets (1 seeds, validation part): macro-F1" in capsys.readouterr().out
+    assert "tweets (1 seed, validation part): macro-F1" in capsys.readouterr().out

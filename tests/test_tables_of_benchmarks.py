@@ -73,23 +73,38 @@ def test_a_data_set_that_is_not_there_is_said(tmp_path):
 
 def test_the_table_says_which_cells_were_not_run():
     scores = {"accuracy": {"mean": 0.8, "sd": 0.01}, "macro_f1": {"mean": 0.75, "sd": 0.02}}
-    cell = {"scores": scores, "baselines": {"majority": {"accuracy": 0.5, "macro_f1": 0.3}}}
+    cell = {
+        "seeds": [0, 2],
+        "failed": {1: "why"},
+        "split_sha256": "a",
+        "scores": scores,
+        "baselines": {"majority": {"accuracy": 0.5, "macro_f1": 0.3}},
+    }
     table = results.make_table({"sst2": {"scratch": cell}})
-    assert "| sst2 | 0.500 / 0.300 |  |  | not run | 0.800 / 0.750 ± 0.020 | not run |" in table
+    assert "| sst2 | 0.500 / 0.300 |  |  | not run | 0.800 / 0.750 ± 0.020 (2 of 3 seeds) | not run |" in table
 
 
-def test_every_change_changes_a_setting_of_the_recipe(monkeypatch):
+@pytest.mark.parametrize("kind", ["tweets", "imdb"])
+def test_every_change_is_one_of_its_recipe(kind, monkeypatch):
     monkeypatch.chdir(ROOT)
-    recipe = parse_config(["--config", "configs/tweets.yaml"])
-    for name, words in what_matters.CHANGES.items():
-        assert parse_config(["--config", "configs/tweets.yaml", *words]) != recipe, name
+    base = ["--config", f"configs/{kind}.yaml"]
+    recipe = parse_config(base)
+    found = {name: parse_config([*base, *words]) for name, words in what_matters.make_changes(kind, recipe).items()}
+    assert found["half the units"].model.units == recipe.model.units / 2
+    assert found["twice the epochs"].train.epochs == 2 * recipe.train.epochs
+    assert found["half the rate"].train.learning_rate == recipe.train.learning_rate / 2
+    assert bool(found["pairs of words" if kind == "tweets" else "no pairs of words"].model.bigram_buckets) == (
+        kind == "tweets"
+    )
 
 
 def make_entry(*differences):
-    before = {score: [0.5] * len(differences) for score in ("accuracy", "macro_f1", "log_loss", "seconds")}
-    after = {score: [0.5 + d for d in differences] for score in before}
-    made = {}
-    what_matters.note(made, "x", ["--model.units", "32"], before, after)
+    def make_config(values):
+        scores = {score: {"all": values} for score in ("accuracy", "macro_f1", "log_loss", "seconds")}
+        return {"seeds": list(range(len(values))), "scores": scores}
+
+    made, after = {}, [0.5 + d for d in differences]
+    what_matters.note(made, "x", ["--model.units", "32"], make_config([0.5] * len(after)), make_config(after))
     return made["x"]
 
 
@@ -103,7 +118,8 @@ def test_changes_are_listed_from_worst_to_best_and_the_largest_go_to_imdb(tmp_pa
     rows = [line.split(" | ")[0] for line in table.splitlines()[2:]]
     assert rows == ["| pooling: last", "| RMSprop", "| two layers"]
     assert "| two layers | +2.0 (-10.7 to +14.7) |" in table  # t(0.975, 1) = 12.71 times 0.01
-    assert "| pooling: last | -5.0 (-5.0 to -5.0) |" in table and "| RMSprop | +0.0 |" in table
+    assert "| pooling: last | -5.0 | -5.0 |" in table and "| RMSprop | +0.0 |" in table
+    monkeypatch.setattr(what_matters, "LARGEST", 2)
     assert what_matters.find_largest(found) == ["pooling: last", "two layers"]
     what_matters.draw({"tweets": found, "imdb": {"two layers": make_entry(0.02, 0.01)}}).savefig(tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 5_000

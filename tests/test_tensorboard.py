@@ -75,6 +75,16 @@ def test_every_epoch_has_curves_gradients_weights_matrix_and_examples(tmp_path):
     }  # fmt: skip
 
 
+def test_of_a_large_table_the_histogram_has_a_sample_of_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorboard, "MOST_HISTOGRAM_VALUES", 8)  # the embedding has more
+    board, model = make_board(tmp_path)
+    run_epoch(board)
+    table = model.get_layer("embedding").embeddings
+    (event,) = read_events(tmp_path / "train").Tensors("weights/embedding/embeddings")
+    counted = tf.make_ndarray(event.tensor_proto)[:, 2].sum()
+    assert counted == 8 // table.shape[1] * table.shape[1] < table.numpy().size
+
+
 def test_the_page_of_errors_begins_with_the_most_confident_one(tmp_path):
     board, model = make_board(tmp_path)
     model.get_layer("head").bias.assign([0, 0, 9])  # all three are called good; the first and the second are not

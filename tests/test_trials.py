@@ -11,24 +11,42 @@ import pytest
 
 from keras_senti import trials
 from keras_senti.config import UserError
-from keras_senti.trials import TrialFailed, TrialStopped, format_duration, run_trial
+from keras_senti.parsing import parse_config
+from keras_senti.trials import TrialFailed, TrialStopped, format_duration, freeze_config, run_trial
 
 ROOT = Path(__file__).parents[1]
 WORDS = ["--data.source", "tweets", "--train.epochs", "2"]
 
 
-@pytest.fixture(autouse=True)
-def stub(monkeypatch):
-    monkeypatch.setattr(trials, "COMMAND", [sys.executable, str(ROOT / "tests" / "stub_trial.py")])
-    monkeypatch.setattr(trials, "SECONDS_BETWEEN_LOOKS", 0.05)
+pytestmark = pytest.mark.usefixtures("stub_trials")
 
 
 def test_a_finished_trial_is_not_repeated_and_one_with_other_settings_is_an_error(tmp_path, monkeypatch):
     metrics = run_trial(WORDS, tmp_path / "run")
     monkeypatch.setattr(subprocess, "Popen", lambda *_a, **_k: pytest.fail("trained again"))
     assert run_trial([*WORDS, "--device.cpu_threads", "1"], tmp_path / "run") == metrics
-    with pytest.raises(UserError, match=r"run: there is a run with train\.epochs 2, but now it is 3\. .* --out"):
+    with pytest.raises(TrialFailed, match=r"run: there is a run with train\.epochs 2, but now it is 3"):
         run_trial([*WORDS, "--train.epochs", "3"], tmp_path / "run")
+
+
+def test_the_settings_of_all_trials_stay_what_they_were(tmp_path):
+    path = tmp_path / "made" / "start.yaml"
+    config = tmp_path / "mine.yaml"
+    config.write_text("data: {source: tweets}\nmodel: {units: 7}\n")
+    words = freeze_config(["--config", str(config), "--train.epochs", "2"], path)
+    config.write_text("data: {source: tweets}\nmodel: {units: 9}\n")
+    assert words == ["--config", str(path)] and parse_config(words).model.units == 7
+    with pytest.raises(UserError, match=r"made: there are runs with model\.units 7, but now it is 9\. .* --out"):
+        freeze_config(["--config", str(config), "--train.epochs", "2"], path)
+    with pytest.raises(UserError, match="a language model's config, expected a classifier's"):
+        freeze_config([*WORDS, "--task", "language_model"], tmp_path / "other.yaml")
+    with pytest.raises(UserError, match="each trial has a folder of its own. Leave them out; --out names that of all"):
+        freeze_config([*WORDS, "--run_dir", "x"], tmp_path / "other.yaml")
+
+
+def test_a_run_that_finished_counts_even_if_its_process_failed_after_that(tmp_path, monkeypatch):
+    monkeypatch.setenv("STUB_FAILS_AT_THE_END", "1")
+    assert run_trial(WORDS, tmp_path / "run")["validation"]["rows"] == 9
 
 
 def test_a_failed_trial_says_its_last_words_and_where_the_others_are(tmp_path):
@@ -38,7 +56,7 @@ def test_a_failed_trial_says_its_last_words_and_where_the_others_are(tmp_path):
 
 def test_what_was_stopped_before_it_began_begins_anew_and_a_begun_one_goes_on(tmp_path, monkeypatch):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "run" / "checkpoints" / "lock").touch()
+    (tmp_path / "run" / "manifest.json").write_text('{"status": "running"}')  # killed before it wrote its settings
     monkeypatch.setenv("STUB_PAUSE", "0.5")
     with pytest.raises(TrialStopped):
         run_trial(WORDS, tmp_path / "run", watch=lambda rows: float(rows[0]["val_macro_f1"]) > 0)
