@@ -190,7 +190,10 @@ class Search:
                 path.unlink()  # nothing goes on from them any more, and many trials would fill a disk
             self._say(trial, what)
 
-        shown = ", ".join(f"{key} {value}" for key, value in chosen.items())
+        values = (
+            f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in chosen.items()
+        )
+        shown = ", ".join(values)
         print(f"trial {trial.number} {'goes on' if run_dir.exists() else 'begins'}: {shown}", flush=True)
         try:
             metrics = run_trial([*self.words, *OFF, *make_words(chosen)], run_dir, watch)
@@ -268,18 +271,20 @@ class Search:
         return {key: json.loads(value) if key in self.listed else value for key, value in trial.params.items()}
 
     def _draw(self) -> list[Path]:
+        from matplotlib import pyplot, rc_context  # Optuna changes the style of all later pictures
         from optuna.visualization import matplotlib as drawing
 
         drawn = []
         pictures = {"history.png": drawing.plot_optimization_history, "importance.png": drawing.plot_param_importances}
         for name, draw in pictures.items():
-            with warnings.catch_warnings(), contextlib.suppress(ValueError, RuntimeError):
+            with warnings.catch_warnings(), rc_context(), contextlib.suppress(ValueError, RuntimeError):
                 # Without a difference between two trials no setting is important, and Optuna raises.
                 warnings.simplefilter("ignore")  # that drawing is experimental in Optuna
                 axes = draw(self.study)
                 axes.figure.set_size_inches(8, 4.5)
                 with runs.replace_file(self.folder / name) as file:
                     axes.figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
+                pyplot.close(axes.figure)
                 drawn.append(self.folder / name)
         return drawn
 

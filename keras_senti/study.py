@@ -249,8 +249,8 @@ def draw_study(result: dict) -> Figure:
         for place, name in enumerate(names):
             summary = result["configs"][name]["scores"][score]
             values = summary["all"]
-            offsets = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else [0.0]
-            axes.plot(place + np.asarray(offsets), values, "o", color="#2a6fb0", zorder=3)
+            width = 0.12 if len(names) == 1 and len(values) > 1 else 0.0  # lines join the points of two configs
+            axes.plot(place + np.linspace(-width, width, len(values)), values, "o", color="#2a6fb0", zorder=3)
             axes.hlines(summary["mean"], place - 0.25, place + 0.25, color="#222222", linewidth=2)
         if len(names) == 2:
             first, second = result["configs"].values()
