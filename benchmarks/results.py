@@ -1,6 +1,6 @@
 """Trains and scores the recipes on many data sets, beside linear models on the same rows; writes the README's table.
 
-    python benchmarks/results.py FOLDER [--data sst2 uci_sentences ...] [--recipes scratch ...] [--seeds 3]
+    python benchmarks/results.py FOLDER [--data sst2 uci_sentences ...] [--recipes scratch ...] [--seeds 3] [--jobs 2]
 
 FOLDER has a folder for each data set that is not inside a package (imdb, sst2, uci_sentences, amazon_blitzer,
 chnsenticorp, online_shopping_10_cats), each with train.csv.gz (`text,sentiment`). Three recipes:
@@ -76,10 +76,10 @@ def find_words(data: str, recipe: str, folder: Path, zh_encoder: str | None) -> 
     return [*words, "--data.source", source, "--data.csv", str(file), *fractions]
 
 
-def measure(data: str, recipe: str, words: list[str], seeds: int) -> dict:
+def measure(data: str, recipe: str, words: list[str], seeds: int, jobs: int) -> dict:
     """Returns what the seeds of a cell scored, and the baselines on the same rows."""
     folder = ROOT / "logs" / "results" / data
-    result = run_study({recipe: words}, list(range(seeds)), folder, ["--train.evaluate_test", "false"])
+    result = run_study({recipe: words}, list(range(seeds)), folder, ["--train.evaluate_test", "false"], jobs)
     config = result["configs"][recipe]
     shown = ("accuracy", "macro_f1", "log_loss", "seconds")
     return {
@@ -121,6 +121,7 @@ def main():
     parser.add_argument("--data", nargs="*", choices=list(DATA), default=list(DATA))
     parser.add_argument("--recipes", nargs="*", choices=list(RECIPES), default=list(RECIPES))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with its share of the cores")
     parser.add_argument(
         "--zh_encoder", metavar="RUN", help="a Chinese language model; without: these cells are not run"
     )
@@ -136,7 +137,7 @@ def main():
                 if words is None:
                     print("not run, as it begins with a Chinese language model: --zh_encoder RUN")
                     continue
-                results.setdefault(data, {})[recipe] = measure(data, recipe, words, options.seeds)
+                results.setdefault(data, {})[recipe] = measure(data, recipe, words, options.seeds, options.jobs)
             except UserError as error:
                 print(f"{data}, {recipe}: {error}")
                 continue

@@ -1,7 +1,7 @@
 """Changes one setting of a recipe at a time and says what it was worth; writes docs/what-matters.md.
 
-    python benchmarks/what_matters.py [--only NAME ...] [--seeds 3]          (tweets: 90 minutes on 2 CPU cores)
-    python benchmarks/what_matters.py --imdb FOLDER [--seeds 2]              (the five largest effects, 10,000 reviews)
+    python benchmarks/what_matters.py --jobs 2 [--only NAME ...] [--seeds 3]     (tweets)
+    python benchmarks/what_matters.py --jobs 2 --imdb FOLDER [--seeds 2]         (the five largest, 10,000 reviews)
 
 Each change is trained with the same seeds as the recipe (configs/tweets.yaml; configs/imdb.yaml on a sample), and
 compared seed by seed on the validation part. Runs lie in logs/what_matters/; what has finished is not repeated, and
@@ -11,6 +11,7 @@ changes that are not named keep the results that they have. The test part is lef
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,24 +81,29 @@ def make_changes(kind: str, config: Config) -> dict[str, list[str]]:
     return words
 
 
-def measure(kind: str, base: list[str], wanted, seeds: int, results: dict):
+def measure(kind: str, base: list[str], wanted, seeds: int, results: dict, jobs: int):
     """Trains the recipe and each wanted change (None: all), and notes the differences."""
     words = ["--train.evaluate_test", "false", "--baselines.models", "[majority]"]
     changes = make_changes(kind, parse_config(base))
     changes = {name: c for name, c in changes.items() if wanted is None or name in wanted}
     recipe = parse_config(base)
     changes = {name: c for name, c in changes.items() if find_difference(parse_config([*base, *c]), recipe)}
+    folders = {name: re.sub("[^a-z0-9.]+", "_", name.lower()) for name in changes}
+    configs = {"recipe": base, **{folders[name]: [*base, *change] for name, change in changes.items()}}
+    try:
+        # All in one study, so that no job waits for the last seed of a change; the studies below read what it has made.
+        run_study(configs, list(range(seeds)), RUNS / kind, words, jobs)
+    except UserError as error:
+        print(error)  # of one change all seeds have failed
     start = run_study({"recipe": base}, list(range(seeds)), RUNS / kind, words)["configs"]["recipe"]
     results.setdefault(kind, {})
     for name, change in changes.items():
-        folder = name.replace(" ", "_").replace(":", "").replace(",", "")
-        print(f"== {kind}: {name}", flush=True)
         try:
-            found = run_study({folder: [*base, *change]}, list(range(seeds)), RUNS / kind, words)
+            found = run_study({folders[name]: configs[folders[name]]}, list(range(seeds)), RUNS / kind, words)
         except UserError as error:
             print(f"{name}: {error}")
             continue
-        note(results[kind], name, change, start, found["configs"][folder])
+        note(results[kind], name, change, start, found["configs"][folders[name]])
         keep(results)
 
 
@@ -114,7 +120,7 @@ def note(results: dict, name: str, change: list[str], before: dict, after: dict)
     }
 
 
-def measure_pretraining(seeds: int, results: dict):
+def measure_pretraining(seeds: int, results: dict, jobs: int):
     """Trains the language model of the tweets' train part once, and both classifiers of its sizes."""
     encoder = RUNS / "tweets" / "language_model"
     if not (encoder / "metrics.json").exists():
@@ -126,7 +132,7 @@ def measure_pretraining(seeds: int, results: dict):
         "from_scratch": ["--config", "configs/tweets_from_scratch.yaml"],
         "fine_tuned": ["--config", "configs/tweets_fine_tune.yaml", "--init_from", str(encoder)],
     }
-    found = run_study(configs, list(range(seeds)), RUNS / "tweets" / "pretraining", words)["configs"]
+    found = run_study(configs, list(range(seeds)), RUNS / "tweets" / "pretraining", words, jobs)["configs"]
     change = ["--config", "configs/tweets_fine_tune.yaml", "--init_from", "RUN"]
     note(results.setdefault("tweets", {}), PRETRAINING, change, *found.values())
     keep(results)
@@ -203,6 +209,7 @@ def main():
     parser.add_argument("--only", nargs="*", metavar="NAME", help="these changes only, such as 'two layers'")
     parser.add_argument("--imdb", metavar="FOLDER", help="with train.csv.gz and train_meta.csv.gz")
     parser.add_argument("--seeds", type=int, help="default: 3, for IMDB 2")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with its share of the cores")
     options = parser.parse_args()
     folder = Path(options.imdb).resolve() if options.imdb else None
     os.chdir(ROOT)
@@ -212,16 +219,16 @@ def main():
         parser.error(f"received {', '.join(sorted(unknown))}, expected some of: {', '.join(known)}")
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if folder is None:
-        measure("tweets", base, options.only, options.seeds or 3, results)
+        measure("tweets", base, options.only, options.seeds or 3, results, options.jobs)
         if not options.only or PRETRAINING in options.only:
-            measure_pretraining(options.seeds or 3, results)
+            measure_pretraining(options.seeds or 3, results, options.jobs)
         return
     words = ["--config", "configs/imdb.yaml", "--data.source", "csv", "--data.csv", str(sample_imdb(folder))]
     words += ["--data.group_column", "movie", "--data.test_fraction", "0", "--data.validation_fraction", "0.2"]
     largest = find_largest(results.get("tweets", {}))
     if not largest:
         raise SystemExit("first measure the tweets, which say what the largest effects are")
-    measure("imdb", words, largest, options.seeds or 2, results)
+    measure("imdb", words, largest, options.seeds or 2, results, options.jobs)
 
 
 if __name__ == "__main__":

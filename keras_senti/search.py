@@ -20,8 +20,10 @@ import csv
 import io
 import json
 import sys
+import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,7 @@ from keras_senti.trials import (
     freeze_config,
     make_folder,
     run_trial,
+    share_cores,
 )
 
 SAMPLERS = ("grid", "random", "bayes")
@@ -52,27 +55,37 @@ class Search:
 
     Args:
         folder: where everything lies. words: command-line words of the config, see `trials.freeze_config`.
+        share: further words, of what the trials run on here, see `trials.share_cores`.
         space: what may change. trials: how many there are to be, in all processes together. sampler: one of SAMPLERS.
         seed: of the sampler. metric: macro_f1 | accuracy, of the validation part.
-        combinations: of a grid, see `space.list_combinations`.
+        combinations: of a grid, see `space.list_combinations`. stop: ends the trials that run here when it is set.
     Raises:
         UserError: if the folder has a search for something else.
     """
 
     def __init__(
-        self, folder: Path, words, space: list[Range], trials: int, sampler: str, seed: int, metric, combinations
+        self,
+        folder: Path,
+        words,
+        share,
+        space: list[Range],
+        trials: int,
+        sampler,
+        seed: int,
+        metric,
+        combinations,
+        stop,
     ):
-        self.folder, self.words, self.space, self.sampler, self.seed = folder, words, space, sampler, seed
-        self.metric = metric
+        self.folder, self.words, self.share, self.space, self.sampler = folder, words, share, space, sampler
+        self.seed = seed
+        self.metric, self.stop = metric, stop
         self.trials = min(trials, len(combinations)) if sampler == "grid" else trials
         self.listed = {values.key for values in space if values.choices}
         (folder / "trials").mkdir(exist_ok=True)
-        with runs.lock_file(folder / "search.lock", wait=True) as has_lock:
+        with runs.lock_file(folder / "search.lock", wait=True):
             self.study = self._open()
             if sampler == "grid":
                 self._enqueue(combinations)
-        if not has_lock:
-            print(f"{folder} is on a disk without file locks: one process only can search there", flush=True)
 
     def _open(self):
         import optuna
@@ -152,23 +165,19 @@ class Search:
         return chosen
 
     def run(self, deadline: float | None = None):
-        """Runs trials until there are as many as wished, or the time is over.
+        """Runs trials, one after the other, until there are as many as wished, the time is over, or it is stopped.
 
         Args:
             deadline: of time.monotonic(), after which no trial begins.
         Raises:
             UserError: if all trials fail.
         """
-        while not is_past(deadline):
+        while not is_past(deadline) and not self.stop.is_set():
             with contextlib.ExitStack() as stack:
                 trial = self._take(stack)
                 if trial is None:
-                    if not self.is_over():
-                        print("other processes run the last trials; the last of them ends the search", flush=True)
                     return
                 self._run_trial(trial)
-        if not self.is_over():
-            print("the time is over: the same command goes on with the search", flush=True)
 
     def _run_trial(self, trial):
         import optuna
@@ -196,9 +205,11 @@ class Search:
         shown = ", ".join(values)
         print(f"trial {trial.number} {'goes on' if run_dir.exists() else 'begins'}: {shown}", flush=True)
         try:
-            metrics = run_trial([*self.words, *OFF, *make_words(chosen)], run_dir, watch)
+            metrics = run_trial([*self.words, *self.share, *OFF, *make_words(chosen)], run_dir, watch, self.stop)
             self._check_split(run_dir)
         except TrialStopped:
+            if self.stop.is_set():
+                return  # it goes on with the next start
             end("ended early", state=state.PRUNED)
         except TrialFailed as error:
             trial.set_user_attr("error", str(error))
@@ -324,9 +335,10 @@ def main(argv):
     parser.add_argument("--hours", type=float, help="after so many no trial begins")
     parser.add_argument("--seed", type=int, default=0, help="of the sampler")
     parser.add_argument("--confirm", type=int, default=3, metavar="SEEDS", help="fresh seeds at the end; 0: none")
+    parser.add_argument("--jobs", type=int, default=1, help="trials at a time, each with its share of the cores")
     parser.add_argument("--out", metavar="FOLDER", help="default: logs/searches/<name of the config>")
     options, words = parser.parse_known_args(argv)
-    limits = {"trials": 1, "confirm": 0, "seed": 0}
+    limits = {"trials": 1, "confirm": 0, "seed": 0, "jobs": 1}
     for name, least in limits.items():
         if getattr(options, name) < least:
             raise UserError(f"--{name}: received {getattr(options, name)}, expected at least {least}.")
@@ -342,37 +354,58 @@ def main(argv):
     combinations = list_combinations(space, options.space) if options.sampler == "grid" else None
     folder = make_folder(options.out or Path("logs") / "searches" / Path(options.config).stem)
     deadline = None if options.hours is None else time.monotonic() + 3600 * options.hours
+    stop = threading.Event()
+
+    def make_search() -> Search:
+        share = share_cores(start, options.jobs)
+        chosen = (options.trials, options.sampler, options.seed, options.metric, combinations)
+        return Search(folder, start, share, space, *chosen, stop)
+
     try:
         with _explain_storage(folder):
-            with runs.lock_file(folder / "search.lock", wait=True):
+            with runs.lock_file(folder / "search.lock", wait=True) as has_lock:
                 start = freeze_config(start, folder / "start.yaml")
-            search = Search(
-                folder, start, space, options.trials, options.sampler, options.seed, options.metric, combinations
-            )
+            if not has_lock:
+                print(f"{folder} is on a disk without file locks: one process and one job only can search there")
+                options.jobs = 1
+            search = make_search()
             try:
-                search.run(deadline)
+                _run_jobs([search, *(make_search() for _ in range(options.jobs - 1))], deadline, stop)
             finally:
                 written = search.write()
-            best = search.find_best()
+            best, is_over = search.find_best(), search.is_over()
             if best is None:
                 raise UserError(f"search: no trial has finished with a score; {folder / 'trials.csv'} says why.")
             print(f"best: trial {best.number}; in {folder}: {', '.join(path.name for path in written)}", flush=True)
-            is_over = search.is_over()
-        if options.confirm and is_over:
-            if is_past(deadline):
-                print("the time is over: the same command confirms the best settings with fresh seeds")
-            else:
-                _confirm(folder, start, f"best-trial-{best.number:03}", options.confirm)
+        if not is_over:
+            print(
+                "the time is over: the same command goes on with the search"
+                if is_past(deadline)
+                else "other processes run the last trials; the last of them ends the search"
+            )
+        elif options.confirm and is_past(deadline):
+            print("the time is over: the same command confirms the best settings with fresh seeds")
+        elif options.confirm:
+            _confirm(folder, start, f"best-trial-{best.number:03}", options.confirm, options.jobs)
     except KeyboardInterrupt:
         print(f"\nstopped: the same command goes on in {folder}", file=sys.stderr)
         raise
 
 
-def _confirm(folder: Path, start: list[str], name: str, seeds: int):
+def _run_jobs(searches: list[Search], deadline: float | None, stop: threading.Event):
+    with ThreadPoolExecutor(len(searches)) as pool:
+        try:
+            for job in as_completed([pool.submit(search.run, deadline) for search in searches]):
+                job.result()
+        finally:  # also after Ctrl-C
+            stop.set()
+
+
+def _confirm(folder: Path, start: list[str], name: str, seeds: int, jobs: int):
     print(f"\nconfirming with {seeds} fresh seeds, which the search has not seen:", flush=True)
     fresh = list(range(FRESH_SEED, FRESH_SEED + seeds))
     configs = {"start": start, name: ["--config", str(folder / "best.yaml")]}
-    result = run_study(configs, fresh, folder / "confirmed", ["--train.evaluate_test", "false"])
+    result = run_study(configs, fresh, folder / "confirmed", ["--train.evaluate_test", "false"], jobs)
     print(f"\n{format_summary(result)}\nall scores: {folder / 'confirmed' / 'table.md'}")
 
 

@@ -16,7 +16,9 @@ import argparse
 import contextlib
 import statistics
 import sys
+import threading
 import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,15 @@ from matplotlib.figure import Figure
 from keras_senti import runs
 from keras_senti.config import UserError
 from keras_senti.parsing import run_command
-from keras_senti.trials import TrialFailed, check_trial_config, format_duration, freeze_config, make_folder, run_trial
+from keras_senti.trials import (
+    TrialFailed,
+    check_trial_config,
+    format_duration,
+    freeze_config,
+    make_folder,
+    run_trial,
+    share_cores,
+)
 
 MAIN_SCORES = ("macro_f1", "accuracy", "log_loss")
 TITLES = {"macro_f1": "macro-F1", "log_loss": "log loss"}
@@ -69,11 +79,12 @@ def compare_paired(first: list[float], second: list[float]) -> dict:
     return found
 
 
-def run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path, words: list[str]) -> dict:
-    """Trains each config with each seed, one process after the other, and writes what came out.
+def run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path, words: list[str], jobs: int = 1) -> dict:
+    """Trains each config with each seed, each in a process of its own, and writes what came out.
 
     Args:
         configs: command-line words (`--config FILE`, ...) by a name. words: settings of all runs.
+        jobs: so many runs at a time, each with its share of the processor cores unless device.cpu_threads is set.
     Returns: what is in study.json: {"seeds", "part", "configs": {name: {"scores": {score: {"mean", "sd", "all"}},
         "failed": {seed: why}, ...}}, "difference": {score: ...} with two configs}.
     Raises:
@@ -89,23 +100,21 @@ def run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path, wor
         except BlockingIOError:
             raise UserError(f"{folder}: another process makes this study. Wait until it has ended.") from None
         frozen = {n: freeze_config([*chosen, *words], folder / n / "config.yaml") for n, chosen in configs.items()}
-        return _run_study(frozen, seeds, folder)
+        return _run_study(frozen, seeds, folder, jobs)
 
 
-def _run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path) -> dict:
+def _run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path, jobs: int) -> dict:
     found, failed = {name: {} for name in configs}, {name: {} for name in configs}
     begin, made, split = time.perf_counter(), 0, None
     plan = [(seed, name) for seed in seeds for name in configs]
-    for number, (seed, name) in enumerate(plan, 1):
+    for number, (seed, name, outcome) in enumerate(_run_all(configs, plan, folder, jobs), 1):
         run_dir = folder / name / f"seed-{seed}"
-        started = time.perf_counter()
-        try:
-            metrics = run_trial([*configs[name], "--train.seed", str(seed)], run_dir)
-        except TrialFailed as error:
-            failed[name][seed] = str(error)
-            print(f"{name}, seed {seed}: FAILED: {error}", flush=True)
+        if isinstance(outcome, TrialFailed):
+            failed[name][seed] = str(outcome)
+            print(f"{name}, seed {seed}: FAILED: {outcome}", flush=True)
             continue
-        made += time.perf_counter() - started > 1  # the others were there
+        metrics, seconds = outcome
+        made += seconds > 1  # the others were there
         manifest = runs.read_manifest(run_dir)
         split = split or manifest["data"]["split_sha256"]
         if manifest["data"]["split_sha256"] != split:
@@ -125,12 +134,38 @@ def _run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path) ->
     for name, why in failed.items():
         if not found[name]:
             raise UserError(f"study: all runs of {name} failed. The first: {next(iter(why.values()))}")
+    found = {name: dict(sorted(by_seed.items())) for name, by_seed in found.items()}  # not as they happened to end
     result = _gather(found, failed, seeds)
     runs.write_json(folder / "study.json", result)
     runs.write_text(folder / "table.md", format_table(result))
     with runs.replace_file(folder / "study.png") as file:
         draw_study(result).savefig(file, format="png", dpi=150)
     return result
+
+
+def _run_all(configs: dict[str, list[str]], plan: list[tuple[int, str]], folder: Path, jobs: int):
+    """Yields (seed, name, (metrics, seconds) or why it failed) of each run of the plan as soon as it has ended."""
+    stop, threads = threading.Event(), {name: share_cores(words, jobs) for name, words in configs.items()}
+
+    def run(seed: int, name: str):
+        begin = time.perf_counter()
+        words = [*configs[name], *threads[name], "--train.seed", str(seed)]
+        try:
+            return run_trial(words, folder / name / f"seed-{seed}", stop=stop), time.perf_counter() - begin
+        except TrialFailed as error:
+            return error
+
+    waiting, running = list(plan), {}
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    item = waiting.pop(0)
+                    running[pool.submit(run, *item)] = item
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield *running.pop(future), future.result()
+        finally:
+            stop.set()  # also after Ctrl-C: what has begun is ended, and goes on with the next start
 
 
 def _gather(found: dict, failed: dict, seeds: list[int]) -> dict:
@@ -288,6 +323,11 @@ def check_seeds(count: int):
         raise UserError(f"--seeds: received {count}, expected at least 1 (5 tell something of the spread).")
 
 
+def check_jobs(count: int):
+    if count < 1:
+        raise UserError(f"--jobs: received {count}, expected at least 1: how many runs train at a time.")
+
+
 def main(argv):
     parser = argparse.ArgumentParser(
         prog="python -m keras_senti.study", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -295,16 +335,18 @@ def main(argv):
     )  # fmt: skip
     parser.add_argument("--config", action="append", required=True, metavar="FILE", help="one, or two to compare")
     parser.add_argument("--seeds", type=int, default=5, help="train.seed 0, 1, ... (default: 5)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with its share of the cores")
     parser.add_argument("--out", metavar="FOLDER", help="default: logs/studies/<names of the configs>")
     options, words = parser.parse_known_args(argv)
     check_seeds(options.seeds)
+    check_jobs(options.jobs)
     if len(options.config) > 2:
         raise UserError(f"--config: received {len(options.config)} files, expected one or two.")
     configs = name_configs(options.config)
     folder = Path(options.out or Path("logs") / "studies" / "-".join(configs))
     if not any(word.split("=")[0] == "--train.evaluate_test" for word in words):
         words = [*words, "--train.evaluate_test", "false"]
-    result = run_study(configs, list(range(options.seeds)), folder, words)
+    result = run_study(configs, list(range(options.seeds)), folder, words, options.jobs)
     print(f"\n{format_summary(result)}\n\nall scores: {folder / 'table.md'}, {folder / 'study.json'}; picture: "
           f"{folder / 'study.png'}")  # fmt: skip
 

@@ -80,17 +80,18 @@ def freeze_config(words: list[str], path: Path) -> list[str]:
     return ["--config", str(path)]
 
 
-def run_trial(words: list[str], run_dir: Path, watch=None) -> dict:
+def run_trial(words: list[str], run_dir: Path, watch=None, stop: threading.Event | None = None) -> dict:
     """Trains a run, or what is left of it. What it says is added to <run_dir>.log.
 
     Args:
         words: of the command line of `train.py`, without --run_dir.
         watch: called with the rows of history.csv so far, dictionaries of strings, after each epoch; if it returns
             True, the run is ended.
+        stop: ends the run when it is set.
     Returns: what is in the run's metrics.json.
     Raises:
         TrialFailed: if the run failed, or the folder has one with other settings.
-        TrialStopped: if `watch` ended it.
+        TrialStopped: if `watch` or `stop` ended it.
     """
     words = _find_words(words, run_dir)
     if words is None:
@@ -105,12 +106,23 @@ def run_trial(words: list[str], run_dir: Path, watch=None) -> dict:
             [*COMMAND, *words], stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
         try:
-            _wait(process, run_dir / "history.csv", watch)
+            _wait(process, run_dir / "history.csv", watch, stop)
         finally:
             end_workers([process])
     if process.returncode and not _has_finished(run_dir):  # after that, only a picture of the report can fail
         raise TrialFailed(_find_last_words(log, begin, process.returncode))
     return read_json(run_dir / "metrics.json")
+
+
+def share_cores(words: list[str], jobs: int) -> list[str]:
+    """Returns the words that give a run its share of the processor cores; none if it has them all, or says its own.
+
+    A small recurrent model keeps one core busy and two hardly more, so two runs at a time, each with one of two cores,
+    take little longer than one with both.
+    """
+    if jobs == 1 or parse_config(words).device.cpu_threads is not None:
+        return []
+    return ["--device.cpu_threads", str(max(1, (os.cpu_count() or 1) // jobs))]
 
 
 def _has_finished(run_dir: Path) -> bool:
@@ -158,10 +170,12 @@ def find_difference(wanted: Config, stored: Config) -> tuple | None:
     return None
 
 
-def _wait(process: subprocess.Popen, history: Path, watch):
+def _wait(process: subprocess.Popen, history: Path, watch, stop: threading.Event | None):
     seen = 0.0
     while process.poll() is None:
         time.sleep(SECONDS_BETWEEN_LOOKS)
+        if stop is not None and stop.is_set():
+            raise TrialStopped
         changed = history.stat().st_mtime_ns if watch and history.exists() else 0
         if changed and changed != seen:
             seen = changed

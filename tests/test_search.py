@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -194,10 +195,11 @@ def test_a_trial_that_another_process_has_just_ended_is_not_taken_over(tmp_path,
 
 
 def test_after_its_time_no_trial_begins_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("STUB_PAUSE", "1")
-    main([*make_words(tmp_path, trials=3, hours=0.5 / 3600), "--train.epochs", "1"])
+    monkeypatch.setenv("STUB_PAUSE", "5")
+    main([*make_words(tmp_path, trials=3, hours=5 / 3600), "--train.epochs", "1"])
     assert "the time is over: the same command goes on" in capsys.readouterr().out
     assert len(read_trials(tmp_path)) == 1
+    monkeypatch.setenv("STUB_PAUSE", "0")
     main([*make_words(tmp_path, trials=3), "--train.epochs", "1"])
     assert [row["state"] for row in read_trials(tmp_path)] == ["complete"] * 3 and count_starts(tmp_path) == [1] * 3
 
@@ -222,11 +224,32 @@ def test_two_processes_share_30_trials_and_none_is_lost_or_doubled(tmp_path):
     assert sum(shares) == 30 and min(shares) > 3
 
 
+def test_two_jobs_share_the_trials_and_the_cores_and_the_best_settings_do_not_know_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("STUB_PAUSE", "0.3")
+    main([*make_words(tmp_path, trials=6, jobs=2, confirm=2), "--train.epochs", "1"])
+    assert {row["state"] for row in read_trials(tmp_path)} <= {"complete", "pruned"} and count_starts(tmp_path) == [
+        1
+    ] * 6
+    said = capsys.readouterr().out
+    assert "trial 1 begins" in said.split(" of 6): ")[0] and "other processes" not in said  # two at a time
+    shares = {read_config(path).device.cpu_threads for path in (tmp_path / "out").glob("*/*/config.yaml")}
+    assert shares <= {max(1, (os.cpu_count() or 1) // 2), None} and len(shares) == 2  # None: of what is frozen
+    assert read_config(tmp_path / "out" / "best.yaml").device.cpu_threads is None
+    assert len(list((tmp_path / "out" / "confirmed").glob("*/seed-*/metrics.json"))) == 4
+
+
+def test_if_the_trials_of_two_jobs_fail_both_stop(tmp_path):
+    words = [*make_words(tmp_path, trials=30, jobs=2), "--train.learning_rate", "3"]
+    with pytest.raises(UserError, match=r"search: all of \d trials failed"):
+        main(words)
+    assert len(count_starts(tmp_path)) < 8
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_search_goes_on_with_nothing_lost_or_repeated(tmp_path, sign, monkeypatch):
+@pytest.mark.parametrize("sign,jobs", [(signal.SIGKILL, 1), (signal.SIGINT, 1), (signal.SIGINT, 2)])
+def test_a_killed_search_goes_on_with_nothing_lost_or_repeated(tmp_path, sign, jobs, monkeypatch):
     monkeypatch.setenv("STUB_PAUSE", "0.7")
-    words = [*make_words(tmp_path, trials=4), "--train.epochs", "2"]
+    words = [*make_words(tmp_path, trials=4, jobs=jobs), "--train.epochs", "2"]
     process = start(words)
     second = tmp_path / "out" / "trials" / "trial-001" / "history.csv"
     deadline = time.monotonic() + 100
@@ -238,7 +261,7 @@ def test_a_killed_search_goes_on_with_nothing_lost_or_repeated(tmp_path, sign, m
     monkeypatch.setenv("STUB_PAUSE", "0")
     main(words)
     assert [row["state"] for row in read_trials(tmp_path)] == ["complete"] * 4
-    assert Counter(count_starts(tmp_path)) == {1: 3, 2: 1}  # the one that was going on went on
+    assert Counter(count_starts(tmp_path)) == {1: 4 - jobs, 2: jobs}  # what was going on went on
 
 
 def test_without_optuna_it_says_what_to_install(tmp_path, monkeypatch):

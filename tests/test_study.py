@@ -1,7 +1,9 @@
 """Several seeds of one config, or two configs with the same seeds."""
 
 import json
+import os
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from keras_senti import runs, study, trials
 from keras_senti.config import UserError
+from keras_senti.parsing import read_config
 from keras_senti.study import (
     compare_paired,
     flatten_scores,
@@ -82,7 +85,7 @@ def test_two_configs_are_compared_seed_by_seed_and_a_second_start_repeats_nothin
 def test_a_failed_run_is_told_and_left_out_and_if_all_fail_it_stops(tmp_path, monkeypatch, capsys):
     original = study.run_trial
 
-    def fail_once(words, run_dir):
+    def fail_once(words, run_dir, **_):
         if run_dir.name == "seed-1":
             raise trials.TrialFailed("out of memory")
         return original(words, run_dir)
@@ -95,9 +98,45 @@ def test_a_failed_run_is_told_and_left_out_and_if_all_fail_it_stops(tmp_path, mo
         run_study({"one": [*WORDS, "--train.learning_rate", "3"]}, [0, 1], tmp_path / "b", [])
 
 
+def test_runs_at_the_same_time_share_the_cores_and_are_told_in_the_order_of_their_seeds(tmp_path, monkeypatch):
+    original = trials.run_trial
+    running, most = [], []
+
+    def run_late(words, run_dir, **more):
+        running.append(run_dir)
+        most.append(len(running))
+        time.sleep(0.5 if run_dir.name == "seed-0" else 0)  # the first ends last
+        metrics = original(words, run_dir, **more)
+        running.remove(run_dir)
+        return metrics
+
+    monkeypatch.setattr(study, "run_trial", run_late)
+    result = run_study({"one": WORDS}, [0, 1, 2], tmp_path, [], jobs=2)["configs"]["one"]
+    assert max(most) == 2 and result["seeds"] == [0, 1, 2]
+    assert result["scores"]["accuracy"]["all"] == sorted(result["scores"]["accuracy"]["all"])  # of the seeds 0, 1, 2
+    share = max(1, (os.cpu_count() or 1) // 2)
+    assert read_config(tmp_path / "one" / "seed-1" / "config.yaml").device.cpu_threads == share
+    assert trials.share_cores([*WORDS, "--device.cpu_threads", "7"], 2) == [] == trials.share_cores(WORDS, 1)
+
+
+def test_what_runs_is_ended_if_the_study_is_stopped_and_goes_on_afterwards(tmp_path, monkeypatch):
+    monkeypatch.setenv("STUB_PAUSE", "3")
+    original, begin = study.runs.read_manifest, time.monotonic()
+
+    def stop(_run_dir):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study.runs, "read_manifest", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_study({"short": WORDS, "long": [*WORDS, "--train.epochs", "40"]}, [0], tmp_path, [], jobs=2)
+    assert time.monotonic() - begin < 60 and original(tmp_path / "long" / "seed-0")["status"] == "running"
+
+
 @pytest.mark.parametrize(
     "words,message",
     [
+        (["--jobs", "0"], "--jobs: received 0, expected at least 1"),
         (["--seeds", "0"], "--seeds: received 0, expected at least 1"),
         (["--config", "configs/tweets.yaml"], "expected files of different names"),
         (["--config", "configs/imdb.yaml", "--config", "configs/document.yaml"], "received 3 files"),
