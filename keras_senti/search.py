@@ -374,6 +374,8 @@ def main(argv):
             finally:
                 written = search.write()
             best, is_over = search.find_best(), search.is_over()
+            if best is None and is_past(deadline):
+                raise UserError(f"search: no trial had a score after {options.hours} hours (--hours).")
             if best is None:
                 raise UserError(f"search: no trial has finished with a score; {folder / 'trials.csv'} says why.")
             print(f"best: trial {best.number}; in {folder}: {', '.join(path.name for path in written)}", flush=True)

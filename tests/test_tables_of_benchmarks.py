@@ -1,5 +1,6 @@
 """benchmarks/hardware.py and benchmarks/results.py: which commands they run, and the tables that they write."""
 
+import json
 import sys
 
 import pytest
@@ -123,3 +124,27 @@ def test_changes_are_listed_from_worst_to_best_and_the_largest_go_to_imdb(tmp_pa
     assert what_matters.find_largest(found) == ["pooling: last", "two layers"]
     what_matters.draw({"tweets": found, "imdb": {"two layers": make_entry(0.02, 0.01)}}).savefig(tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 5_000
+
+
+def test_changes_are_trained_beside_their_recipe_and_one_that_fails_does_not_hide_the_others(
+    stub_trials, tmp_path, monkeypatch, capsys
+):
+    for name in ("RESULTS", "PICTURE", "PAGE", "RUNS"):
+        monkeypatch.setattr(what_matters, name, tmp_path / name.lower())
+    (tmp_path / "page").write_text("<!-- tweets -->\n<!-- /tweets -->\n")
+    base = ["--config", "configs/tweets.yaml", "--train.epochs", "1"]
+    made = what_matters.make_changes
+
+    def make_changes(*arguments):
+        return {**made(*arguments), "too fast": ["--train.learning_rate", "3"]}
+
+    monkeypatch.setattr(what_matters, "make_changes", make_changes)
+    results = {"tweets": {"two layers": make_entry(0.01)}}  # of an earlier start
+    what_matters.measure("tweets", base, ["half the units", "too fast", "twice the units"], 2, results, 2)
+    assert "too fast: study: all runs of too_fast failed" in capsys.readouterr().out
+    found = json.loads((tmp_path / "results").read_text())["tweets"]
+    assert set(found) == {"two layers", "half the units", "twice the units"} and found["half the units"]["seeds"] == 2
+    # The stub scores 0.9 at 64 units and 0.01 less for each unit away from it.
+    assert found["half the units"]["difference"]["accuracy"]["mean"] == pytest.approx(-0.32)
+    assert found["twice the units"]["difference"]["accuracy"]["mean"] == pytest.approx(-0.64)
+    assert "| half the units | -32.0 |" in (tmp_path / "page").read_text()
