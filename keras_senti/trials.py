@@ -151,7 +151,7 @@ def format_duration(seconds: float) -> str:
 def find_difference(wanted: Config, stored: Config) -> tuple | None:
     """Returns (key, stored value, wanted value) of the first setting in which two configs differ, or None.
 
-    Where a run lies and what it runs on do not count.
+    Where a run and its cache lie, and what it runs on, do not count.
     """
 
     def list_settings(config, prefix=""):
@@ -162,7 +162,7 @@ def find_difference(wanted: Config, stored: Config) -> tuple | None:
             else:
                 yield prefix + field.name, value
 
-    left_out = ("run_dir", "resume")
+    left_out = ("run_dir", "resume", "data.cache_dir")
     both = zip(list_settings(settle(stored)), list_settings(settle(wanted)))
     for (key, before), (_, now) in both:
         if before != now and key not in left_out and not key.startswith("device."):
