@@ -285,13 +285,23 @@ class Search:
         from matplotlib import pyplot, rc_context  # Optuna changes the style of all later pictures
         from optuna.visualization import matplotlib as drawing
 
-        drawn = []
-        pictures = {"history.png": drawing.plot_optimization_history, "importance.png": drawing.plot_param_importances}
-        for name, draw in pictures.items():
+        drawn, score = [], f"{TITLES.get(self.metric, self.metric)} on validation rows"
+        pictures = {
+            "history.png": (drawing.plot_optimization_history, {"ylabel": score}),
+            "importance.png": (drawing.plot_param_importances, {"xlabel": f"share in how {score} varies"}),
+        }
+        for name, (draw, labels) in pictures.items():
             with warnings.catch_warnings(), rc_context(), contextlib.suppress(ValueError, RuntimeError):
                 # Without a difference between two trials no setting is important, and Optuna raises.
                 warnings.simplefilter("ignore")  # that drawing is experimental in Optuna
                 axes = draw(self.study)
+                axes.set(**labels)
+                for text in axes.get_legend().get_texts() if name == "history.png" else ():
+                    text.set_text(
+                        text.get_text().replace("Objective Value", "a trial").replace("Best Value", "the best")
+                    )
+                if name == "importance.png":
+                    axes.get_legend().remove()  # of one kind of bar
                 axes.figure.set_size_inches(8, 4.5)
                 with runs.replace_file(self.folder / name) as file:
                     axes.figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
