@@ -81,9 +81,9 @@ def measure(data: str, recipe: str, words: list[str], seeds: int, jobs: int) -> 
     folder = ROOT / "logs" / "results" / data
     result = run_study({recipe: words}, list(range(seeds)), folder, ["--train.evaluate_test", "false"], jobs)
     config = result["configs"][recipe]
-    shown = ("accuracy", "macro_f1", "log_loss", "seconds")
+    shown = ("accuracy", "macro_f1", "log_loss", "seconds", "memory_gb")
     return {
-        "scores": {name: config["scores"][name] for name in shown},
+        "scores": {name: config["scores"][name] for name in shown if name in config["scores"]},
         "seeds": config["seeds"],
         "failed": config["failed"],
         "split_sha256": config["split_sha256"],
@@ -96,12 +96,11 @@ def measure(data: str, recipe: str, words: list[str], seeds: int, jobs: int) -> 
 def make_table(results: dict) -> str:
     """Returns Markdown: a row a data set, accuracy / macro-F1 of each baseline and recipe on its validation part."""
     rows = []
-    for data in [data for data in DATA if results.get(data)]:
-        cells = results[data]
-        first = next(iter(cells.values()))
-        if any(cell["split_sha256"] != first["split_sha256"] for cell in cells.values()):
+    for data in DATA:
+        cells = results.get(data, {})
+        if len({json.dumps(cell["split_sha256"]) for cell in cells.values()}) > 1:
             raise SystemExit(f"{data}: its cells are not scored on the same rows; run them again: --data {data}")
-        beside = first["baselines"]
+        beside = next(iter(cells.values()))["baselines"] if cells else {}
         row = [data]
         row += [f"{b['accuracy']:.3f} / {b['macro_f1']:.3f}" if (b := beside.get(n)) else "" for n in BASELINES]
         for recipe in RECIPES:

@@ -28,12 +28,21 @@ from keras_senti.config import UserError
 
 try:
     import fcntl
+    import resource
 except ImportError:  # Windows: nothing there keeps two runs out of one folder
-    fcntl = None
+    fcntl = resource = None
 
 
 class WriteError(UserError):
     """A file cannot be written: the disk is full, the folder is gone or not ours."""
+
+
+def read_peak_memory() -> float | None:
+    """Returns the largest resident size that this process has had, in GB (10^9 bytes); None on Windows."""
+    if resource is None:
+        return None
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(size * (1 if sys.platform == "darwin" else 1024) / 1e9, 2)
 
 
 def check_new_run_dir(run_dir) -> Path:

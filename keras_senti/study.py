@@ -39,7 +39,7 @@ from keras_senti.trials import (
 )
 
 MAIN_SCORES = ("macro_f1", "accuracy", "log_loss")
-TITLES = {"macro_f1": "macro-F1", "log_loss": "log loss"}
+TITLES = {"macro_f1": "macro-F1", "log_loss": "log loss", "memory_gb": "memory (GB)"}
 
 
 def flatten_scores(scores: dict, prefix: str = "") -> dict[str, float]:
@@ -177,7 +177,7 @@ def _gather(found: dict, failed: dict, seeds: list[int]) -> dict:
         flat = [
             {
                 **flatten_scores(metrics[part]),
-                "seconds": manifest["seconds"],
+                **{name: manifest[name] for name in ("seconds", "memory_gb") if manifest.get(name) is not None},
                 "best_epoch": manifest["training"]["best_epoch"],
             }
             for metrics, manifest in pairs
@@ -232,7 +232,7 @@ def format_table(result: dict) -> str:
     rows = []
     for score in result["configs"][names[0]]["scores"]:
         cells = [TITLES.get(score, score)]
-        digits = 0 if score == "seconds" else 1 if score == "best_epoch" else 3
+        digits = {"seconds": 0, "best_epoch": 1, "memory_gb": 1}.get(score, 3)
         for name in names:
             summary = result["configs"][name]["scores"].get(score)
             cells.append(_show(summary, digits) if summary else "")

@@ -108,7 +108,8 @@ def train_run(config: Config) -> Path | None:
             with contextlib.suppress(UserError):  # the disk may be full: the first error is the one to be shown
                 runs.update_manifest(run_dir, status="failed", error=f"{type(error).__name__}: {error}")
             raise
-        runs.update_manifest(run_dir, status="finished", seconds=round(time.perf_counter() - begin, 1))
+        seconds = round(time.perf_counter() - begin, 1)
+        runs.update_manifest(run_dir, status="finished", seconds=seconds, memory_gb=runs.read_peak_memory())
         if config.task == "classification" and device.is_chief:  # after that, so that no fault in a picture fails a run
             report.write_run_report(run_dir)
     return run_dir if device.is_chief else None

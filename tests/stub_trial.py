@@ -47,6 +47,7 @@ beside = {"majority": {**scores, "macro_f1": 0.2}, "nb_svm": {**scores, "macro_f
         {
             "status": "finished",
             "seconds": 1.5,
+            "memory_gb": 0.7,
             "training": {"best_epoch": 2},
             "parameters": 10 * config.model.units,
             "data": {"split_sha256": {"validation": f"split {config.data.seed}"}},

@@ -72,6 +72,7 @@ def test_two_configs_are_compared_seed_by_seed_and_a_second_start_repeats_nothin
     table = (tmp_path / "table.md").read_text()
     assert "narrow (3 seeds) | wide (3 seeds) | wide − narrow (95% interval)" in table
     assert "| macro-F1 | 0.601 ± 0.001 | 0.801 ± 0.001 | +0.200 |" in table
+    assert "| memory (GB) | 0.7 ± 0.0 | 0.7 ± 0.0 | +0.000 |" in table
     assert "macro-F1, wide against narrow: +0.200: whether by chance, these seeds do not" in format_summary(result)
     assert json.loads((tmp_path / "study.json").read_text())["seeds"] == [0, 1, 2]
     assert (tmp_path / "study.png").stat().st_size > 10_000

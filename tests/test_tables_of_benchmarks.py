@@ -83,6 +83,7 @@ def test_the_table_says_which_cells_were_not_run():
     }
     table = results.make_table({"sst2": {"scratch": cell}})
     assert "| sst2 | 0.500 / 0.300 |  |  | not run | 0.800 / 0.750 ± 0.020 (2 of 3 seeds) | not run |" in table
+    assert "| imdb |  |  |  | not run | not run | not run |" in table
 
 
 @pytest.mark.parametrize("kind", ["tweets", "imdb"])

@@ -55,7 +55,7 @@ def test_a_run_folder_holds_what_the_design_says(trained_run):
 
 def test_the_manifest_says_what_was_done(trained_run):
     manifest = json.loads((trained_run / "manifest.json").read_text())
-    assert manifest["status"] == "finished" and manifest["seconds"] > 0
+    assert manifest["status"] == "finished" and manifest["seconds"] > 0 and 0.3 < manifest["memory_gb"] < 100
     assert manifest["data"]["rows"] == {"train": 57, "validation": 15, "test": 18}
     assert manifest["seeds"] == {"data": 0, "train": 0} and manifest["versions"]["keras"].startswith("3.")
     (digest,) = manifest["data"]["sha256"].values()
