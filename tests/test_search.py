@@ -224,6 +224,7 @@ def test_two_processes_share_30_trials_and_none_is_lost_or_doubled(tmp_path):
     assert sum(shares) == 30 and min(shares) > 3
 
 
+@pytest.mark.slow
 def test_two_jobs_share_the_trials_and_the_cores_and_the_best_settings_do_not_know_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("STUB_PAUSE", "0.3")
     main([*make_words(tmp_path, trials=6, jobs=2, confirm=2), "--train.epochs", "1"])

@@ -127,6 +127,7 @@ def test_changes_are_listed_from_worst_to_best_and_the_largest_go_to_imdb(tmp_pa
     assert (tmp_path / "a.png").stat().st_size > 5_000
 
 
+@pytest.mark.slow
 def test_changes_are_trained_beside_their_recipe_and_one_that_fails_does_not_hide_the_others(
     stub_trials, tmp_path, monkeypatch, capsys
 ):
