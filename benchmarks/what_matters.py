@@ -37,7 +37,7 @@ IMDB_ROWS = 10_000
 LARGEST = 5
 SHORT_TOKENS = {"tweets": 12, "imdb": 200}  # to which texts are cut: about two thirds of a tweet, most of a review's
 # Compared with its own twin: the same network, initialised by a language model of the same train part, or not.
-PRETRAINING = "pre-training on the train part"
+PRETRAINING = "pre-training (against its twin without)"
 
 
 def make_changes(kind: str, config: Config) -> dict[str, list[str]]:
@@ -95,11 +95,11 @@ def measure(kind: str, base: list[str], wanted, seeds: int, results: dict, jobs:
         run_study(configs, list(range(seeds)), RUNS / kind, words, jobs)
     except UserError as error:
         print(error)  # of one change all seeds have failed
-    start = run_study({"recipe": base}, list(range(seeds)), RUNS / kind, words)["configs"]["recipe"]
+    start = run_study({"recipe": base}, list(range(seeds)), RUNS / kind, words, jobs)["configs"]["recipe"]
     results.setdefault(kind, {})
     for name, change in changes.items():
         try:
-            found = run_study({folders[name]: configs[folders[name]]}, list(range(seeds)), RUNS / kind, words)
+            found = run_study({folders[name]: configs[folders[name]]}, list(range(seeds)), RUNS / kind, words, jobs)
         except UserError as error:
             print(f"{name}: {error}")
             continue
@@ -109,6 +109,8 @@ def measure(kind: str, base: list[str], wanted, seeds: int, results: dict, jobs:
 
 def note(results: dict, name: str, change: list[str], before: dict, after: dict):
     """Stores the differences of a change to what it changes (both as in study.json), seed by seed."""
+    if before["split_sha256"] != after["split_sha256"]:
+        raise SystemExit(f"{name}: not scored on the same rows as what it changes; remove its runs and start again")
     scores = ("macro_f1", "accuracy", "log_loss")
     seconds = pair_scores(before, after, "seconds")
     results[name] = {

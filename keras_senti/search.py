@@ -235,11 +235,11 @@ class Search:
         trials = self.study.get_trials(deepcopy=False)
         done = [t for t in trials if t.state.is_finished()]
         best = max((t for t in done if t.state.name == "COMPLETE"), key=lambda t: t.value, default=None)
-        spent = [t.user_attrs["seconds"] for t in done]
+        spent = {t.number: t.user_attrs["seconds"] for t in done}
         active = 1 + sum(t.state.name == "RUNNING" for t in trials)
-        left = np.median(spent) * (self.trials - len(done)) / active
+        left = np.median(list(spent.values())) * (self.trials - len(done)) / active
         print(
-            f"trial {trial.number} ({len(done)} of {self.trials}): {what} after {format_duration(spent[-1])}"
+            f"trial {trial.number} ({len(done)} of {self.trials}): {what} after {format_duration(spent[trial.number])}"
             + (f"; best {best.value:.4f} (trial {best.number})" if best else "")
             + (f"; about {format_duration(left)} left" if len(done) < self.trials else ""),
             flush=True,
@@ -345,7 +345,9 @@ def main(argv):
     parser.add_argument("--hours", type=float, help="after so many no trial begins")
     parser.add_argument("--seed", type=int, default=0, help="of the sampler")
     parser.add_argument("--confirm", type=int, default=3, metavar="SEEDS", help="fresh seeds at the end; 0: none")
-    parser.add_argument("--jobs", type=int, default=1, help="trials at a time, each with its share of the cores")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="trials at a time (no TPU), each with its share of the cores"
+    )
     parser.add_argument("--out", metavar="FOLDER", help="default: logs/searches/<name of the config>")
     options, words = parser.parse_known_args(argv)
     limits = {"trials": 1, "confirm": 0, "seed": 0, "jobs": 1}
@@ -386,9 +388,10 @@ def main(argv):
             best, is_over = search.find_best(), search.is_over()
             if best is None and is_past(deadline):
                 raise UserError(f"search: no trial had a score after {options.hours} hours (--hours).")
-            if best is None:
+            if best is None and is_over:
                 raise UserError(f"search: no trial has finished with a score; {folder / 'trials.csv'} says why.")
-            print(f"best: trial {best.number}; in {folder}: {', '.join(path.name for path in written)}", flush=True)
+            if best is not None:
+                print(f"best: trial {best.number}; in {folder}: {', '.join(path.name for path in written)}", flush=True)
         if not is_over:
             print(
                 "the time is over: the same command goes on with the search"

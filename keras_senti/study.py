@@ -91,6 +91,7 @@ def run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path, wor
         UserError: before any run for settings that cannot work, or if another process works in the folder; if all runs
             of a config failed; as soon as two runs are not scored on the same rows.
     """
+    check_jobs(jobs)
     for chosen in configs.values():
         check_trial_config([*chosen, *words])
     make_folder(folder)
@@ -335,11 +336,10 @@ def main(argv):
     )  # fmt: skip
     parser.add_argument("--config", action="append", required=True, metavar="FILE", help="one, or two to compare")
     parser.add_argument("--seeds", type=int, default=5, help="train.seed 0, 1, ... (default: 5)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with its share of the cores")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (no TPU), each with its share of the cores")
     parser.add_argument("--out", metavar="FOLDER", help="default: logs/studies/<names of the configs>")
     options, words = parser.parse_known_args(argv)
     check_seeds(options.seeds)
-    check_jobs(options.jobs)
     if len(options.config) > 2:
         raise UserError(f"--config: received {len(options.config)} files, expected one or two.")
     configs = name_configs(options.config)

@@ -20,10 +20,12 @@ from keras_senti.config import Config, UserError
 from keras_senti.launch import end_workers
 from keras_senti.parsing import parse_config, read_config, run_command, settle, write_yaml
 from keras_senti.runs import read_json, read_manifest, write_text
+from keras_senti.space import make_words
 
 SECONDS_BETWEEN_LOOKS = 0.5
 COMMAND = [sys.executable, "-m", "keras_senti.trials"]
 PARENT = "KERAS_SENTI_PARENT"  # environment variable with the process that a trial ends with
+GROWTH = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}  # else the first of several trials would take a GPU's whole memory
 
 
 class TrialFailed(UserError):
@@ -77,7 +79,16 @@ def freeze_config(words: list[str], path: Path) -> list[str]:
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, write_yaml(config))
-    return ["--config", str(path)]
+    stored = read_config(path)
+    # What trials run on, and where their cache lies, may be another from start to start.
+    places = {f"device.{f.name}": (config.device, stored.device, f.name) for f in dataclasses.fields(config.device)}
+    places["data.cache_dir"] = (config.data, stored.data, "cache_dir")
+    changed = {
+        key: getattr(now, name)
+        for key, (now, before, name) in places.items()
+        if getattr(now, name) != getattr(before, name)
+    }
+    return ["--config", str(path), *make_words(changed)]
 
 
 def run_trial(words: list[str], run_dir: Path, watch=None, stop: threading.Event | None = None) -> dict:
@@ -101,7 +112,7 @@ def run_trial(words: list[str], run_dir: Path, watch=None, stop: threading.Event
     with open(log, "ab") as file:
         begin = file.tell()
         # A group of its own: Ctrl-C would let it end early and count as finished.
-        environment = {**os.environ, PARENT: str(os.getpid())}
+        environment = {**GROWTH, **os.environ, PARENT: str(os.getpid())}
         process = subprocess.Popen(
             [*COMMAND, *words], stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
@@ -118,11 +129,12 @@ def share_cores(words: list[str], jobs: int) -> list[str]:
     """Returns the words that give a run its share of the processor cores; none if it has them all, or says its own.
 
     A small recurrent model keeps one core busy and two hardly more, so two runs at a time, each with one of two cores,
-    take little longer than one with both.
+    take little longer than one with both. A run that goes on keeps the share that it began with.
     """
     if jobs == 1 or parse_config(words).device.cpu_threads is not None:
         return []
-    return ["--device.cpu_threads", str(max(1, (os.cpu_count() or 1) // jobs))]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ["--device.cpu_threads", str(max(1, cores // jobs))]
 
 
 def _has_finished(run_dir: Path) -> bool:

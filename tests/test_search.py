@@ -234,7 +234,7 @@ def test_two_jobs_share_the_trials_and_the_cores_and_the_best_settings_do_not_kn
     said = capsys.readouterr().out
     assert "trial 1 begins" in said.split(" of 6): ")[0] and "other processes" not in said  # two at a time
     shares = {read_config(path).device.cpu_threads for path in (tmp_path / "out").glob("*/*/config.yaml")}
-    assert shares <= {max(1, (os.cpu_count() or 1) // 2), None} and len(shares) == 2  # None: of what is frozen
+    assert shares <= {max(1, len(os.sched_getaffinity(0)) // 2), None} and len(shares) == 2  # None: of what is frozen
     assert read_config(tmp_path / "out" / "best.yaml").device.cpu_threads is None
     assert len(list((tmp_path / "out" / "confirmed").glob("*/seed-*/metrics.json"))) == 4
 

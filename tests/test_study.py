@@ -115,7 +115,7 @@ def test_runs_at_the_same_time_share_the_cores_and_are_told_in_the_order_of_thei
     result = run_study({"one": WORDS}, [0, 1, 2], tmp_path, [], jobs=2)["configs"]["one"]
     assert max(most) == 2 and result["seeds"] == [0, 1, 2]
     assert result["scores"]["accuracy"]["all"] == sorted(result["scores"]["accuracy"]["all"])  # of the seeds 0, 1, 2
-    share = max(1, (os.cpu_count() or 1) // 2)
+    share = max(1, len(os.sched_getaffinity(0)) // 2)
     assert read_config(tmp_path / "one" / "seed-1" / "config.yaml").device.cpu_threads == share
     assert trials.share_cores([*WORDS, "--device.cpu_threads", "7"], 2) == [] == trials.share_cores(WORDS, 1)
 

@@ -103,7 +103,7 @@ def test_every_change_is_one_of_its_recipe(kind, monkeypatch):
 def make_entry(*differences):
     def make_config(values):
         scores = {score: {"all": values} for score in ("accuracy", "macro_f1", "log_loss", "seconds")}
-        return {"seeds": list(range(len(values))), "scores": scores}
+        return {"seeds": list(range(len(values))), "scores": scores, "split_sha256": "a"}
 
     made, after = {}, [0.5 + d for d in differences]
     what_matters.note(made, "x", ["--model.units", "32"], make_config([0.5] * len(after)), make_config(after))

@@ -44,6 +44,16 @@ def test_the_settings_of_all_trials_stay_what_they_were(tmp_path):
         freeze_config([*WORDS, "--run_dir", "x"], tmp_path / "other.yaml")
 
 
+def test_what_trials_run_on_may_be_another_from_start_to_start(tmp_path):
+    file = tmp_path / "config.yaml"
+    first = ["--data.source", "tweets", "--data.cache_dir", str(tmp_path / "one")]
+    assert trials.freeze_config(first, file) == ["--config", str(file)]
+    second = ["--data.source", "tweets", "--data.cache_dir", str(tmp_path / "two"), "--device.cpu_threads", "1"]
+    found = parse_config(trials.freeze_config(second, file))
+    assert found.device.cpu_threads == 1 and found.data.cache_dir == str(tmp_path / "two")
+    assert trials.share_cores(trials.freeze_config(second, file), 2) == []  # it says its own
+
+
 def test_a_run_that_finished_counts_even_if_its_process_failed_after_that(tmp_path, monkeypatch):
     monkeypatch.setenv("STUB_FAILS_AT_THE_END", "1")
     assert run_trial(WORDS, tmp_path / "run")["validation"]["rows"] == 9
