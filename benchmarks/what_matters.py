@@ -188,6 +188,7 @@ def draw(results: dict) -> Figure:
     names = sorted(results["tweets"], key=lambda name: _mean(results["tweets"][name]))
     figure = Figure(figsize=(8, 0.6 + 0.27 * len(names)), layout="constrained")
     axes = figure.add_subplot()
+    edge = 0.0
     for kind, color, offset in (("tweets", "#2a6fb0", 0.0), ("imdb", "#b05a2a", -0.25)):
         for place, name in enumerate(names):
             entry = results.get(kind, {}).get(name)
@@ -197,6 +198,13 @@ def draw(results: dict) -> Figure:
             if found["low"] is not None:
                 axes.plot([100 * found["low"], 100 * found["high"]], [place + offset] * 2, color=color, linewidth=1.5)
             axes.plot(100 * found["mean"], place + offset, "o", color=color, markersize=5)
+            if kind == "tweets":
+                edge = min(edge, 100 * (found["mean"] if found["low"] is None else found["low"]))
+            elif 100 * found["mean"] < edge:  # far out: its point would press all others together
+                axes.annotate(
+                    f"◂ {100 * found['mean']:.0f}", (edge, place + offset), color=color, fontsize=8, va="center"
+                )
+    axes.set(xlim=(edge - 0.5, 3), ylim=(-0.8, len(names) - 0.4))
     axes.axvline(0, color="#222222", linewidth=1)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_xlabel("macro-F1, points against the recipe (blue: tweets; brown: 10,000 IMDB reviews)", fontsize=8)
