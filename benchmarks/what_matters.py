@@ -94,7 +94,7 @@ def measure(kind: str, base: list[str], wanted, seeds: int, results: dict, jobs:
         # All in one study, so that no job waits for the last seed of a change; the studies below read what it has made.
         run_study(configs, list(range(seeds)), RUNS / kind, words, jobs)
     except UserError as error:
-        print(error)  # of one change all seeds have failed
+        print(error)  # if all seeds of one change have failed, the others are there; all else comes again below
     start = run_study({"recipe": base}, list(range(seeds)), RUNS / kind, words, jobs)["configs"]["recipe"]
     results.setdefault(kind, {})
     for name, change in changes.items():
@@ -201,9 +201,7 @@ def draw(results: dict) -> Figure:
             if kind == "tweets":
                 edge = min(edge, 100 * (found["mean"] if found["low"] is None else found["low"]))
             elif 100 * found["mean"] < edge:  # far out: its point would press all others together
-                axes.annotate(
-                    f"◂ {100 * found['mean']:.0f}", (edge, place + offset), color=color, fontsize=8, va="center"
-                )
+                axes.annotate(f"◂ {100 * found['mean']:.0f}", (edge, place + offset), color=color, fontsize=8, va="top")
     axes.set(xlim=(edge - 0.5, 3), ylim=(-0.8, len(names) - 0.4))
     axes.axvline(0, color="#222222", linewidth=1)
     axes.set_yticks(range(len(names)), names, fontsize=8)

@@ -332,7 +332,8 @@ def _explain_storage(folder: Path):
         raise UserError(f"{folder / 'search.db'}: the search's storage cannot be used ({reason}). {what}") from None
 
 
-def main(argv):
+def _read_options(argv) -> tuple[argparse.Namespace, list[str]]:
+    """Returns the options, checked, and the other words, which are settings."""
     parser = argparse.ArgumentParser(
         prog="python -m keras_senti.search", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__,
@@ -356,6 +357,11 @@ def main(argv):
             raise UserError(f"--{name}: received {getattr(options, name)}, expected at least {least}.")
     if options.hours is not None and not options.hours > 0:
         raise UserError(f"--hours: received {options.hours}, expected a number above 0.")
+    return options, words
+
+
+def main(argv):
+    options, words = _read_options(argv)
     try:
         import optuna  # noqa: F401
     except ImportError:

@@ -62,6 +62,8 @@ def check_trial_config(words: list[str]) -> Config:
 def freeze_config(words: list[str], path: Path) -> list[str]:
     """Writes the settings that all trials begin with; returns the words that name them from now on.
 
+    What trials run on (device.*), and where their cache lies, may be another from start to start.
+
     So a config file that is edited, or a newer run that init_from would find, does not change the trials to come.
 
     Args:
@@ -80,14 +82,9 @@ def freeze_config(words: list[str], path: Path) -> list[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, write_yaml(config))
     stored = read_config(path)
-    # What trials run on, and where their cache lies, may be another from start to start.
-    places = {f"device.{f.name}": (config.device, stored.device, f.name) for f in dataclasses.fields(config.device)}
-    places["data.cache_dir"] = (config.data, stored.data, "cache_dir")
-    changed = {
-        key: getattr(now, name)
-        for key, (now, before, name) in places.items()
-        if getattr(now, name) != getattr(before, name)
-    }
+    places = {"data.cache_dir": (config.data.cache_dir, stored.data.cache_dir)}
+    places |= {f"device.{name}": (value, getattr(stored.device, name)) for name, value in vars(config.device).items()}
+    changed = {key: now for key, (now, before) in places.items() if now != before}
     return ["--config", str(path), *make_words(changed)]
 
 
