@@ -23,9 +23,8 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(ROOT))
 
 from keras_senti.config import Config, UserError
-from keras_senti.parsing import parse_config
+from keras_senti.parsing import make_words, parse_config
 from keras_senti.runs import replace_file
-from keras_senti.space import make_words
 from keras_senti.study import compare_paired, format_markdown, pair_scores, run_study, show_difference
 from keras_senti.trials import find_difference
 

@@ -5,6 +5,8 @@ name (`--model.units 64`), and the command line wins over the file wherever it s
 """
 
 import dataclasses
+import itertools
+import json
 import os
 import sys
 import textwrap
@@ -87,6 +89,12 @@ def parse_config(argv: list[str], is_stored: bool = False) -> Config:
         print(_write_commented(config), end="")
         raise SystemExit(0)
     return config
+
+
+def make_words(values: dict) -> list[str]:
+    """Returns command-line words that set these keys."""
+    words = ((f"--{key}", v if isinstance(v, str) else json.dumps(v)) for key, v in values.items())
+    return list(itertools.chain.from_iterable(words))
 
 
 def _find_value(name: str, argv: list[str]) -> str | None:

@@ -30,8 +30,8 @@ import numpy as np
 
 from keras_senti import runs
 from keras_senti.config import UserError
-from keras_senti.parsing import parse_config, run_command, write_yaml
-from keras_senti.space import Range, list_combinations, make_words, read_space
+from keras_senti.parsing import make_words, parse_config, run_command, write_yaml
+from keras_senti.space import Range, list_combinations, read_space
 from keras_senti.study import TITLES, format_summary, run_study
 from keras_senti.trials import (
     TrialFailed,

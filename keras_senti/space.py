@@ -6,7 +6,6 @@ model.dropout: {low: 0.0, high: 0.5, step: 0.1}
 model.weight_drop: {low: 0.0, high: 0.5, if: {model.cell: lstm}}   # only where an earlier key has this value
 """
 
-import itertools
 import json
 import math
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from keras_senti.config import UserError, suggest
-from keras_senti.parsing import list_keys, parse_config
+from keras_senti.parsing import list_keys, make_words, parse_config
 
 # With another split, seed or task, trials would be scored on something else.
 REFUSED = ("name", "task", "run_dir", "resume", "train.seed", "train.evaluate_test")
@@ -68,12 +67,6 @@ class Range:
         if self.is_whole:
             return trial.suggest_int(self.key, self.low, self.high, step=self.step or 1, log=self.log)
         return trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log)
-
-
-def make_words(values: dict) -> list[str]:
-    """Returns command-line words that set these keys."""
-    words = ((f"--{key}", v if isinstance(v, str) else json.dumps(v)) for key, v in values.items())
-    return list(itertools.chain.from_iterable(words))
 
 
 def read_space(path, words: list[str]) -> list[Range]:

@@ -18,9 +18,8 @@ from pathlib import Path
 
 from keras_senti.config import Config, UserError
 from keras_senti.launch import end_workers
-from keras_senti.parsing import parse_config, read_config, run_command, settle, write_yaml
+from keras_senti.parsing import make_words, parse_config, read_config, run_command, settle, write_yaml
 from keras_senti.runs import read_json, read_manifest, write_text
-from keras_senti.space import make_words
 
 SECONDS_BETWEEN_LOOKS = 0.5
 COMMAND = [sys.executable, "-m", "keras_senti.trials"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from keras_senti.config import UserError
-from keras_senti.space import list_combinations, make_words, read_space
+from keras_senti.space import list_combinations, read_space
 
 WORDS = ["--data.source", "tweets"]
 
