@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from keras_senti.config import UserError
+from keras_senti.parsing import make_words
 from keras_senti.space import list_combinations, read_space
 
 WORDS = ["--data.source", "tweets"]
