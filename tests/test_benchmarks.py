@@ -371,6 +371,7 @@ def test_few_labels_says_what_is_missing_before_it_trains(few_labels_words, caps
         few_labels.main([*few_labels_words, "--sizes", "12", "--pretrained", "nowhere"])
 
 
+@pytest.mark.slow
 def test_few_labels_trains_networks_with_and_without_pre_training(few_labels_words, trained_run, tmp_path, monkeypatch):
     from keras_senti import workflow
 
@@ -405,6 +406,7 @@ class InProcess:
         return {"ours": 2.0, "ours_bfloat16": 1.0, "keras_fit": 3.0, "keras_xla": 5.0}[name]
 
 
+@pytest.mark.slow
 def test_pre_training_is_timed_beside_plain_keras_layers_on_the_same_windows(tmp_path, monkeypatch, capsys):
     from keras_senti.pipeline import EncodedTexts
     from keras_senti.pretraining import Streams, count_tokens

@@ -183,6 +183,7 @@ def test_weights_of_another_kind_or_size_are_refused(folder, bias, message):
 # The command
 
 
+@pytest.mark.slow
 def test_the_command_makes_a_folder_from_a_finished_run(trained_run, classifier, tmp_path):
     words = [str(trained_run), str(tmp_path / "models" / "small"), "--dtype", "float16"]
     command = [sys.executable, "-m", "keras_senti.compact", *words]

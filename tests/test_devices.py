@@ -143,6 +143,7 @@ def test_a_tpu_comes_first_where_its_library_is(monkeypatch):
     assert asked == ["grpc://10.1.2.3:8470", "resolver", "resolver"]
 
 
+@pytest.mark.slow
 def test_the_cpu_in_parts_is_for_trying_replicas_out():
     code = (
         "from keras_senti.config import DeviceConfig; from keras_senti.devices import set_up_device; "

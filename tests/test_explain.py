@@ -258,6 +258,7 @@ def test_the_picture_has_a_line_a_class_and_the_words_below(linear):
     )
 
 
+@pytest.mark.slow
 def test_from_the_command_line_to_a_page(trained_run, tmp_path):
     run_dir = shutil.copytree(trained_run, tmp_path / "run")
     words = [
@@ -279,6 +280,7 @@ def test_from_the_command_line_to_a_page(trained_run, tmp_path):
     assert f"written to {page}" in done.stdout and "&lt;" in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_run_its_saved_model_and_a_compact_folder_give_the_same_and_keep_it_in_their_own_folders(
     trained_run, tmp_path
 ):

@@ -109,6 +109,7 @@ def test_no_endpoint_holds_a_cudnn_operation_or_asks_for_xla(trained_run):
         assert not any(node.attr[a].b for a in asked if a in node.attr)
 
 
+@pytest.mark.slow
 def test_a_network_with_all_options_is_exported_whole(tmp_path):
     settings = ModelConfig(units=4, embedding_dim=3, num_layers=2, bigram_buckets=7, conv_filters=5, residual=True,
                            layer_normalization=True, pooling="last")  # fmt: skip
@@ -156,6 +157,7 @@ def test_plain_tensorflow_serves_strings_without_this_package(trained_run, tmp_p
     assert "['positive', 'negative']" in run_without_the_package(code, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_readmes_fine_tuning_example_runs_and_learns(trained_run, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     (code,) = [block for block in blocks if "GradientTape" in block]

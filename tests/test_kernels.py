@@ -197,7 +197,9 @@ def test_by_default_all_gates_of_a_sequence_share_a_dropout_mask(cell, kernel):
         np.testing.assert_allclose(one, many, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, OPTIONS[3]], ids=["default", "go_backwards, sequences"])
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param(OPTIONS[3], marks=pytest.mark.slow)], ids=["default", "go_backwards, sequences"]
+)
 @pytest.mark.parametrize("mask", [*MASKS.values(), np.zeros((BATCH, TIME), bool)], ids=[*MASKS, "all masked"])
 def test_one_text_alone_in_a_saved_model_gives_what_keras_gives(mask, options):
     theirs, ours = make_pair("lstm", options, "serving")
@@ -248,6 +250,7 @@ def test_it_agrees_at_any_length(cell, steps):
     assert_agree(theirs, ours, inputs, mask=mask, training=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["loop", "xla"])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_in_bfloat16_it_is_as_near_to_float32_as_keras_is(cell, kernel):
@@ -379,6 +382,7 @@ def test_dropped_weights_get_no_gradient():
     np.testing.assert_array_equal(gradient == 0, dropped == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_a_model_trains_the_same_under_jit_compile_and_is_read_back_from_a_keras_file(cell, tmp_path):
     losses = []

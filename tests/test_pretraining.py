@@ -161,6 +161,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_encoder(
     settings, language_model, tmp_path, monkeypatch
 ):
@@ -259,6 +260,7 @@ def test_an_encoder_knows_the_data_that_it_was_trained_on(language_model, tiny_c
     assert data["sha256"] == {"reviews.csv": compute_sha256(tiny_csv)} and set(data) == {"sha256", "split_sha256"}
 
 
+@pytest.mark.slow
 def test_rows_without_label_are_counted_and_read_if_their_file_is_named_for_it(settings, tiny_csv, tmp_path, capsys):
     path = tmp_path / "some.csv"
     path.write_text(tiny_csv.read_text() + "".join(f"an unlabelled film number {i},\n" for i in range(9)))

@@ -1,4 +1,5 @@
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -64,14 +65,18 @@ def test_the_settings_shown_are_settings(tmp_path):
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "evaluate.py" in c])
-def test_every_evaluate_command_runs(command, trained_run, tiny_csv, tmp_path):
+def test_every_evaluate_command_runs(command, trained_run, tiny_csv, tmp_path, monkeypatch, capsys):
     run_dir = shutil.copytree(trained_run, tmp_path / "run")
     words = shlex.split(
         re.sub("logs/tweets/<(run|other)>", str(run_dir), command).replace("more.csv", str(tiny_csv)), comments=True
     )
-    done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True)
+    monkeypatch.setattr(sys, "argv", words[1:])
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(words[1], run_name="__main__")
+    shown = capsys.readouterr()
     expected = "speaks for" if "--explain" in words else "probability_positive" if "--text" in words else "accuracy"
-    assert done.returncode == 0 and expected in done.stdout, done.stderr
+    assert not ended.value.code and expected in shown.out, shown.err
 
 
 def test_every_file_that_is_linked_exists():

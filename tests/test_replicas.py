@@ -66,7 +66,12 @@ def read_history(folder):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"bucket_by_length": False}, {"bucket_lengths": [4, 8]}, {"batch_tokens": 40, "bucket_lengths": [6]}],
+    [
+        {},
+        pytest.param({"bucket_by_length": False}, marks=pytest.mark.slow),
+        pytest.param({"bucket_lengths": [4, 8]}, marks=pytest.mark.slow),
+        pytest.param({"batch_tokens": 40, "bucket_lengths": [6]}, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_the_loop_does_what_fit_does(tmp_path, changes):
@@ -115,6 +120,7 @@ def test_steps_of_one_shape_are_made_together():
     assert list(_group("", 2)) == []
 
 
+@pytest.mark.slow
 def test_several_steps_an_execution_give_the_same_weights(tmp_path):
     settings = TrainConfig(epochs=2, batch_size=4, learning_rate=0.01, bucket_by_length=False)
     one, trained, _ = train(tmp_path, make_device(), settings)
@@ -126,6 +132,7 @@ def test_several_steps_an_execution_give_the_same_weights(tmp_path):
     assert newest.name == "step-00000024.npz"  # 2 epochs of 12 steps
 
 
+@pytest.mark.slow
 def test_layers_that_learn_late_and_early_stopping_work_in_the_loop(tmp_path):
     settings = TrainConfig(
         epochs=6,
@@ -147,6 +154,7 @@ def build_initial(_settings):
     return build_model(MODEL, 30, 3).get_weights()
 
 
+@pytest.mark.slow
 def test_the_step_is_traced_once_for_each_shape(tmp_path, monkeypatch):
     traces = []
     original = keras.Sequential.train_step
@@ -176,7 +184,7 @@ def list_ops(function) -> set[str]:
     return ops
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "simple_rnn"])
+@pytest.mark.parametrize("cell", ["lstm", *(pytest.param(c, marks=pytest.mark.slow) for c in ("gru", "simple_rnn"))])
 def test_whole_steps_compile_with_xla_under_fixed_shapes_and_hold_nothing_that_a_tpu_refuses(cell):
     """Stands for a TPU: there, too, XLA compiles the whole step, and what it cannot compile it refuses."""
     settings = ModelConfig(
@@ -209,7 +217,7 @@ def test_a_graph_of_strings_would_be_noticed():
     assert [op for op in list_ops(count.get_concrete_function(tf.constant(["a"]))) if op.startswith("string")]
 
 
-@pytest.mark.parametrize("kernel", ["loop", "xla"])
+@pytest.mark.parametrize("kernel", ["loop", pytest.param("xla", marks=pytest.mark.slow)])
 def test_a_step_is_the_same_in_graph_and_xla(kernel):
     texts, labels, weights = make_texts()
     shares = Shares(texts, (np.eye(3, dtype=np.float32)[labels], weights), 8, None, False, 12, 1)

@@ -35,18 +35,24 @@ def describe(folder: Path) -> dict:
     return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-@pytest.fixture
-def stopped_run(tiny_settings, tmp_path, monkeypatch):
-    """A run of two epochs that ended in the export."""
+@pytest.fixture(scope="module")
+def run_that_stopped(tiny_settings, tmp_path_factory):
+    """A run of two epochs that ended in the export; tests have copies of it."""
 
     def fail(*_args, **_kwargs):
         raise OSError("the export ended here")
 
-    words = [*tiny_settings, "--train.epochs", "2", "--run_dir", str(tmp_path / "run")]
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="the export ended here"):
+    run_dir = tmp_path_factory.mktemp("stopped") / "run"
+    words = [*tiny_settings, "--train.epochs", "2", "--run_dir", str(run_dir)]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="the export ended here"):
         patch.setattr(workflow.export, "export_model", fail)
         workflow.train_run(parse_config(words))
-    return tmp_path / "run"
+    return run_dir
+
+
+@pytest.fixture
+def stopped_run(run_that_stopped, tmp_path):
+    return shutil.copytree(run_that_stopped, tmp_path / "run")
 
 
 def test_a_run_that_stopped_after_training_does_just_the_rest(stopped_run, monkeypatch):
@@ -65,6 +71,7 @@ def test_a_run_that_stopped_after_training_does_just_the_rest(stopped_run, monke
         resume(stopped_run)
 
 
+@pytest.mark.slow
 def test_a_run_with_relative_paths_is_resumed_from_anywhere(tiny_settings, tiny_csv, tmp_path, monkeypatch):
     def fail(*_args, **_kwargs):
         raise OSError("the export ended here")
@@ -139,6 +146,7 @@ def test_a_folder_in_which_a_process_runs_is_refused_at_once_and_left_alone(stop
     assert describe(stopped_run) == before
 
 
+@pytest.mark.slow
 def test_a_folder_that_vanishes_in_training_is_what_the_message_says(tiny_settings, tmp_path, monkeypatch):
     run_dir = tmp_path / "run"
     begin = SaveProgress.on_epoch_begin

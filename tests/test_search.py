@@ -92,6 +92,7 @@ def test_hopeless_trials_are_ended_early(tmp_path, monkeypatch):
     assert len(rows) < 1 + 6
 
 
+@pytest.mark.slow
 def test_a_failed_trial_is_recorded_and_the_search_goes_on_but_not_if_all_fail(tmp_path):
     space = "train.learning_rate: {choices: [0.01, 5.0, 0.02]}\n"
     main([*make_words(tmp_path, space, sampler="grid", trials=3), "--train.epochs", "1"])
@@ -107,6 +108,7 @@ def test_a_failed_trial_is_recorded_and_the_search_goes_on_but_not_if_all_fail(t
     assert len(read_trials(other)) == 3
 
 
+@pytest.mark.slow
 def test_the_best_is_trained_again_with_fresh_seeds_beside_what_the_search_began_with(tmp_path, capsys):
     main([*make_words(tmp_path, trials=3, confirm=2), "--train.epochs", "1"])
     result = json.loads((tmp_path / "out" / "confirmed" / "study.json").read_text())
@@ -150,6 +152,7 @@ def test_another_search_in_the_folder_and_a_damaged_storage_are_refused(tmp_path
         assert (tmp_path / "out" / "search.db").read_bytes() == damaged
 
 
+@pytest.mark.slow
 def test_a_search_is_extended_and_its_best_confirmed_anew(tmp_path):
     space = "model.units: {choices: [32, 16, 64]}\n"
     seed = next(s for s in range(99) if np.random.default_rng(s).permutation(3)[-1] == 2)  # the best comes last
@@ -194,6 +197,7 @@ def test_a_trial_that_another_process_has_just_ended_is_not_taken_over(tmp_path,
     assert seen and count_starts(tmp_path) == [1] and read_trials(tmp_path)[0]["state"] == "complete"
 
 
+@pytest.mark.slow
 def test_after_its_time_no_trial_begins_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("STUB_PAUSE", "5")
     main([*make_words(tmp_path, trials=3, hours=5 / 3600), "--train.epochs", "1"])

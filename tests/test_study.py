@@ -60,6 +60,7 @@ def test_all_numbers_of_a_part_are_scores():
     assert flatten_scores(scores) == {"accuracy": 0.5, "per_class.a.f1": 0.25}
 
 
+@pytest.mark.slow
 def test_two_configs_are_compared_seed_by_seed_and_a_second_start_repeats_nothing(tmp_path, monkeypatch, capsys):
     configs = {"narrow": [*WORDS, "--model.units", "44"], "wide": [*WORDS, "--model.units", "64"]}
     result = run_study(configs, [0, 1, 2], tmp_path, [])

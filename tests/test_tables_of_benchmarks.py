@@ -86,6 +86,7 @@ def test_the_table_says_which_cells_were_not_run():
     assert "| imdb |  |  |  | not run | not run | not run |" in table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tweets", "imdb"])
 def test_every_change_is_one_of_its_recipe(kind, monkeypatch):
     monkeypatch.chdir(ROOT)

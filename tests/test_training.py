@@ -114,6 +114,7 @@ def test_after_a_step_of_sgd_each_layer_has_moved_by_its_gradient_times_its_rate
         np.testing.assert_allclose(new, old - rates[name] * gradient, rtol=1e-5, atol=1e-7, err_msg=name)
 
 
+@pytest.mark.slow
 def test_layers_learn_from_their_epoch_on_and_that_is_said(tmp_path, capsys, monkeypatch):
     states, write = [], training.write_checkpoint
 
@@ -140,6 +141,7 @@ def test_layers_learn_from_their_epoch_on_and_that_is_said(tmp_path, capsys, mon
     assert len(model.trainable_variables) == len(model.weights)  # whoever trains it further has all of it
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_to_the_last_digit_and_another_does_not(tmp_path):
     settings = ModelConfig(units=5, embedding_dim=4, dropout=0.3, recurrent_dropout=0.3, embedding_dropout=0.3)
     first, again, other = (
@@ -229,6 +231,7 @@ def test_class_weights_change_what_is_learned(tmp_path):
     assert (results[0] != results[1]).any()
 
 
+@pytest.mark.slow
 def test_weights_of_rows_and_of_classes_are_multiplied(tmp_path):
     encoded, labels = make_twelve_rows()  # 4 + 4 + 3 rows without the last: balanced is not 1 each
     encoded, labels = EncodedTexts(encoded.flat[: encoded.offsets[11]], encoded.offsets[:12]), labels[:11]
@@ -368,6 +371,7 @@ def test_checkpoints_are_written_as_often_as_asked_and_at_each_epochs_end(tmp_pa
     assert written == expected
 
 
+@pytest.mark.slow
 def test_the_rest_of_an_epoch_counts_as_such_in_speed_and_in_messages(tmp_path, kill_before_step, monkeypatch):
     kill_before_step(2)
     with pytest.raises(Killed):

@@ -52,6 +52,7 @@ def test_training_goes_on_from_the_weights_vocabulary_and_settings_of_a_run(word
     assert scores[1] == pytest.approx(scores[0], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_saved_model_does_as_well_also_where_its_run_is_gone(words, trained_run, tmp_path):
     alone = shutil.copytree(trained_run / "saved_model", tmp_path / "alone")
     run_dir = train(words, *SHORT, "--init_from", alone, "--run_dir", tmp_path / "run")
@@ -69,6 +70,7 @@ def test_one_that_was_trained_further_in_plain_tensorflow_brings_its_new_weights
         np.testing.assert_allclose(new.weights[name], old.weights[name] + 1, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_other_classes_get_a_new_head_and_that_is_said(words, trained_run, tiny_csv, tmp_path, capsys):
     path = tmp_path / "two.csv"
     path.write_text(tiny_csv.read_text().replace("neutral", "positive"))
@@ -82,6 +84,7 @@ def test_other_classes_get_a_new_head_and_that_is_said(words, trained_run, tiny_
     np.testing.assert_allclose(after.weights["embedding/embeddings"], before.weights["embedding/embeddings"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_new_words_join_the_vocabulary_with_the_mean_vector(words, trained_run, tiny_csv, tmp_path):
     path = tmp_path / "new.csv"
     path.write_text(tiny_csv.read_text().replace("the ", "a quite ").replace("film", "movie"))

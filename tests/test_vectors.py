@@ -145,7 +145,7 @@ def test_coverage_counts_words_and_tokens(write, capsys):
     assert model.get_layer("embedding").get_weights()[0][2].tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("trainable", [True, False])
+@pytest.mark.parametrize("trainable", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_run_starts_from_the_vectors_and_keeps_frozen_ones(tiny_settings, tmp_path, write, trainable):
     path = write("film 1 2 3 4 5 6\ngreat .5 .5 .5 .5 .5 .5\n")
     words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--train.epochs", "1", "--train.learning_rate", "1e-6"]

@@ -126,6 +126,7 @@ def test_the_report_is_given_the_means_to_color_words(trained_run, monkeypatch):
     assert [piece for piece, _ in pieces] == ["so", " good"] and any(weight for _, weight in pieces)
 
 
+@pytest.mark.slow
 def test_a_compact_folder_classifies_texts_and_files_but_has_no_scores(trained_run, tiny_csv, tmp_path):
     write_compact(tmp_path / "compact", read_run(trained_run))
     done = run("evaluate.py", "--run", tmp_path / "compact", "--text", "the film was great")
@@ -272,6 +273,7 @@ def test_the_same_seed_gives_the_same_predictions_to_the_last_digit_in_another_p
         assert line in done.stdout
 
 
+@pytest.mark.slow
 def test_a_failed_run_says_so_and_is_not_evaluated(tiny_settings, tmp_path, monkeypatch):
     def fail(*_args, **_kwargs):
         raise OSError("disk full")
