@@ -1,7 +1,7 @@
 """What TensorBoard shows of a run, beyond the curves: gradients, errors, examples, words and settings.
 
 In the run's folder tensorboard/: train/ (curves, weights, gradients, graph, projector, profile), validation/ (curves,
-confusion matrix, calibration, precision-recall curves, examples, errors) and hparams/ (settings and final scores). The
+confusion matrix, calibration, precision-recall curves, examples, errors) and hparams/ (settings and scores). The
 step is the epoch; Keras counts from 0, and so do we.
 """
 
@@ -78,6 +78,7 @@ class Board(keras.callbacks.TensorBoard):
 
     def __init__(self, path: Path, train, validation, probe_rows: int, predict, examples: Examples, profile_steps=None):
         super().__init__(str(path), write_graph=True, profile_batch=profile_steps or 0)
+        self.hparams_path = str(path / "hparams")
         encoded, labels, weights = train
         rows = sample_rows(len(encoded), probe_rows)
         lengths = encoded.lengths[rows]
@@ -116,8 +117,15 @@ class Board(keras.callbacks.TensorBoard):
                 tf.summary.text(tag, page)
         for variable, value in seeds:
             variable.assign(value)
-        self._train_writer.flush()
-        self._val_writer.flush()
+        if "hparams" not in self._writers:
+            self._writers["hparams"] = tf.summary.create_file_writer(self.hparams_path)
+        with self._writers["hparams"].as_default(
+            epoch
+        ):  # so that runs that end early, or are still running, have scores, too
+            for name in ("accuracy", "macro_f1"):
+                tf.summary.scalar(f"validation/{name}", logs[f"val_{name}"])
+        for writer in self._writers.values():
+            writer.flush()
 
     def _compute_gradients(self) -> dict:
         """Returns gradients by the weight's path, also of layers that do not learn now: one graph for all epochs."""
@@ -330,14 +338,15 @@ def _escape_cell(text: str) -> str:
     return plain if plain.strip() else repr(plain)
 
 
-def write_hparams(path: Path, config: Config, run_name: str, scores: dict):
-    """Writes the settings of text, model and training with the final validation scores: a row of the HParams tab.
+def write_hparams(path: Path, config: Config, run_name: str):
+    """Writes the settings of text, model and training: a row of the HParams tab, before training begins.
 
-    Test scores are left out: who compares runs, chooses, and the test part is no part to choose on. The folder is one
-    of its own, because TensorBoard takes every curve below a run with settings for a column of the table.
+    Its scores are those of the last epoch so far (`Board`), in the end those of the kept one (`write_hparams_scores`).
+    The folder is one of its own, because TensorBoard takes every curve below a run with settings for a column of the
+    table.
 
     Args:
-        path: the folder tensorboard/. run_name: the name of the row. scores: of `evaluation.compute_metrics`.
+        path: the folder tensorboard/. run_name: the name of the row.
     """
     settings = {
         f"{section}.{key}": value
@@ -348,6 +357,20 @@ def write_hparams(path: Path, config: Config, run_name: str, scores: dict):
     writer = tf.summary.create_file_writer(str(path / "hparams"))
     with writer.as_default(step=0):
         hparams_api.hparams(settings, trial_id=run_name)
+    writer.close()
+
+
+def write_hparams_scores(path: Path, scores: dict, step: int):
+    """Writes the final validation scores of a row of the HParams tab.
+
+    Test scores are left out: who compares runs, chooses, and the test part is no part to choose on.
+
+    Args:
+        path: the folder tensorboard/. scores: of `evaluation.compute_metrics`.
+        step: above that of each epoch, because the tab shows the score with the highest.
+    """
+    writer = tf.summary.create_file_writer(str(path / "hparams"))
+    with writer.as_default(step=step):
         for name in ("accuracy", "macro_f1", "log_loss"):
             tf.summary.scalar(f"validation/{name}", scores[name])
     writer.close()

@@ -237,6 +237,8 @@ def _train_in_folder(
         _fill(model, config, corpus, pretrained, run_dir)
     copy = build_model(config.model, *sizes, "loop") if device.is_distributed else None
     shown = tensorboard.sample_rows(len(splits.validation))
+    if device.is_chief:
+        tensorboard.write_hparams(run_dir / "tensorboard", config, f"{config.name}/{run_dir.name}")
     trained = train_model(
         model,
         (encoded["train"], splits.train.labels, splits.train.weights),
@@ -366,8 +368,7 @@ def _score(predicted: dict[str, np.ndarray], calibration: dict, corpus: Corpus, 
     crossed = evaluation.cross_fit_temperature(splits.validation.labels, predicted["validation"])
     scores["validation"]["calibrated"]["cross_fitted"] = crossed
     _write_run_predictions(run_dir / "predictions.csv", parts, predicted, class_names)
-    run_name = f"{config.name}/{run_dir.name}"
-    tensorboard.write_hparams(run_dir / "tensorboard", config, run_name, scores["validation"])
+    tensorboard.write_hparams_scores(run_dir / "tensorboard", scores["validation"], step=config.train.epochs)
     # The baselines keep their texts in memory, so a sample must do for a large part.
     rows = {n: part.sample(config.baselines.max_rows, config.data.seed) for n, part in splits.parts().items()}
     compared = {name: parts[name].take(rows[name]) for name in parts}

@@ -48,7 +48,7 @@ def make_board(path, trainable=True, profile_steps=None, **settings):
 
 def run_epoch(board, epoch=0):
     board.on_train_begin()
-    board.on_epoch_end(epoch, {"loss": 1.0, "val_loss": 2.0})
+    board.on_epoch_end(epoch, {"loss": 1.0, "val_loss": 2.0, "val_accuracy": 0.75, "val_macro_f1": 0.5})
     board.on_train_end()
 
 
@@ -71,7 +71,7 @@ def test_every_epoch_has_curves_gradients_weights_matrix_and_examples(tmp_path):
     assert {f"gradient_norm/{layer}" for layer in ("embedding", "recurrent_0", "head")} <= tags
     curves = {f"pr_curve/{name}" for name in CLASSES}
     assert set(read_events(tmp_path / "validation").Tags()["tensors"]) == curves | {
-        "epoch_loss", "confusion_matrix", "calibration", "examples", "errors",
+        "epoch_loss", "epoch_accuracy", "epoch_macro_f1", "confusion_matrix", "calibration", "examples", "errors",
     }  # fmt: skip
 
 
@@ -330,8 +330,17 @@ def test_only_the_most_frequent_words_are_written(words, tmp_path, monkeypatch):
 
 def test_hparams_are_the_settings_of_text_model_and_training_with_validation_scores(tmp_path):
     config = Config(train=TrainConfig(epochs=3, clip_norm=None))
+    tensorboard.write_hparams(tmp_path, config, "tiny/a")
+    board, model = make_board(tmp_path)
+    run_epoch(board)
+    board.set_model(model)  # as a resumed run does
+    run_epoch(board, 1)
+    events = read_events(tmp_path / "hparams")  # as a run that was ended early leaves it
+    assert [event.step for event in events.Tensors("validation/accuracy")] == [0, 1]
+    assert read_scalar(events, "validation/accuracy") == 0.75
+    assert read_scalar(events, "validation/macro_f1") == 0.5
     scores = {"accuracy": 0.5, "macro_f1": 0.25, "log_loss": 1.5, "rows": 4}
-    tensorboard.write_hparams(tmp_path, config, "tiny/a", scores)
+    tensorboard.write_hparams_scores(tmp_path, scores, step=3)
     events = read_events(tmp_path / "hparams")
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
