@@ -119,9 +119,8 @@ class Board(keras.callbacks.TensorBoard):
             variable.assign(value)
         if "hparams" not in self._writers:
             self._writers["hparams"] = tf.summary.create_file_writer(self.hparams_path)
-        with self._writers["hparams"].as_default(
-            epoch
-        ):  # so that runs that end early, or are still running, have scores, too
+        with self._writers["hparams"].as_default(epoch):
+            # Runs that are ended early, or are still running, have scores, too.
             for name in ("accuracy", "macro_f1"):
                 tf.summary.scalar(f"validation/{name}", logs[f"val_{name}"])
         for writer in self._writers.values():
