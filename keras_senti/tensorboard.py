@@ -366,7 +366,7 @@ def write_hparams_scores(path: Path, scores: dict, step: int):
 
     Args:
         path: the folder tensorboard/. scores: of `evaluation.compute_metrics`.
-        step: above that of each epoch, because the tab shows the score with the highest.
+        step: above that of each epoch, whose scores stand in the same curves.
     """
     writer = tf.summary.create_file_writer(str(path / "hparams"))
     with writer.as_default(step=step):
