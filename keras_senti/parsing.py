@@ -32,6 +32,12 @@ def list_keys(cls=Config, prefix: str = "") -> list[str]:
     return keys
 
 
+class _Parser(jsonargparse.ArgumentParser):
+    def parse_path(self, path, **options):
+        """Reads a file without going to its folder, as jsonargparse does: that would move all threads of the process."""
+        return self.parse_string(Path(path).read_text(encoding="utf-8-sig"), path=os.path.basename(path), **options)
+
+
 def parse_config(argv: list[str], is_stored: bool = False) -> Config:
     """Turns command-line words (without the program's name) into a checked Config.
 
@@ -55,7 +61,7 @@ def parse_config(argv: list[str], is_stored: bool = False) -> Config:
     show = "--print_config" in argv
     argv = [word for word in argv if word != "--print_config"]
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(
+    parser = _Parser(
         prog="train.py",
         description="Trains, scores and exports a sentiment classifier.",
         exit_on_error=False,

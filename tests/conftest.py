@@ -88,8 +88,7 @@ def stub_trials(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def browser():
-    """Headless Chromium, its console kept; tests that change its size change it back."""
+def chromium_driver():
     chromium, chromedriver = (shutil.which(name) for name in ("chromium", "chromedriver"))
     if not chromium or not chromedriver:
         pytest.skip("chromium and chromedriver are not both installed (Debian: chromium, chromium-driver)")
@@ -106,3 +105,10 @@ def browser():
     driver.set_page_load_timeout(60)
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def browser(chromium_driver):
+    """Headless Chromium, its console kept, with an empty page; tests that change its size change it back."""
+    yield chromium_driver
+    chromium_driver.get("about:blank")  # TensorBoard's pages would keep a core busy beside all tests to come

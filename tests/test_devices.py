@@ -150,5 +150,5 @@ def test_the_cpu_in_parts_is_for_trying_replicas_out():
         "device = set_up_device(DeviceConfig(strategy='mirrored', replicas=2)); "
         "print(device.kind, device.replicas, device.strategy.num_replicas_in_sync, device.line)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400)
     assert done.stdout.strip() == "cpu 2 2 CPU in 2 parts, all threads", done.stderr

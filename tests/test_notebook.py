@@ -112,7 +112,7 @@ def test_it_runs_from_top_to_bottom(tmp_path, monkeypatch):
     notebook = nbformat.read(PATH, as_version=4)
     (settings,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
     settings.source += f"\nTRAIN_OPTIONS = {SMALL!r}\nFINE_TUNE_OPTIONS = {SMALL[4:]!r}"
-    client = NotebookClient(notebook, timeout=500, resources={"metadata": {"path": str(tmp_path / "notebooks")}})
+    client = NotebookClient(notebook, timeout=1500, resources={"metadata": {"path": str(tmp_path / "notebooks")}})
     try:
         client.execute()
     finally:

@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from keras_senti import parsing
 from keras_senti.config import Config, DataConfig, ModelConfig, TrainConfig, UserError, suggest
 from keras_senti.parsing import list_keys, parse_config, read_config, run_command, settle, write_yaml
 
+ROOT = Path(__file__).parents[1]
 TWEETS = ("--data.source", "tweets")
 
 
@@ -463,6 +465,11 @@ def test_a_model_that_a_recipe_makes_is_to_be_made_first(tmp_path, monkeypatch):
 
 
 # What a run folder keeps
+
+
+def test_reading_a_file_does_not_change_the_working_folder_which_is_that_of_all_threads(monkeypatch):
+    monkeypatch.setattr(os, "chdir", lambda path: pytest.fail(f"os.chdir({path})"))
+    assert parse_config(["--config", str(ROOT / "configs" / "document.yaml")]).name == "document"
 
 
 def test_settled_settings_have_no_relative_path_and_the_stop_words_themselves(tmp_path, monkeypatch):

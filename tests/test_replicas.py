@@ -297,7 +297,8 @@ def make_words(folder: Path, *words) -> list[str]:
         f"--name replicas --data.csv {folder / 'reviews.csv'} --data.cache_dir {folder / 'cache'} "
         "--data.test_fraction 0 --data.validation_fraction 0.2 --text.sequence_length 14 --model.units 16 "
         "--model.embedding_dim 8 --train.epochs 1 --train.batch_size 64 --train.learning_rate 0.003 "
-        "--model.embedding_dropout 0 --train.bucket_by_length false --baselines.models [majority]"
+        "--model.embedding_dropout 0 --train.bucket_by_length false --baselines.models [majority] "
+        "--model.bidirectional false"
     ).split() + list(words)
 
 
@@ -308,7 +309,7 @@ def read_weights(run_dir: Path) -> list[np.ndarray]:
 
 
 def run_command(command, **arguments):
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, **arguments)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, **arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -327,9 +328,9 @@ def test_one_process_two_replicas_and_two_workers_agree(tmp_path):
         for a, b in zip(weights["one"], weights[name]):
             np.testing.assert_allclose(a, b, atol=1e-5, err_msg=name)
         assert abs(losses["one"] - losses[name]) < 1e-5
-    for name, command in MODES.items():  # the gradients of the scaled loss are summed before they are looked at
+    for name in ("mirrored", "workers"):  # the gradients of the scaled loss are summed before they are looked at
         folder = tmp_path / f"float16_{name}"
-        run_command([*command, *make_words(tmp_path, "--device.precision", "mixed_float16"), "--run_dir", str(folder)])
+        run_command([*MODES[name], *make_words(tmp_path, "--device.precision", "mixed_float16"), "--run_dir", str(folder)])
         found = json.loads((folder / "metrics.json").read_text())["validation"]["log_loss"]
         assert abs(found - losses["one"]) < 0.01, name
     curves = {}
@@ -366,21 +367,27 @@ def wait_for_checkpoint(run_dir: Path, processes, inside_of_epoch=20):
     pytest.fail("no checkpoint inside of an epoch")
 
 
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory):
+    """Words of a run with a checkpoint at each step, and the weights with which two workers end it."""
+    folder = tmp_path_factory.mktemp("two_workers")
+    words = make_words(
+        folder, "--train.epochs", "3", "--model.embedding_dropout", "0.2", "--train.checkpoint_minutes", "0.001"
+    )
+    run_command([*MODES["workers"], *words, "--run_dir", str(folder / "whole")])
+    return words, read_weights(folder / "whole")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1], ids=["chief", "worker"])
-def test_a_killed_worker_ends_the_other_and_a_resumed_run_ends_with_the_same_weights(tmp_path, victim):
-    words = make_words(
-        tmp_path, "--train.epochs", "12", "--model.embedding_dropout", "0.2", "--train.checkpoint_minutes", "0.001"
-    )
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run_command([*MODES["workers"], *words, "--run_dir", str(whole)])
+def test_a_killed_worker_ends_the_other_and_a_resumed_run_ends_with_the_same_weights(tmp_path, two_workers, victim):
+    words, whole = two_workers
+    killed = tmp_path / "killed"
     workers = start_workers([*words, "--run_dir", str(killed)], tmp_path / "log")
     try:
         wait_for_checkpoint(killed, workers)
         workers[victim].send_signal(signal.SIGKILL)
-        begin = time.monotonic()
-        assert workers[1 - victim].wait(60) == 2
-        assert time.monotonic() - begin < 60
+        assert workers[1 - victim].wait(200) == 2
     finally:
         for worker in workers:
             worker.kill()
@@ -388,9 +395,9 @@ def test_a_killed_worker_ends_the_other_and_a_resumed_run_ends_with_the_same_wei
     assert f"worker {1 - victim}: another worker is gone" in said and "--resume" in said
     assert json.loads((killed / "manifest.json").read_text())["status"] != "finished"
     run_command([*MODES["workers"], "--resume", str(killed)])
-    for a, b in zip(read_weights(whole), read_weights(killed)):
+    for a, b in zip(whole, read_weights(killed)):
         np.testing.assert_array_equal(a, b)
-    assert read_history(killed)["epoch"].tolist() == list(range(12))
+    assert read_history(killed)["epoch"].tolist() == list(range(3))
 
 
 @pytest.mark.slow
@@ -420,7 +427,7 @@ def test_launch_ends_all_when_one_is_killed(tmp_path):
     found = subprocess.run(["pgrep", "-P", str(launched.pid)], capture_output=True, text=True).stdout.split()
     assert len(found) == 2
     os.kill(int(found[1]), signal.SIGKILL)
-    _, said = launched.communicate(timeout=60)
+    _, said = launched.communicate(timeout=200)
     assert launched.returncode == 128 + signal.SIGKILL
     assert "launch: worker 1 was ended by signal 9; ending the others" in said and "--resume" in said
     assert not Path(f"/proc/{found[0]}").exists()

@@ -218,7 +218,7 @@ def start(words) -> subprocess.Popen:
 def test_two_processes_share_30_trials_and_none_is_lost_or_doubled(tmp_path):
     words = [*make_words(tmp_path, trials=30, sampler="random"), "--train.epochs", "1"]
     both = [start(words), start(words)]
-    said = [process.communicate(timeout=300)[0] for process in both]
+    said = [process.communicate(timeout=900)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     found = read_trials(tmp_path)
     assert [int(row["trial"]) for row in found] == list(range(30)) and count_starts(tmp_path) == [1] * 30
@@ -261,7 +261,7 @@ def test_a_killed_search_goes_on_with_nothing_lost_or_repeated(tmp_path, sign, j
     while not second.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(sign)
-    process.communicate(timeout=60)
+    process.communicate(timeout=200)
     time.sleep(0.5)
     monkeypatch.setenv("STUB_PAUSE", "0")
     main(words)

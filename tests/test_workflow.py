@@ -347,7 +347,7 @@ def test_ctrl_c_keeps_scores_and_exports_the_best_epoch(tiny_settings, tmp_path)
             assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "out.txt").read_text()
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGINT)
-        assert process.wait(timeout=120) == 0, (tmp_path / "out.txt").read_text()
+        assert process.wait(timeout=400) == 0, (tmp_path / "out.txt").read_text()
     finally:
         process.kill()
     manifest = json.loads((run_dir / "manifest.json").read_text())
