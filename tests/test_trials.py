@@ -81,7 +81,7 @@ def test_durations_are_for_people():
 
 @pytest.mark.slow
 def test_a_real_trial_ends_with_its_parent_and_then_goes_on(tmp_path, tiny_settings, monkeypatch):
-    words = [*tiny_settings, "--train.epochs", "200", "--train.evaluate_test", "false"]
+    words = [*tiny_settings, "--train.epochs", "40", "--train.evaluate_test", "false"]
     code = "import json, sys, pathlib; from keras_senti.trials import run_trial; "
     code += "run_trial(json.loads(sys.argv[1]), pathlib.Path(sys.argv[2]))"
     parent = subprocess.Popen([sys.executable, "-c", code, json.dumps(words), str(tmp_path / "run")], cwd=ROOT)
