@@ -34,7 +34,7 @@ def list_keys(cls=Config, prefix: str = "") -> list[str]:
 
 class _Parser(jsonargparse.ArgumentParser):
     def parse_path(self, path, **options):
-        """Reads a file without going to its folder, as jsonargparse does: that would move all threads of the process."""
+        """Reads a file. jsonargparse would go to its folder meanwhile, and take all other threads there too."""
         return self.parse_string(Path(path).read_text(encoding="utf-8-sig"), path=os.path.basename(path), **options)
 
 

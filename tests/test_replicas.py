@@ -330,7 +330,8 @@ def test_one_process_two_replicas_and_two_workers_agree(tmp_path):
         assert abs(losses["one"] - losses[name]) < 1e-5
     for name in ("mirrored", "workers"):  # the gradients of the scaled loss are summed before they are looked at
         folder = tmp_path / f"float16_{name}"
-        run_command([*MODES[name], *make_words(tmp_path, "--device.precision", "mixed_float16"), "--run_dir", str(folder)])
+        words = make_words(tmp_path, "--device.precision", "mixed_float16")
+        run_command([*MODES[name], *words, "--run_dir", str(folder)])
         found = json.loads((folder / "metrics.json").read_text())["validation"]["log_loss"]
         assert abs(found - losses["one"]) < 0.01, name
     curves = {}
