@@ -220,6 +220,16 @@ def test_rows_that_stand_in_their_file_are_not_written_again(tmp_path):
     assert path.stat().st_mtime > 1 and [p.name for p in tmp_path.iterdir()] == ["train.csv"]
 
 
+def test_the_rows_to_watch_were_not_drawn(monkeypatch):
+    monkeypatch.setattr(few_labels, "WATCHED", 20)
+    part = make_part(negative=30, positive=60)
+    drawn = few_labels.draw_rows(part, 50, seed=1)
+    watched = few_labels.take_watched(part, drawn, seed=1)
+    assert len(watched.texts) == len(set(watched.texts) - set(drawn.texts)) == len(watched.labels) == 20
+    labels = dict(zip(part.texts, part.labels))
+    assert [labels[text] for text in watched.texts] == watched.labels.tolist()
+
+
 def test_few_labels_get_more_epochs_of_smaller_batches_and_as_many_steps():
     schedules = {rows: few_labels.choose_schedule(rows, 700) for rows in (100, 500, 1000, 5000, 22489)}
     assert schedules == {100: (54, 8), 500: (12, 8), 1000: (12, 16), 5000: (5, 32), 22489: (1, 32)}
@@ -392,7 +402,10 @@ def test_few_labels_trains_networks_with_and_without_pre_training(few_labels_wor
     assert cells["pretrained", 12]["accuracy"] > 0.8 > cells["scratch", 12]["accuracy"]
     for manifest in (tmp_path / "work").glob("*/*/manifest.json"):
         run = json.loads(manifest.read_text())
-        assert run["training"]["best_epoch"] == run["training"]["epochs_run"] and run["data"]["rows"]["test"] == 0
+        assert run["training"]["best_epoch"] == run["training"]["epochs_run"]
+        # With few labels the scored rows are the test part, so that they are scored once, at the end.
+        rows = {"all": (15, 0), "12": (45, 15)}[manifest.parent.name.split("-")[0]]
+        assert (run["data"]["rows"]["validation"], run["data"]["rows"]["test"]) == rows
 
 
 class InProcess:
