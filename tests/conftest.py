@@ -109,7 +109,7 @@ def chromium_driver():
 
 @pytest.fixture
 def browser(chromium_driver):
-    """Headless Chromium, its console kept from now on, with an empty page; tests that change its size change it back."""
+    """Headless Chromium, its console kept from now on; tests that change its size change it back."""
     chromium_driver.get_log("browser")  # what it has said until now is of other tests
     yield chromium_driver
     chromium_driver.get("about:blank")  # TensorBoard's pages would keep a core busy beside all tests to come
