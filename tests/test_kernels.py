@@ -167,6 +167,7 @@ def test_results_and_gradients_are_those_of_keras_with_any_mask(cell, mask, opti
         assert_agree(theirs, ours, INPUTS, mask=MASKS[mask], training=training)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [OPTIONS[3], OPTIONS[7]], ids=lambda o: " ".join(o))
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_compiled_by_xla_it_gives_the_same(cell, options):

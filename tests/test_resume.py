@@ -86,6 +86,7 @@ def test_a_run_with_relative_paths_is_resumed_from_anywhere(tiny_settings, tiny_
     assert read_manifest(tmp_path / "run")["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_more_epochs_can_be_asked_for_and_stand_in_the_settings(stopped_run):
     resume(stopped_run, "--train.epochs", "3")
     assert len(pd.read_csv(stopped_run / "history.csv")) == 3
@@ -93,6 +94,7 @@ def test_more_epochs_can_be_asked_for_and_stand_in_the_settings(stopped_run):
     assert (settings.train.epochs, settings.resume) == (3, None)
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_before_its_first_checkpoint_begins_at_the_start_and_says_so(stopped_run, capsys):
     for path in (stopped_run / "checkpoints").glob("step-*"):
         path.unlink()

@@ -50,6 +50,7 @@ def count_starts(tmp_path) -> list[int]:
     return [path.read_text().count("begun") for path in sorted((tmp_path / "out" / "trials").glob("*/starts"))]
 
 
+@pytest.mark.slow
 def test_a_bayesian_search_leaves_the_best_settings_its_history_and_what_mattered(tmp_path, capsys):
     main([*make_words(tmp_path, trials=8), "--train.epochs", "1"])
     found = read_trials(tmp_path)

@@ -165,6 +165,7 @@ def test_a_compact_classifier_begins_with_the_predictions_of_its_run(trained_run
     np.testing.assert_allclose(predict_in_batches(make_predict(model), encoded), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_classifier_is_trained_from_the_encoder_of_a_language_models_run(words, language_model, tmp_path, capsys):
     write_compact(tmp_path / "encoder", language_model)
     more = ["--init_from", tmp_path / "encoder", "--text.sequence_length", "9", "--model.pooling", "attention"]
