@@ -317,9 +317,9 @@ def run_command(command, **arguments):
 @pytest.mark.slow
 def test_one_process_two_replicas_and_two_workers_agree(tmp_path):
     """20 steps of Adam: the same weights within 1e-5; with float16 and with dropout the losses are alike."""
-    weights, losses = {}, {}
+    weights, losses, both_ways = {}, {}, ["--model.bidirectional", "true"]
     for name, command in MODES.items():
-        run_command([*command, *make_words(tmp_path), "--run_dir", str(tmp_path / name)])
+        run_command([*command, *make_words(tmp_path, *both_ways), "--run_dir", str(tmp_path / name)])
         weights[name] = read_weights(tmp_path / name)
         metrics = json.loads((tmp_path / name / "metrics.json").read_text())
         losses[name] = metrics["validation"]["log_loss"]
@@ -328,14 +328,14 @@ def test_one_process_two_replicas_and_two_workers_agree(tmp_path):
         for a, b in zip(weights["one"], weights[name]):
             np.testing.assert_allclose(a, b, atol=1e-5, err_msg=name)
         assert abs(losses["one"] - losses[name]) < 1e-5
-    for name in ("mirrored", "workers"):  # the gradients of the scaled loss are summed before they are looked at
+    for name, command in MODES.items():  # the gradients of the scaled loss are summed before they are looked at
         folder = tmp_path / f"float16_{name}"
-        words = make_words(tmp_path, "--device.precision", "mixed_float16")
-        run_command([*MODES[name], *words, "--run_dir", str(folder)])
+        words = make_words(tmp_path, *both_ways, "--device.precision", "mixed_float16")
+        run_command([*command, *words, "--run_dir", str(folder)])
         found = json.loads((folder / "metrics.json").read_text())["validation"]["log_loss"]
         assert abs(found - losses["one"]) < 0.01, name
     curves = {}
-    dropout = ["--train.epochs", "4", "--model.dropout", "0.3", "--model.embedding_dropout", "0.2"]
+    dropout = [*both_ways, "--train.epochs", "4", "--model.dropout", "0.3", "--model.embedding_dropout", "0.2"]
     for name in ("one", "mirrored"):
         run_dir = tmp_path / f"dropout_{name}"
         run_command([*MODES[name], *make_words(tmp_path, *dropout), "--run_dir", str(run_dir)])
@@ -388,7 +388,9 @@ def test_a_killed_worker_ends_the_other_and_a_resumed_run_ends_with_the_same_wei
     try:
         wait_for_checkpoint(killed, workers)
         workers[victim].send_signal(signal.SIGKILL)
-        assert workers[1 - victim].wait(200) == 2
+        begin = time.monotonic()
+        assert workers[1 - victim].wait(60) == 2
+        assert time.monotonic() - begin < 60
     finally:
         for worker in workers:
             worker.kill()
@@ -428,7 +430,7 @@ def test_launch_ends_all_when_one_is_killed(tmp_path):
     found = subprocess.run(["pgrep", "-P", str(launched.pid)], capture_output=True, text=True).stdout.split()
     assert len(found) == 2
     os.kill(int(found[1]), signal.SIGKILL)
-    _, said = launched.communicate(timeout=200)
+    _, said = launched.communicate(timeout=60)
     assert launched.returncode == 128 + signal.SIGKILL
     assert "launch: worker 1 was ended by signal 9; ending the others" in said and "--resume" in said
     assert not Path(f"/proc/{found[0]}").exists()

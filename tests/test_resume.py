@@ -225,8 +225,7 @@ def test_a_full_disk_ends_clearly_and_the_run_goes_on_from_its_last_good_state(t
 SETTINGS = (
     "--text.sequence_length 12 --model.units 8 --model.embedding_dim 6 --model.dropout 0.2 "
     "--model.recurrent_dropout 0.2 --model.embedding_dropout 0.2 --model.head_dropout 0.2 --train.epochs 40 "
-    "--train.batch_size 4 --train.learning_rate 0.01 --train.checkpoint_minutes 0.002 --device.cpu_threads 1 "
-    "--model.bidirectional false --baselines.models [majority]"
+    "--train.batch_size 4 --train.learning_rate 0.01 --train.checkpoint_minutes 0.002 --device.cpu_threads 1"
 ).split()
 
 
