@@ -16,6 +16,7 @@ the README. --systems without a name makes only curves and table again.
 """
 
 import argparse
+import contextlib
 import csv
 import datetime
 import hashlib
@@ -23,7 +24,6 @@ import itertools
 import json
 import math
 import shutil
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -44,6 +44,7 @@ from keras_senti.evaluation import compute_metrics
 from keras_senti.parsing import parse_config, run_command
 from keras_senti.runs import compute_sha256, read_json, replace_file, write_json
 from keras_senti.sources import prepare_source
+from keras_senti.trials import run_trial
 
 RESULTS = ROOT / "benchmarks" / "results" / "few_labels.json"
 SYSTEMS = {
@@ -53,6 +54,9 @@ SYSTEMS = {
     "tfidf_logistic_regression": "TF-IDF + logistic regression",
 }
 COLORS = dict(zip(SYSTEMS, ("tab:blue", "tab:orange", "tab:green", "tab:gray")))
+# The rows are written with these, whatever the columns and labels of the file that they were drawn from.
+COLUMNS = {"text_column": "text", "label_column": "sentiment"}
+COLUMNS |= dict.fromkeys(("label_map", "group_column", "weight_column"), "null")
 LINEAR = {"nb_svm": baselines.fit_nb_svm, "tfidf_logistic_regression": baselines.fit_tfidf_logistic_regression}
 WATCHED = 100  # rows whose scores TensorBoard shows after each epoch
 STEPS = 700  # of configs/imdb.yaml with all labels (22,489 rows, 32 a step): few labels are learned as long as many
@@ -119,7 +123,9 @@ def draw_rows(part: Part, count: int, seed: int) -> Part:
         UserError: if there are fewer rows, or a class would have fewer than two.
     """
     if count > len(part.labels):
-        raise UserError(f"--sizes: received {count}, expected at most the {len(part.labels):,} train rows, or `all`.")
+        raise UserError(
+            f"--sizes: received {count}, expected fewer than the {len(part.labels):,} train rows, or `all`."
+        )
     order = np.random.default_rng(seed).permutation(len(part.labels))
     place = np.empty(len(order))  # of a row among those of its class, between 0 and 1
     classes = np.unique(part.labels)
@@ -172,6 +178,8 @@ def prepare_jobs(cells: list[Cell], options, train: Part, validation: Part, clas
     jobs, draws, validation_csv = [], {}, options.work / "validation.csv"
     validation_sha256 = write_part(validation, class_names, validation_csv)
     for cell in cells:
+        if cell.labels == len(train.labels):
+            raise UserError(f"--sizes: received {cell.labels}, which are all train rows. Write `all`.")
         path = options.work / f"train-{cell.labels}-{cell.seed}.csv"
         if path not in draws:
             drawn = draw_rows(train, len(train.labels) if cell.labels == "all" else cell.labels, cell.seed)
@@ -203,6 +211,7 @@ def describe_network(cell: Cell, rows: int, train_csv: Path, parts: list, option
     config = options.fine_tune_config if pretrained else options.config
     init_from = ["--init_from", pretrained] if pretrained else []
     source = ["--data.source", "csv", "--data.csv", train_csv, *parts, "--data.cache_dir", options.work / "cache"]
+    source += [word for name, value in COLUMNS.items() for word in (f"--data.{name}", value)]
     words = [str(word) for word in ("--config", config, *init_from, *source, "--baselines.models", "[majority]")]
     chosen = list_options(cell, rows, options.steps, parse_config(words).train)
     words += chosen
@@ -243,31 +252,19 @@ def shorten(path: Path) -> str:
 
 
 def train_network(words: list[str], run_dir: Path) -> dict:
-    """Runs train.py, or what is left of it, in a process of its own; returns the scores and the last process's seconds.
+    """Trains a run, or what is left of it (see `trials.run_trial`), and removes its largest files.
 
-    What it prints is beside the folder, as .log. Of a finished run the largest files are removed.
-
+    Returns: the scores, and the last process's seconds.
     Raises:
         UserError: if it fails.
     """
-    manifest, log = run_dir / "manifest.json", run_dir.with_name(f"{run_dir.name}.log")
-    if not manifest.exists() or read_json(manifest)["status"] != "finished":
-        if (run_dir / "config.yaml").exists():
-            words = ["--resume", str(run_dir)]
-        else:
-            shutil.rmtree(run_dir, ignore_errors=True)  # killed before there was anything to resume
-            words = [*words, "--run_dir", str(run_dir)]
-        log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "train.py", *words]
-        with open(log, "a", encoding="utf-8") as file:
-            # A session of its own: Ctrl-C would end its training early and let it finish; so it is killed and resumed.
-            done = subprocess.run(command, cwd=ROOT, stdout=file, stderr=file, start_new_session=True)
-        if done.returncode:
-            raise UserError(f"train.py failed with status {done.returncode}; {log} says why. Mend it and start again.")
+    metrics = run_trial(words, run_dir)
     for name in ("checkpoints", "saved_model"):  # 2 GB where pairs of words have vectors
         shutil.rmtree(run_dir / name, ignore_errors=True)
-    metrics = read_json(run_dir / "metrics.json")
-    return {**(metrics.get("test") or metrics["validation"]), "seconds": read_json(manifest)["seconds"]}
+    return {
+        **(metrics.get("test") or metrics["validation"]),
+        "seconds": read_json(run_dir / "manifest.json")["seconds"],
+    }
 
 
 def fit_linear(system: str, train: Part, validation: Part, class_names) -> dict:
@@ -309,7 +306,8 @@ def compute_cells(cells: list[Cell], options, results: dict[Cell, dict]):
         else:
             name = hashlib.sha256(json.dumps(job.settings).encode()).hexdigest()[:8]
             run_dir = options.work / cell.system / f"{cell.labels}-{cell.seed}-{name}"
-            scores = train_network(job.words, run_dir)
+            with contextlib.chdir(ROOT):  # the package of this folder, installed or not
+                scores = train_network(job.words, run_dir)
         kept = {name: scores[name] for name in ("accuracy", "macro_f1", "log_loss", "seconds")}
         rows = {"rows": len(job.train.labels), "validation_rows": len(validation.labels)}
         results.update(read_results(options.out))

@@ -13,7 +13,12 @@ chnsenticorp, online_shopping_10_cats), each with train.csv.gz (`text,sentiment`
 All scores are of a validation part of train (settings were tuned on those of tweets, imdb and reviews_zh only); test
 parts are left alone. A cell is three seeds, each a process of its own, in logs/results/<data>/<recipe>/; what has
 finished is not repeated, a cell that was not run says so in the table, and results are kept in
-benchmarks/results/results.json.
+benchmarks/results/results.json, which several processes can share.
+
+The Amazon file does not say which of the four domains a review is of, so nothing is trained on books and tested on
+kitchen. chnsenticorp and online_shopping_10_cats have many texts of reviews_zh, which the Chinese language model reads;
+those in their validation parts it does not: a text's hash says which part it goes to, in each file alike. For a file of
+your own: `python -m keras_senti.study --config ... --data.csv FILE`.
 """
 
 import argparse
@@ -27,6 +32,7 @@ from end_to_end import ROOT, describe_machine, write_section
 sys.path.insert(0, str(ROOT))
 
 from keras_senti.config import UserError
+from keras_senti.runs import write_json
 from keras_senti.study import count_seeds, format_markdown, run_study
 
 RESULTS = ROOT / "benchmarks" / "results" / "results.json"
@@ -43,7 +49,7 @@ DATA = {
     "chnsenticorp": CHINESE,
     "online_shopping_10_cats": CHINESE,
 }
-# A few hundred steps are too few for what suits IMDB: small sets get more passes, in smaller batches.
+# With the 128 rows a batch of configs/tweets.yaml a small set would have few steps. From scratch only.
 FEW_ROWS = {"uci_sentences": ["--train.batch_size", "32"], "sst2": ["--train.batch_size", "64"]}
 
 
@@ -76,6 +82,12 @@ def find_words(data: str, recipe: str, folder: Path, zh_encoder: str | None) -> 
     return [*words, "--data.source", source, "--data.csv", str(file), *fractions]
 
 
+def forget_places(words: list[str], folder: Path, zh_encoder: str | None) -> list[str]:
+    """Returns the words of a cell without what only this machine knows, as they can be shown."""
+    words = ["RUN" if word == zh_encoder else word.replace(str(folder), "FOLDER") for word in words]
+    return [word.replace(f"{ROOT}/", "") for word in words]
+
+
 def measure(data: str, recipe: str, words: list[str], seeds: int, jobs: int) -> dict:
     """Returns what the seeds of a cell scored, and the baselines on the same rows."""
     folder = ROOT / "logs" / "results" / data
@@ -88,9 +100,19 @@ def measure(data: str, recipe: str, words: list[str], seeds: int, jobs: int) -> 
         "failed": config["failed"],
         "split_sha256": config["split_sha256"],
         "baselines": {name: {s: scores[s] for s in shown[:3]} for name, scores in result["baselines"].items()},
-        "command": words,
         "machine": describe_machine(),
     }
+
+
+def read_results() -> dict:
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+
+
+def keep(data: str, recipe: str, cell: dict):
+    """Adds a cell to the file, which is read again: other processes may have added theirs."""
+    results = read_results()
+    results.setdefault(data, {})[recipe] = cell
+    write_json(RESULTS, results)
 
 
 def make_table(results: dict) -> str:
@@ -127,7 +149,6 @@ def main():
     options = parser.parse_args()
     folder, encoder = Path(options.folder).resolve(), options.zh_encoder and str(Path(options.zh_encoder).resolve())
     os.chdir(ROOT)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for data in options.data:
         for recipe in options.recipes:
             print(f"== {data}, {recipe}", flush=True)
@@ -136,12 +157,12 @@ def main():
                 if words is None:
                     print("not run, as it begins with a Chinese language model: --zh_encoder RUN")
                     continue
-                results.setdefault(data, {})[recipe] = measure(data, recipe, words, options.seeds, options.jobs)
+                cell = measure(data, recipe, words, options.seeds, options.jobs)
             except UserError as error:
                 print(f"{data}, {recipe}: {error}")
                 continue
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    table = make_table(results)
+            keep(data, recipe, {**cell, "command": forget_places(words, folder, encoder)})
+    table = make_table(read_results())
     print(table)
     write_section("datasets", table)
 

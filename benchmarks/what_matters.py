@@ -5,7 +5,8 @@
 
 Each change is trained with the same seeds as the recipe (configs/tweets.yaml; configs/imdb.yaml on a sample), and
 compared seed by seed on the validation part. Runs lie in logs/what_matters/; what has finished is not repeated, and
-changes that are not named keep the results that they have. The test part is left alone.
+changes that are not named keep the results that they have. The test part is left alone. One change on a file of your
+own: `python -m keras_senti.study` with two configs and --data.csv FILE.
 """
 
 import argparse
@@ -24,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from keras_senti.config import Config, UserError
 from keras_senti.parsing import make_words, parse_config
-from keras_senti.runs import replace_file
+from keras_senti.runs import replace_file, write_json
 from keras_senti.study import compare_paired, format_markdown, pair_scores, run_study, show_difference
 from keras_senti.trials import find_difference
 
@@ -112,6 +113,9 @@ def note(results: dict, name: str, change: list[str], before: dict, after: dict)
         raise SystemExit(f"{name}: not scored on the same rows as what it changes; remove its runs and start again")
     scores = ("macro_f1", "accuracy", "log_loss")
     seconds = pair_scores(before, after, "seconds")
+    if not seconds[0]:
+        print(f"{name}: has no seed in common with what it changes that did not fail; left out", flush=True)
+        return
     results[name] = {
         "change": " ".join(change),
         "seeds": len(seconds[0]),
@@ -162,7 +166,7 @@ def _mean(entry: dict, score: str = "macro_f1") -> float:
 
 
 def keep(results: dict):
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    write_json(RESULTS, results)
     for kind in ("tweets", "imdb"):
         if results.get(kind):
             write_section(kind, make_table(results[kind]), PAGE)
@@ -218,6 +222,8 @@ def main():
     parser.add_argument("--seeds", type=int, help="default: 3, for IMDB 2")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with its share of the cores")
     options = parser.parse_args()
+    if options.only and options.imdb:
+        parser.error("--only: received with --imdb, which takes the five largest effects on tweets. Leave one out")
     folder = Path(options.imdb).resolve() if options.imdb else None
     os.chdir(ROOT)
     base = ["--config", "configs/tweets.yaml"]

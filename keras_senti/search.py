@@ -9,9 +9,9 @@ importance.png. The same command started once more, here or on a machine that sh
 part in the search; after Ctrl-C or kill -9 it goes on, and nothing is done twice. With more --trials it is extended.
 
 A trial is judged by its best epoch on the validation part (train.monitor follows --metric), and ended early if it is
-worse than half of the others were by then (after five trials). The test part is never touched. The best of many
-flatters itself, since it was chosen by the score that it shows: so it is trained again with fresh seeds, beside the
-config that the search began with.
+worse than half of those that were trained to their end were by then (once there are five of them). The test part is
+never touched. The best of many flatters itself, since it was chosen by the score that it shows: so it is trained again
+with fresh seeds, beside the config that the search began with.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from keras_senti import runs
 from keras_senti.config import UserError
 from keras_senti.parsing import make_words, parse_config, run_command, write_yaml
 from keras_senti.space import Range, list_combinations, read_space
-from keras_senti.study import TITLES, format_summary, run_study
+from keras_senti.study import TITLES, StudyInUse, format_summary, run_study
 from keras_senti.trials import (
     TrialFailed,
     TrialStopped,
@@ -390,8 +390,9 @@ def main(argv):
             try:
                 _run_jobs([search, *(make_search() for _ in range(options.jobs - 1))], deadline, stop)
             finally:
+                is_over = search.is_over()  # before drawing: another process may end the last trial meanwhile
                 written = search.write()
-            best, is_over = search.find_best(), search.is_over()
+            best = search.find_best()
             if best is None and is_past(deadline):
                 raise UserError(f"search: no trial had a score after {options.hours} hours (--hours).")
             if best is None and is_over:
@@ -426,7 +427,11 @@ def _confirm(folder: Path, start: list[str], name: str, seeds: int, jobs: int):
     print(f"\nconfirming with {seeds} fresh seeds, which the search has not seen:", flush=True)
     fresh = list(range(FRESH_SEED, FRESH_SEED + seeds))
     configs = {"start": start, name: ["--config", str(folder / "best.yaml")]}
-    result = run_study(configs, fresh, folder / "confirmed", ["--train.evaluate_test", "false"], jobs)
+    try:
+        result = run_study(configs, fresh, folder / "confirmed", ["--train.evaluate_test", "false"], jobs)
+    except StudyInUse:
+        print("another process has begun with it")
+        return
     print(f"\n{format_summary(result)}\nall scores: {folder / 'confirmed' / 'table.md'}")
 
 

@@ -79,6 +79,10 @@ def compare_paired(first: list[float], second: list[float]) -> dict:
     return found
 
 
+class StudyInUse(UserError):
+    """Another process makes the study of a folder."""
+
+
 def run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path, words: list[str], jobs: int = 1) -> dict:
     """Trains each config with each seed, each in a process of its own, and writes what came out.
 
@@ -88,8 +92,9 @@ def run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path, wor
     Returns: what is in study.json: {"seeds", "part", "configs": {name: {"scores": {score: {"mean", "sd", "all"}},
         "failed": {seed: why}, ...}}, "difference": {score: ...} with two configs}.
     Raises:
-        UserError: before any run for settings that cannot work, or if another process works in the folder; if all runs
-            of a config failed; as soon as two runs are not scored on the same rows.
+        StudyInUse: if another process works in the folder.
+        UserError: before any run for settings that cannot work; if all runs of a config failed; as soon as two runs are
+            not scored on the same rows.
     """
     check_jobs(jobs)
     for chosen in configs.values():
@@ -99,7 +104,7 @@ def run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path, wor
         try:
             stack.enter_context(runs.lock_file(folder / "study.lock"))
         except BlockingIOError:
-            raise UserError(f"{folder}: another process makes this study. Wait until it has ended.") from None
+            raise StudyInUse(f"{folder}: another process makes this study. Wait until it has ended.") from None
         frozen = {n: freeze_config([*chosen, *words], folder / n / "config.yaml") for n, chosen in configs.items()}
         return _run_study(frozen, seeds, folder, jobs)
 

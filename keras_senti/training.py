@@ -172,15 +172,15 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
 
 class Throughput(keras.callbacks.Callback):
-    """Adds examples and real (unpadded) tokens a second to the logs, validation time left out.
+    """Adds examples a second to the logs, validation time left out.
 
     Args:
-        examples, tokens: of the part of an epoch that `fit` runs.
+        examples: of the part of an epoch that `fit` runs.
     """
 
-    def __init__(self, examples: int, tokens: int):
+    def __init__(self, examples: int):
         super().__init__()
-        self.examples, self.tokens = examples, tokens
+        self.examples = examples
 
     def on_epoch_begin(self, epoch, logs=None):
         self.begin = time.perf_counter()
@@ -192,7 +192,6 @@ class Throughput(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         seconds = self.seconds or time.perf_counter() - self.begin
         logs["examples_per_second"] = self.examples / seconds
-        logs["tokens_per_second"] = self.tokens / seconds
 
 
 class ShowProgress(keras.callbacks.Callback):
@@ -517,8 +516,7 @@ def train_model(
         extra.append(board if copy is None else OnCopy(board, copy))
 
     def make_callbacks(progress):
-        rows = np.concatenate(plan(progress.epoch, progress.step))
-        speed = [Throughput(len(rows), int(encoded.lengths[rows].sum()))]
+        speed = [Throughput(sum(len(rows) for rows in plan(progress.epoch, progress.step)))]
         if not is_distributed or device.is_chief:
             speed.append(ShowProgress(progress, steps, settings.epochs, int(encoded.lengths.sum())))
         return [*speed, Unfreeze(layers, settings), *extra]

@@ -196,7 +196,7 @@ def test_few_labels_are_drawn_with_the_shares_of_the_classes_and_the_smaller_dra
 
 def test_a_draw_that_cannot_be_is_refused():
     part = make_part(negative=60, positive=30)
-    with pytest.raises(UserError, match="--sizes: received 91, expected at most the 90 train rows, or `all`"):
+    with pytest.raises(UserError, match="--sizes: received 91, expected fewer than the 90 train rows, or `all`"):
         few_labels.draw_rows(part, 91, seed=0)
     with pytest.raises(UserError, match="received 3, which leaves 1 for a class, expected at least 2"):
         few_labels.draw_rows(part, 3, seed=0)
@@ -289,40 +289,25 @@ def test_the_table_of_few_labels_has_a_row_a_size_and_mean_and_deviation_of_the_
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_network_is_trained_resumed_or_left_as_its_folder_says(tmp_path, monkeypatch):
-    run_dir, calls, status = tmp_path / "work" / "run", [], iter(["killed", "finished", "finished"])
-
-    def train(words, start_new_session, **_):
-        """As train.py, killed the first time."""
-        assert start_new_session  # else it would get Ctrl-C, and finish early
-        calls.append(words[1:])
-        (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.yaml").touch()
-        state = next(status)
-        (run_dir / "manifest.json").write_text(json.dumps({"status": state, "seconds": 7.5}))
-        (run_dir / "metrics.json").write_text('{"validation": {"accuracy": 0.75}}')
-        return SimpleNamespace(returncode=int(state == "killed"))
-
-    monkeypatch.setattr(few_labels, "subprocess", SimpleNamespace(run=train))
-    with pytest.raises(UserError, match="train.py failed with status 1; .*run.log says why. Mend it and start again"):
-        few_labels.train_network(["--name", "tiny"], run_dir)
-    for _ in range(2):
-        assert few_labels.train_network(["--name", "tiny"], run_dir) == {"accuracy": 0.75, "seconds": 7.5}
-    new, resumed = ["--name", "tiny", "--run_dir", str(run_dir)], ["--resume", str(run_dir)]
-    assert calls == [["train.py", *new], ["train.py", *resumed]]
-    assert not (run_dir / "checkpoints").exists()
-    (run_dir / "config.yaml").unlink()  # as if it was killed before there was anything to resume
-    (run_dir / "manifest.json").unlink()
-    few_labels.train_network(["--name", "tiny"], run_dir)
-    assert calls[2:] == [["train.py", *new]]
+def test_of_a_network_that_was_trained_the_largest_files_are_removed(stub_trials, tmp_path):
+    run_dir, words = tmp_path / "work" / "run", ["--config", str(ROOT / "configs" / "tweets.yaml")]
+    first = few_labels.train_network(words, run_dir)
+    assert first["rows"] == 9 and first["seconds"] == 1.5
+    (run_dir / "checkpoints").mkdir()
+    assert few_labels.train_network(words, run_dir) == first  # not trained again
+    assert (run_dir / "starts").read_text().count("begun") == 1 and not (run_dir / "checkpoints").exists()
+    with pytest.raises(UserError, match="the loss became nan.*all of it: .*fast.log"):
+        few_labels.train_network([*words, "--train.learning_rate", "3"], tmp_path / "work" / "fast")
 
 
 @pytest.fixture
 def few_labels_words(tiny_csv, tmp_path) -> list[str]:
-    """Options for a benchmark of the tiny file: 57 train rows and 15 to score."""
-    config = tmp_path / "tiny.yaml"
+    """Options for a benchmark of the tiny file, with other names of columns and labels: 57 train rows, 15 to score."""
+    file, config = tmp_path / "stars.csv", tmp_path / "tiny.yaml"
+    file.write_text(tiny_csv.read_text().replace("text,sentiment", "review,stars").replace(",positive", ",5"))
     config.write_text(
-        f"name: tiny\ndata: {{csv: {tiny_csv}}}\ntext: {{sequence_length: 12}}\n"
+        f"name: tiny\ndata: {{csv: {file}, text_column: review, label_column: stars, "
+        "label_map: {negative: negative, neutral: neutral, '5': positive}}\ntext: {sequence_length: 12}\n"
         "model: {units: 8, embedding_dim: 6}\ntrain: {epochs: 2, batch_size: 8, learning_rate: 0.03}\n"
     )
     fine_tune = tmp_path / "tiny_fine_tune.yaml"
@@ -379,17 +364,19 @@ def test_few_labels_says_what_is_missing_before_it_trains(few_labels_words, caps
     assert "received 'some', expected a number of labels, such as 500, or all" in capsys.readouterr().err
     with pytest.raises(UserError, match="init_from: .*no such folder"):
         few_labels.main([*few_labels_words, "--sizes", "12", "--pretrained", "nowhere"])
+    with pytest.raises(UserError, match="--sizes: received 57, which are all train rows. Write `all`"):
+        few_labels.main([*few_labels_words, "--sizes", "57", "--systems", "scratch"])
 
 
 @pytest.mark.slow
 def test_few_labels_trains_networks_with_and_without_pre_training(few_labels_words, trained_run, tmp_path, monkeypatch):
     from keras_senti import workflow
 
-    def train(words, **_):  # in this process, which has TensorFlow already
-        workflow.train_run(parse_config(words[2:]))
-        return SimpleNamespace(returncode=0)
+    def train(words, run_dir):  # in this process, which has TensorFlow already
+        workflow.train_run(parse_config([*words, "--run_dir", str(run_dir)]))
+        return json.loads((run_dir / "metrics.json").read_text())
 
-    monkeypatch.setattr(few_labels, "subprocess", SimpleNamespace(run=train))
+    monkeypatch.setattr(few_labels, "run_trial", train)
     systems = ["--systems", "pretrained", "scratch"]
     few_labels.main([*few_labels_words, "--sizes", "12", "all", "--pretrained", str(trained_run), *systems])
     text = (tmp_path / "few.json").read_text()

@@ -67,6 +67,26 @@ def test_every_cell_of_the_table_is_a_command_that_parses(data, recipe, folder, 
     assert bool(config.init_from) == (recipe == "pretrained")
 
 
+def test_a_stored_command_names_no_machine_and_is_the_one_that_ran(folder):
+    words = results.find_words("chnsenticorp", "pretrained", folder, str(ROOT / "logs" / "zh"))
+    shown = results.forget_places(words, folder, str(ROOT / "logs" / "zh"))
+    assert shown[:4] == ["--config", "configs/reviews_zh_fine_tune.yaml", "--init_from", "RUN"]
+    assert "FOLDER/chnsenticorp/train.csv.gz" in shown and not [word for word in shown if word.startswith("/")]
+    stored = results.read_results()
+    assert stored and all("/" != word[0] for cells in stored.values() for c in cells.values() for word in c["command"])
+
+
+def test_cells_that_other_processes_have_added_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results.json")
+    results.keep("sst2", "scratch", {"seeds": [0]})
+    (tmp_path / "results.json").write_text('{"sst2": {"scratch": {"seeds": [0]}}, "imdb": {"scratch": {"seeds": [1]}}}')
+    results.keep("sst2", "document", {"seeds": [2]})
+    assert results.read_results() == {
+        "sst2": {"scratch": {"seeds": [0]}, "document": {"seeds": [2]}},
+        "imdb": {"scratch": {"seeds": [1]}},
+    }
+
+
 def test_a_data_set_that_is_not_there_is_said(tmp_path):
     with pytest.raises(UserError, match=r"sst2/train\.csv\.gz: not found.*or leave sst2 out"):
         results.find_words("sst2", "scratch", tmp_path, None)
@@ -109,6 +129,12 @@ def make_entry(*differences):
     made, after = {}, [0.5 + d for d in differences]
     what_matters.note(made, "x", ["--model.units", "32"], make_config([0.5] * len(after)), make_config(after))
     return made["x"]
+
+
+def test_a_change_without_a_seed_in_common_is_left_out(capsys):
+    made, config = {}, {"scores": {"seconds": {"all": [1.0]}}, "split_sha256": "a"}
+    what_matters.note(made, "x", [], {**config, "seeds": [0]}, {**config, "seeds": [1]})
+    assert made == {} and "x: has no seed in common" in capsys.readouterr().out
 
 
 def test_changes_are_listed_from_worst_to_best_and_the_largest_go_to_imdb(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from keras_senti.models import build_model
 from keras_senti.pipeline import EncodedTexts, plan_epoch
 from keras_senti.training import (
     SaveProgress,
+    ShowProgress,
     StopOnNonFinite,
     Throughput,
     compile_model,
@@ -266,12 +267,16 @@ def test_tensorboard_gets_the_curves(tmp_path):
 
 
 def test_speed_counts_real_tokens_and_leaves_validation_out(monkeypatch):
-    clock = iter([10.0, 12.0])
+    clock = iter([10.0, 10.0, 11.0, 12.0, 12.0])
     monkeypatch.setattr("keras_senti.training.time.perf_counter", lambda: next(clock))
-    callback, logs = Throughput(examples=30, tokens=500), {}
-    callback.on_epoch_begin(0)
-    callback.on_test_begin()
-    callback.on_epoch_end(0, logs)
+    both, logs = [Throughput(examples=30), ShowProgress(Progress(), steps=5, epochs=2, tokens=500)], {}
+    for callback in both:
+        callback.on_epoch_begin(0)
+    both[1].on_train_batch_end(4)
+    for callback in both:
+        callback.on_test_begin()
+    for callback in both:
+        callback.on_epoch_end(0, logs)
     assert logs == {"examples_per_second": 15.0, "tokens_per_second": 250.0}
 
 
@@ -378,9 +383,7 @@ def test_the_rest_of_an_epoch_counts_as_such_in_speed_and_in_messages(tmp_path, 
         train(tmp_path, checkpoint_minutes=1e-9)
     kill_before_step(None)
     seen = []
-    monkeypatch.setattr(
-        training, "Throughput", lambda examples, tokens: seen.append(examples) or keras.callbacks.Callback()
-    )
+    monkeypatch.setattr(training, "Throughput", lambda examples: seen.append(examples) or keras.callbacks.Callback())
     monkeypatch.setattr(StopOnNonFinite, "_check", lambda self, loss, where, what: seen.append(where))
     train(tmp_path, checkpoint_minutes=1e-9)
     encoded, _ = make_twelve_rows()
