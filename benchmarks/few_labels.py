@@ -59,7 +59,9 @@ COLUMNS = {"text_column": "text", "label_column": "sentiment"}
 COLUMNS |= dict.fromkeys(("label_map", "group_column", "weight_column"), "null")
 LINEAR = {"nb_svm": baselines.fit_nb_svm, "tfidf_logistic_regression": baselines.fit_tfidf_logistic_regression}
 WATCHED = 100  # rows whose scores TensorBoard shows after each epoch
-STEPS = 700  # of configs/imdb.yaml with all labels (22,489 rows, 32 a step): few labels are learned as long as many
+# From scratch as many as configs/imdb.yaml has with all labels (22,489 rows, 32 a step). Pre-trained fewer: with 500
+# labels the 6 epochs of configs/few_labels.yaml, for which its learning rate was chosen, on other train rows.
+STEPS = {"pretrained": 192, "scratch": 700}
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,13 @@ def list_cells(systems: list[str], sizes: list[int | str], seeds: int) -> list[C
     return [cell for cell in cells if not (cell.system in LINEAR and cell.labels == "all" and cell.seed)]
 
 
-def choose_schedule(rows: int, steps: int) -> tuple[int, int]:
-    """Returns (epochs, batch size) for few labels: so many whole epochs that they have `steps` steps.
+def choose_schedule(rows: int, steps: int, fewest: int) -> tuple[int, int]:
+    """Returns (epochs, batch size) for few labels: at least `fewest` epochs, and so many that they have `steps` steps.
 
-    A batch is a 64th of the rows, but 8 to 32. So 700 steps are 54 epochs of 100 rows, near the 50 that Howard & Ruder
-    2018 (https://aclanthology.org/P18-1031) give them; in batches of 32 they would be 175.
+    A batch is a 32nd of the rows, but 8 to 32: of few rows it is smaller, as otherwise they would be seen too often.
     """
-    batch_size = next((size for size in (8, 16) if rows <= 64 * size), 32)
-    return math.ceil(steps / math.ceil(rows / batch_size)), batch_size
+    batch_size = next((size for size in (8, 16) if rows <= 32 * size), 32)
+    return max(fewest, math.ceil(steps / math.ceil(rows / batch_size))), batch_size
 
 
 def read_parts(words: list[str]) -> tuple[Part, Part, tuple[str, ...]]:
@@ -208,12 +209,13 @@ def describe_network(cell: Cell, rows: int, train_csv: Path, parts: list, option
         UserError: for settings that train.py would refuse.
     """
     pretrained = options.pretrained if cell.system == "pretrained" else None
-    config = options.fine_tune_config if pretrained else options.config
+    fine_tune = options.fine_tune_config if cell.labels == "all" else options.few_labels_config
+    config = fine_tune if pretrained else options.config
     init_from = ["--init_from", pretrained] if pretrained else []
     source = ["--data.source", "csv", "--data.csv", train_csv, *parts, "--data.cache_dir", options.work / "cache"]
     source += [word for name, value in COLUMNS.items() for word in (f"--data.{name}", value)]
     words = [str(word) for word in ("--config", config, *init_from, *source, "--baselines.models", "[majority]")]
-    chosen = list_options(cell, rows, options.steps, parse_config(words).train)
+    chosen = list_options(cell, rows, options.steps or STEPS[cell.system], parse_config(words).train)
     words += chosen
     found = parse_config(words).init_from  # of a folder of runs, the newest one
     content = json.dumps(yaml.safe_load(config.read_text(encoding="utf-8")), sort_keys=True)  # comments do not count
@@ -228,8 +230,8 @@ def list_options(cell: Cell, rows: int, steps: int, config: TrainConfig) -> list
     """Returns what train.py is told besides the config and the files.
 
     A layer that learns from a later epoch on does so after the same share of all epochs as in the config: the token
-    vectors of configs/imdb_fine_tune.yaml, {embedding: 2} of 4, after a quarter. As it stands there, they would join
-    after 2% of 54 epochs, when the new head still knows next to nothing, and a schedule of 1 epoch would be refused.
+    vectors of configs/few_labels.yaml, {embedding: 2} of 6, after a sixth. As it stands there, they would join after
+    one of the 15 epochs of 100 labels, when the new head still knows next to nothing.
 
     Args:
         config: the config's own settings of training.
@@ -237,7 +239,7 @@ def list_options(cell: Cell, rows: int, steps: int, config: TrainConfig) -> list
     words = ["--train.seed", str(cell.seed), "--train.monitor", "none"]
     if cell.labels == "all":
         return [*words, "--train.evaluate_test", "false"]  # the config's own schedule is for all of them
-    epochs, batch_size = choose_schedule(rows, steps)
+    epochs, batch_size = choose_schedule(rows, steps, config.epochs)
     schedule = {"epochs": epochs, "batch_size": batch_size, "batch_tokens": "null"}
     if config.train_from_epoch:
         first = config.train_from_epoch.items()
@@ -387,10 +389,13 @@ def main(argv: list[str]):
     parser.add_argument("--sizes", type=read_size, nargs="+", default=[100, 500, 1000, 5000, "all"], metavar="LABELS")
     parser.add_argument("--seeds", type=int, default=3, help="how many draws (0, 1, ...)")
     parser.add_argument("--systems", nargs="*", choices=list(SYSTEMS), default=list(SYSTEMS), metavar="SYSTEM")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of training, with fewer than all labels")
+    steps = " and ".join(f"{count} ({system})" for system, count in STEPS.items())
+    parser.add_argument("--steps", type=int, help=f"of training, with fewer than all labels (default: {steps})")
     parser.add_argument("--config", type=read_path, default=ROOT / "configs" / "imdb.yaml", help="data, and `scratch`")
     fine_tune = ROOT / "configs" / "imdb_fine_tune.yaml"
-    parser.add_argument("--fine_tune_config", type=read_path, default=fine_tune, help="`pretrained`")
+    few = ROOT / "configs" / "few_labels.yaml"
+    parser.add_argument("--fine_tune_config", type=read_path, default=fine_tune, help="`pretrained`, all labels")
+    parser.add_argument("--few_labels_config", type=read_path, default=few, help="`pretrained`, fewer")
     parser.add_argument("--work", type=read_path, default=ROOT / "logs" / "few_labels", help="rows drawn, and runs")
     parser.add_argument("--out", type=read_path, default=RESULTS)
     options = parser.parse_args(argv)

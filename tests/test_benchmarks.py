@@ -231,8 +231,8 @@ def test_the_rows_to_watch_were_not_drawn(monkeypatch):
 
 
 def test_few_labels_get_more_epochs_of_smaller_batches_and_as_many_steps():
-    schedules = {rows: few_labels.choose_schedule(rows, 700) for rows in (100, 500, 1000, 5000, 22489)}
-    assert schedules == {100: (54, 8), 500: (12, 8), 1000: (12, 16), 5000: (5, 32), 22489: (1, 32)}
+    schedules = {rows: few_labels.choose_schedule(rows, 192, fewest=2) for rows in (100, 500, 1000, 5000, 22489)}
+    assert schedules == {100: (15, 8), 500: (6, 16), 1000: (6, 32), 5000: (2, 32), 22489: (2, 32)}
     options = few_labels.list_options(few_labels.Cell("scratch", "all", 2), 22489, 700, TrainConfig())
     assert options == "--train.seed 2 --train.monitor none --train.evaluate_test false".split()
     assert "train_from_epoch" not in " ".join(
@@ -241,7 +241,7 @@ def test_few_labels_get_more_epochs_of_smaller_batches_and_as_many_steps():
 
 
 @pytest.mark.parametrize(
-    "rows,epochs,expected", [(100, 54, (14, 28)), (500, 12, (4, 7)), (5000, 5, (2, 3)), (20000, 2, (1, 2))]
+    "rows,epochs,expected", [(100, 54, (14, 28)), (500, 22, (6, 12)), (5000, 5, (2, 3)), (20000, 4, (2, 3))]
 )
 def test_with_few_labels_a_layer_joins_after_the_same_share_of_the_epochs(rows, epochs, expected):
     # In the config after 1 and 2 of 4 epochs.
@@ -313,7 +313,8 @@ def few_labels_words(tiny_csv, tmp_path) -> list[str]:
     fine_tune = tmp_path / "tiny_fine_tune.yaml"
     fine_tune.write_text("name: tiny_fine_tune\ntrain: {epochs: 1, batch_size: 8, learning_rate: 0.001}\n")
     folder = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "few.json")]
-    return ["--config", str(config), "--fine_tune_config", str(fine_tune), "--seeds", "1", "--steps", "4", *folder]
+    configs = [("--config", config), ("--fine_tune_config", fine_tune), ("--few_labels_config", fine_tune)]
+    return [*(word for name, file in configs for word in (name, str(file))), "--seeds", "1", "--steps", "4", *folder]
 
 
 def test_few_labels_keeps_its_cells_and_names_no_machine(few_labels_words, tmp_path, monkeypatch, capsys):
