@@ -85,8 +85,8 @@ class Table:
             raise UserError(f"{path}: is a folder, expected a CSV, TSV or JSON Lines file. Name the file inside it.")
         if not self.path.is_file():
             folder = self.path.parent
-            names = [str(folder / p.name) for p in folder.iterdir()] if folder.is_dir() else []
-            raise UserError(f"{path}: no such file (looked in {folder.resolve()}).{suggest(str(path), names)}")
+            names = [p.name for p in folder.iterdir() if p.is_file()] if folder.is_dir() else []
+            raise UserError(f"{path}: no such file (looked in {folder.resolve()}).{suggest(self.path.name, names)}")
         name = self.path.name.lower().removesuffix(".gz").removesuffix(".xz")
         self.is_json = name.endswith((".jsonl", ".ndjson", ".json"))
         self.delimiter = "\t" if name.endswith((".tsv", ".tab")) else ","
