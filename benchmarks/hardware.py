@@ -35,7 +35,8 @@ from keras_senti.study import format_markdown
 RESULTS = ROOT / "benchmarks" / "results" / "hardware.json"
 PAGE = ROOT / "docs" / "hardware.md"
 RUNS = ROOT / "logs" / "hardware"
-# In this order, because some begin with what others leave.
+# In this order, because some begin with what others leave. few_labels has no data of its own; its network is that of
+# imdb_fine_tune.
 BEGIN_WITH = {
     "tweets": None,
     "fine_tune": "tweets",

@@ -19,7 +19,7 @@ CONFIGS = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
 
 
 def test_every_config_has_its_row_of_costs_and_begins_with_one_before_it():
-    assert set(hardware.BEGIN_WITH) == CONFIGS
+    assert set(hardware.BEGIN_WITH) == CONFIGS - {"few_labels"}  # the network of imdb_fine_tune, on a file of one's own
     names = list(hardware.BEGIN_WITH)
     for name, before in hardware.BEGIN_WITH.items():
         assert before is None or names.index(before) < names.index(name)
