@@ -79,9 +79,11 @@ def write_run_report(run_dir, color_words=None) -> Path:
     rivals = [_read_rival(name, ours, baseline, notes.get(name, "")) for name, baseline in beside.items()]
     if not rivals:  # the settings may name none
         ours, rivals = found, [_make_constant_rival(subject)]
-    note = (
-        "The best epoch was chosen on these very texts, which flatters a little." if part.name == "validation" else ""
-    )
+    note = ""
+    if part.name == "validation":
+        note = "The best epoch was chosen on these very texts, which flatters a little."
+        if (manifest.get("training") or {}).get("monitor") == "none":
+            note = "The last epoch was kept: none was chosen on these texts."
     learned = _draw_learning(run_dir / "history.csv", manifest)
     learned = make_section("How it learned", *learned, _draw_run(manifest))
     sections = _draw_scored(subject, found, rivals, ours, color_words, note, learned)
@@ -190,9 +192,11 @@ def write_verdict(metrics: dict, rivals: list[Rival], what: str) -> tuple[str, s
         return f"{sentence}; it makes no mistake here.", detail
     worst, strongest = (f"“{name}”" for name in (ranked[0], ranked[-1]))
     shares = [per_class[name]["recall"] for name in (ranked[-1], ranked[0])]
-    sentence += (
-        f"; it is best on {strongest}, of which it finds {shares[0]:.0%}, and worst on {worst} ({shares[1]:.0%})."
-    )
+    high, low = (f"{share:.0%}" for share in shares)
+    if high == low:
+        sentence += f"; of each class it finds {high}."
+    else:
+        sentence += f"; it is best on {strongest}, of which it finds {high}, and worst on {worst} ({low})."
     true, taken, count = findings.find_commonest_mistake(metrics)
     detail += (
         f" This model's commonest mistake: “{true}” taken for “{taken}”, {count:,} of {rows - right:,} mistakes. "

@@ -114,6 +114,11 @@ def test_the_verdict_does_not_take_chance_for_merit(difference, p_value, expecte
     assert "Other simple models: guessing 50.0%." in detail
 
 
+def test_the_verdict_names_no_best_class_where_all_are_alike():
+    verdict, _ = write_verdict(make_metrics([[88, 12], [12, 88]]), RIVALS, "texts")
+    assert verdict.endswith("; of each class it finds 88%.") and "best on" not in verdict
+
+
 def test_the_verdict_of_few_rows_one_class_and_no_mistake():
     few = write_verdict(make_metrics([[1, 0], [0, 0]]), RIVALS, "texts of a.csv")
     assert few == ("1 of 1 texts of a.csv in the right class: too few to say how good the model is.", "")
@@ -158,6 +163,16 @@ def test_a_run_gets_the_same_self_contained_page_again(tmp_path):
         assert words in shown, words
     assert "http" not in page.replace("http-equiv", "") and "@import" not in page
     assert write_run_report(run).read_text(encoding="utf-8") == page
+
+
+def test_the_validation_part_flatters_only_where_an_epoch_was_chosen_by_it(tmp_path):
+    run = write_run(tmp_path, *make_predictions(400))
+    assert "The best epoch was chosen on these very texts" in read_shown(write_run_report(run).read_text())
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["training"]["monitor"] = "none"
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    shown = read_shown(write_run_report(run).read_text())
+    assert "none was chosen on these texts" in shown and "The best epoch was chosen" not in shown
 
 
 def test_a_scored_test_part_is_reported_with_thresholds_that_were_chosen_on_validation(tmp_path):
