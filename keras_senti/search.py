@@ -8,9 +8,9 @@ search.db (SQLite); a run folder and a log for each trial; best.yaml, which trai
 importance.png. The same command started once more, here or on a machine that shares the disk and its file locks, takes
 part in the search; after Ctrl-C or kill -9 it goes on, and nothing is done twice. With more --trials it is extended.
 
-A trial is judged by its best epoch on the validation part (train.monitor follows --metric), and ended early if it is
-worse than half of those that were trained to their end were by then (once there are five of them). The test part is
-never touched. The best of many flatters itself, since it was chosen by the score that it shows: so it is trained again
+A trial is judged by its best epoch on the validation part (train.monitor follows --metric), and ended early, from the
+third epoch on, if it is worse than half of those that were trained to their end were by then (once there are five of
+them). The test part is never touched. The best of many flatters itself, since it was chosen by the score that it shows: so it is trained again
 with fresh seeds, beside the config that the search began with.
 """
 
@@ -94,7 +94,8 @@ class Search:
         storage = optuna.storages.RDBStorage(
             f"sqlite:///{self.folder / 'search.db'}", engine_kwargs={"connect_args": {"timeout": 60}}
         )
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=5)
+        # Not in the first two epochs: what is regularised more learns later, and may end higher.
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
         study = optuna.create_study(
             storage=storage, study_name="search", direction="maximize", pruner=pruner, load_if_exists=True
         )
