@@ -320,41 +320,28 @@ class BigramEmbedding(Embedding):
     neighbours much of their strength, and a network has too few labelled texts to find each of them out by itself.
 
     Args:
-        buckets: vectors for pairs, at least 1.
-        stateful: the rows of a batch go on where those of the batch before ended, as with recurrent layers: the first
-            token's pair is that with the last one before it. The others are those of `Embedding`.
+        buckets: vectors for pairs, at least 1. The others are those of `Embedding`.
     Call: token_ids (batch, time) int, 0 = padding. Returns (batch, time, output_dim).
     Reference: Joulin et al. 2017, https://aclanthology.org/E17-2068 (hashed pairs, in a bag of words there).
     """
 
-    def __init__(self, input_dim, output_dim, buckets: int, stateful: bool = False, **kwargs):
+    def __init__(self, input_dim, output_dim, buckets: int, **kwargs):
         super().__init__(input_dim, output_dim, **kwargs)
-        self.buckets, self.stateful = buckets, stateful
+        self.buckets = buckets
 
     def build(self, input_shape=None):
         super().build(input_shape)
-        if self.stateful:
-            last = keras.Variable(ops.zeros((input_shape[0], 1), "int32"), trainable=False, name="last_token")
-            self.get_last = lambda: last  # as an attribute it would be a weight of this layer
         self.bigrams = self.add_weight(
             shape=(self.buckets, self.output_dim), initializer=self.embeddings_initializer, name="bigrams"
         )
 
     def call(self, inputs, training=False):
         ids = ops.cast(inputs, "int32")
-        first = self.get_last().value if self.stateful else ops.zeros_like(ids[:, :1])
-        before = ops.concatenate([first, ids[:, :-1]], axis=1)
-        if self.stateful:
-            self.get_last().assign(ids[:, -1:])
+        before = ops.pad(ids[:, :-1], [[0, 0], [1, 0]])
         pair = ops.mod(ops.mod(before, 32719) * 65521 + ids, self.buckets)  # below 2**31 up to 3.6 million tokens
         is_pair = ops.cast(ops.logical_and(before != 0, ids != 0), self.compute_dtype)
         bigrams = ops.cast(ops.take(self.bigrams, pair, axis=0), self.compute_dtype)
         return super().call(inputs, training=training) + bigrams * ops.expand_dims(is_pair, -1)
-
-    @property
-    def states(self) -> list[keras.Variable]:
-        """What is carried over to the next batch, named as in recurrent layers: the last token (batch, 1) int32."""
-        return [self.get_last()]
 
     def save_own_variables(self, store):
         keras.layers.Layer.save_own_variables(self, store)  # that of Embedding knows one table only
@@ -363,7 +350,7 @@ class BigramEmbedding(Embedding):
         keras.layers.Layer.load_own_variables(self, store)
 
     def get_config(self):
-        return {**super().get_config(), "buckets": self.buckets, "stateful": self.stateful}
+        return {**super().get_config(), "buckets": self.buckets}
 
 
 @keras.saving.register_keras_serializable("keras_senti")

@@ -114,7 +114,7 @@ def _build_encoder(
     Args:
         is_stream: keep the state from one batch to the next, and read id 0 as any other.
     """
-    stack = [_build_embedding(settings, vocabulary_size, is_stream)]
+    stack = [_build_embedding(settings, vocabulary_size, mask_zero=not is_stream)]
     if settings.embedding_dropout:
         stack.append(keras.layers.Dropout(settings.embedding_dropout, name="embedding_dropout"))
     if settings.conv_filters:
@@ -159,14 +159,13 @@ def list_learning_layers(settings: ModelConfig) -> list[str]:
     return [layer.name for layer in find_learning_layers(model)]
 
 
-def _build_embedding(settings: ModelConfig, vocabulary_size: int, is_stream: bool) -> keras.layers.Embedding:
-    arguments = {"mask_zero": not is_stream, "trainable": settings.embedding_trainable, "name": "embedding"}
+def _build_embedding(settings: ModelConfig, vocabulary_size: int, mask_zero: bool) -> keras.layers.Embedding:
+    arguments = {"mask_zero": mask_zero, "trainable": settings.embedding_trainable, "name": "embedding"}
     kind = keras.layers.Embedding
     if settings.word_dropout or settings.bigram_buckets:
         kind, arguments["word_dropout"] = layers.Embedding, settings.word_dropout
     if settings.bigram_buckets:
-        kind = layers.BigramEmbedding
-        arguments |= {"buckets": settings.bigram_buckets, "stateful": is_stream}
+        kind, arguments["buckets"] = layers.BigramEmbedding, settings.bigram_buckets
     return kind(vocabulary_size, settings.embedding_dim, **arguments)
 
 

@@ -180,6 +180,9 @@ def check_language_model(config: Config):
         wrong = ("model.bidirectional", True, "false: its backward half has read the token that is to be predicted")
     elif model.conv_filters:
         wrong = ("model.conv_filters", model.conv_filters, "0: it sees the token that is to be predicted")
+    elif model.bigram_buckets:
+        why = "0: a window's first token has lost the one before it, with which it makes a pair"
+        wrong = ("model.bigram_buckets", model.bigram_buckets, why)
     elif train.monitor not in ("val_loss", "none"):
         wrong = ("train.monitor", train.monitor, "val_loss or none: there are no classes to be right about")
     else:

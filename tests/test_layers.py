@@ -127,18 +127,6 @@ def test_a_pair_of_tokens_adds_its_vector_to_the_second_and_padding_and_the_firs
     assert np.asarray(layer.compute_mask(ids)).tolist() == [[True, True, True, False], [True, True, False, False]]
 
 
-def test_a_batch_of_streams_begins_with_the_pair_that_spans_it_and_the_batch_before():
-    layer = layers.BigramEmbedding(10, 3, buckets=7)
-    stateful = layers.BigramEmbedding(10, 3, buckets=7, stateful=True)
-    stateful.build((2, None))
-    ids = np.array([[4, 5, 9, 0, 3], [5, 4, 8, 2, 7]], np.int32)
-    expected = np.asarray(layer(ids))
-    stateful.set_weights(layer.get_weights())
-    received = np.concatenate([stateful(ids[:, :2]), stateful(ids[:, 2:])], axis=1)
-    np.testing.assert_allclose(received, expected)
-    assert not np.allclose(layer(ids[:, 2:])[:, 0], expected[:, 2]), "without a state the pair is lost"
-
-
 def test_pairs_are_hashed_without_overflow_and_spread_over_all_buckets():
     layer = layers.BigramEmbedding(3_600_000, 1, buckets=1009, embeddings_initializer="zeros")
     layer.build()
