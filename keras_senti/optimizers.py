@@ -97,6 +97,31 @@ class ByLayer:
         pass  # Keras would do it for all variables at the same rate
 
 
+class InOnePass:
+    """Lets Keras' Adam, before which it stands as a base class, move a variable by TensorFlow's own operation for it.
+
+    Keras' is a dozen operations, each of which reads and writes as much as the variable holds. For a table of token
+    vectors, of which a small batch has few rows, they can take as long as the network: see benchmarks/optimizer.py. The
+    formula is the same (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, with the order of the end of section 2).
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        steps = ops.cast(self.iterations + 1, "float32")
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=self.beta_1**steps,
+            beta2_power=self.beta_2**steps,
+            lr=learning_rate,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=tf.convert_to_tensor(gradient),
+        )
+
+
 class SumFirst:
     """Lets a Keras optimiser, before which it stands as a base class, sum the gradients of all replicas first.
 
@@ -177,6 +202,8 @@ def make_optimizer(
     has_replicas = tf.distribute.get_strategy().num_replicas_in_sync > 1
     is_scaled = precision == "mixed_float16"
     bases = [IsGivenSums] * has_replicas
+    if issubclass(kind, keras.optimizers.Adam) and not tf.distribute.has_strategy():
+        bases.append(InOnePass)
     if has_replicas and not is_scaled:
         bases.insert(0, SumFirst)
     if settings.layer_rate_decay == 1 and not any(first_steps):

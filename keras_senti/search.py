@@ -10,8 +10,8 @@ part in the search; after Ctrl-C or kill -9 it goes on, and nothing is done twic
 
 A trial is judged by its best epoch on the validation part (train.monitor follows --metric), and ended early, from the
 third epoch on, if it is worse than half of those that were trained to their end were by then (once there are five of
-them). The test part is never touched. The best of many flatters itself, since it was chosen by the score that it shows: so it is trained again
-with fresh seeds, beside the config that the search began with.
+them). The test part is never touched. The best of many flatters itself, since it was chosen by the score that it shows:
+so it is trained again with fresh seeds, beside the config that the search began with.
 """
 
 import argparse

@@ -3,9 +3,10 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_senti.config import TrainConfig, UserError
-from keras_senti.optimizers import OPTIMIZERS, WarmupDecay, check_train_from_epoch, make_optimizer
+from keras_senti.optimizers import OPTIMIZERS, InOnePass, WarmupDecay, check_train_from_epoch, make_optimizer
 
 
 @pytest.mark.parametrize(
@@ -109,8 +110,35 @@ def test_with_float16_the_loss_is_scaled_and_what_that_needs_is_there_before_the
 
 
 @pytest.mark.parametrize("name,kind", OPTIMIZERS.items())
-def test_without_settings_for_layers_the_optimizer_is_that_of_keras(name, kind):
-    assert type(make_optimizer(TrainConfig(optimizer=name), 10, make_layers(*NAMES))) is kind
+def test_without_settings_for_layers_the_optimizer_moves_weights_as_that_of_keras(name, kind):
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(50, 3)).astype(np.float32)
+    settings = TrainConfig(optimizer=name, learning_rate=0.01, weight_decay=0.1, **{**CONSTANT, "clip_norm": 1.0})
+    tables = [keras.layers.Embedding(50, 3, name="embedding") for _ in range(2)]
+    for table in tables:
+        table.build()
+        table.set_weights([start])
+    ours = make_optimizer(settings, 30, tables[:1])
+    keras_own = kind(0.01, weight_decay=0.1, global_clipnorm=1.0)
+    for _ in range(30):
+        ids = rng.integers(0, 50, 20)  # a few rows, some of them several times
+        weights = rng.normal(size=(20, 3)).astype(np.float32)
+        for table, optimizer in zip(tables, (ours, keras_own)):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(table(ids) * weights)
+            variables = table.trainable_variables
+            optimizer.apply(tape.gradient(loss, variables), variables)
+    received, expected = (table.embeddings.numpy() for table in tables)
+    assert np.abs(expected - start).max() > 0.01
+    np.testing.assert_allclose(received, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name,is_ours", [("adam", True), ("adamw", True), ("sgd", False), ("rmsprop", False)])
+def test_adam_moves_weights_in_one_pass_but_not_under_a_distribution_strategy(name, is_ours):
+    settings = TrainConfig(optimizer=name)
+    assert isinstance(make_optimizer(settings, 10, make_layers(*NAMES)), InOnePass) == is_ours
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        assert type(make_optimizer(settings, 10, make_layers(*NAMES))) is OPTIMIZERS[name]
 
 
 @pytest.mark.parametrize(
