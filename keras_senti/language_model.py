@@ -31,7 +31,9 @@ def compute_cross_entropy(vectors, targets, table, bias) -> tf.Tensor:
     return tf.reshape(losses, [-1])[: tf.shape(targets)[0]]
 
 
-def compute_sampled_cross_entropy(vectors, targets, weights, table, bias, negatives, log_counts) -> tf.Tensor:
+def compute_sampled_cross_entropy(
+    vectors, targets, weights, table, bias, negatives, log_counts, products="float32"
+) -> tf.Tensor:
     """Returns the weighted sum of the cross-entropies over the right token and a sample of others; differentiable.
 
         L_n = -log (exp(s_y) / (exp(s_y) + Σ_{j≠y} exp(s_j - log q_j))),   s_i = table_i · vector_n + bias_i
@@ -43,6 +45,8 @@ def compute_sampled_cross_entropy(vectors, targets, weights, table, bias, negati
         vectors: (positions, features) float32. targets: (positions,) int32. weights: (positions,) float32.
         table: (vocabulary, features) and bias: (vocabulary,), tensors.
         negatives: (sample,) int32, ids; one may occur several times. log_counts: (sample,) float32, log q.
+        products: float32 | bfloat16, in which the negatives' scores and gradients are multiplied out; sums and the
+            right token's own share stay float32.
     Returns: scalar, the sum of weight * L.
     Reference: Jean et al. 2015, https://aclanthology.org/P15-1001, section 3; q here for a sample with replacement.
     """
@@ -50,7 +54,7 @@ def compute_sampled_cross_entropy(vectors, targets, weights, table, bias, negati
     @tf.custom_gradient
     def sum_up(vectors, sampled, offsets, right, right_bias):
         found = _compute_with_gradient(
-            *map(_cut, (vectors, targets, weights, right, right_bias)), negatives, sampled, offsets
+            *map(_cut, (vectors, targets, weights, right, right_bias)), negatives, sampled, offsets, products
         )
         loss, d_sampled, d_offsets, *by_position = found
         d_vectors, d_right, d_right_bias = (_join(array, tf.shape(targets)[0]) for array in by_position)
@@ -81,13 +85,18 @@ def _join(array, rows):
     return tf.reshape(array, (-1, *array.shape[2:]))[:rows]
 
 
-def _compute_with_gradient(vectors, targets, weights, right, right_bias, negatives, sampled, offsets):
+def _compute_with_gradient(vectors, targets, weights, right, right_bias, negatives, sampled, offsets, products):
     """Returns the loss and its gradients for sampled, offsets, and (in pieces) vectors, right and right_bias."""
     count, features = tf.shape(vectors)[0], vectors.shape[-1]
+    factor = tf.cast(sampled, products)
+
+    def multiply(a, b, **transposed):
+        return tf.cast(tf.matmul(a, b, **transposed), tf.float32)
 
     def body(k, loss, d_sampled, d_offsets, *written):
         x, y, w, z, z_bias = (array[k] for array in (vectors, targets, weights, right, right_bias))
-        scores = tf.matmul(x, sampled, transpose_b=True) + offsets
+        x_factor = tf.cast(x, products)
+        scores = multiply(x_factor, factor, transpose_b=True) + offsets
         scores = tf.where(negatives == y[:, tf.newaxis], -1e9, scores)  # the right token stands apart
         score = tf.reduce_sum(x * z, 1) + z_bias
         highest = tf.maximum(tf.reduce_max(scores, 1), score)
@@ -95,10 +104,11 @@ def _compute_with_gradient(vectors, targets, weights, right, right_bias, negativ
         total = tf.reduce_sum(others, 1) + own
         loss += tf.reduce_sum(w * (tf.math.log(total) + highest - score))
         others *= (w / total)[:, tf.newaxis]
+        others_factor = tf.cast(others, products)
         own = w * (own / total - 1)
-        d_x = tf.matmul(others, sampled) + own[:, tf.newaxis] * z
+        d_x = multiply(others_factor, factor) + own[:, tf.newaxis] * z
         written = [a.write(k, value) for a, value in zip(written, (d_x, own[:, tf.newaxis] * x, own))]
-        d_sampled += tf.matmul(others, x, transpose_a=True)
+        d_sampled += multiply(others_factor, x_factor, transpose_a=True)
         return k + 1, loss, d_sampled, d_offsets + tf.reduce_sum(others, 0), *written
 
     shapes = ((PIECE, features), (PIECE, features), (PIECE,))
@@ -186,7 +196,9 @@ class LanguageModel(keras.Sequential):
         targets, weights = tf.reshape(targets, [-1]), tf.reshape(weights, [-1])
         if training:
             sample = output.draw_negatives()
-            return compute_sampled_cross_entropy(vectors, targets, weights, *output.get_table(), *sample)
+            # Not in float16, in which small probabilities would be 0.
+            products = "bfloat16" if output.compute_dtype == "bfloat16" else "float32"
+            return compute_sampled_cross_entropy(vectors, targets, weights, *output.get_table(), *sample, products)
         return tf.reduce_sum(weights * compute_cross_entropy(vectors, targets, *output.get_table()))
 
     def train_step(self, batch):

@@ -42,21 +42,25 @@ def sum_up(vectors, targets, weights, table, bias):
     return total
 
 
-def test_the_sampled_loss_is_its_equation(arrays, pieces):
-    loss = compute_sampled_cross_entropy(**{k: tf.constant(a) for k, a in arrays.items()}, **sample())
-    np.testing.assert_allclose(loss, sum_up(**arrays), rtol=1e-5)
+@pytest.mark.parametrize("products,tolerance", [("float32", 1e-5), ("bfloat16", 5e-3)])
+def test_the_sampled_loss_is_its_equation(arrays, pieces, products, tolerance):
+    given = {k: tf.constant(a) for k, a in arrays.items()}
+    loss = compute_sampled_cross_entropy(**given, **sample(), products=products)
+    assert loss.dtype == tf.float32
+    np.testing.assert_allclose(loss, sum_up(**arrays), rtol=tolerance)
 
 
 def sample():
     return {"negatives": tf.constant(NEGATIVES), "log_counts": tf.constant(LOG_COUNTS)}
 
 
+@pytest.mark.parametrize("products,tolerance", [("float32", 1e-3), ("bfloat16", 2e-2)])
 @pytest.mark.parametrize("name", ["vectors", "table", "bias"])
-def test_its_gradient_is_that_of_small_differences(arrays, pieces, name):
+def test_its_gradient_is_that_of_small_differences(arrays, pieces, name, products, tolerance):
     given = {k: tf.constant(a) for k, a in arrays.items()}
     with tf.GradientTape() as tape:
         tape.watch(given[name])
-        loss = compute_sampled_cross_entropy(**given, **sample())
+        loss = compute_sampled_cross_entropy(**given, **sample(), products=products)
         loss *= 3.0
     gradient = tf.convert_to_tensor(tape.gradient(loss, given[name])).numpy() / 3.0
     exact = {k: a.astype(np.float64) for k, a in arrays.items() if k != "targets"} | {"targets": arrays["targets"]}
@@ -66,7 +70,7 @@ def test_its_gradient_is_that_of_small_differences(arrays, pieces, name):
         change[place] = 1e-6
         up, down = (sum_up(**{**exact, name: exact[name] + sign * change}) for sign in (1, -1))
         expected[place] = (up - down) / 2e-6
-    np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(gradient, expected, rtol=tolerance, atol=tolerance / 100)
 
 
 def test_the_full_loss_is_that_of_a_softmax(arrays, pieces):

@@ -191,7 +191,7 @@ def test_ctrl_c_before_the_first_epoch_is_over_goes_through_and_later_keeps_the_
 def test_optimizer_settings_reach_the_optimizer(name):
     model = build_model(SMALL, 12, 3)
     compile_model(model, TrainConfig(optimizer=name, weight_decay=0.01, clip_norm=0.5, label_smoothing=0.1), 10)
-    assert type(model.optimizer).__name__.lower() == name
+    assert type(model.optimizer).__name__.lower().removesuffix("inonepass") == name
     assert (model.optimizer.weight_decay, model.optimizer.global_clipnorm) == (0.01, 0.5)
     assert model.loss.label_smoothing == 0.1
 
