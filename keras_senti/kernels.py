@@ -140,19 +140,32 @@ def _lstm_forward(x, mask, h, c, kernel, recurrent_kernel, bias, x_masks, h_mask
     return _scan(step, [gates, mask], (h, c), [(x.dtype, 4 * units), *states, *states] if keep else states)
 
 
-def _lstm_backward(x, mask, h, c, kernel, recurrent_kernel, bias, x_masks, h_masks, kept, d_sequence, d_h, d_c):
-    """Returns the gradients of x, h, c, kernel, recurrent_kernel and bias."""
-    y, cs, hs = kept
-    h, c, d_h, d_c, d_sequence = _floats(h, c, d_h, d_c, d_sequence)
+def _differentiate_lstm_cell(y, c, cs, mask):
+    """Returns, of all steps, what dC, dC, dC and dh are multiplied with to become the gradients before the gates' σ and
+    tanh (T, B, 4 H); what dh adds to dC; what dC becomes for the step before; and where there is padding, or None.
+    """
     i, f, g, o = tf.split(tf.cast(y, tf.float32), 4, 2)
     i, f, o, tanh_c = _sigmoid(i), _sigmoid(f), _sigmoid(o), tf.tanh(cs)
-    # What dC, dC, dC and dh are multiplied with to become the gradients before the gates' σ and tanh.
     local = tf.concat([g * i * (1 - i), _before(c, cs) * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o)], 2)
     from_h = o * (1 - tanh_c * tanh_c)
     if mask is not None:
         real = tf.cast(mask, tf.float32)
         local, from_h, f, mask = local * real, from_h * real, f * real + (1 - real), 1 - real
+    return tf.cast(local, y.dtype), from_h, f, mask
 
+
+@functools.cache
+def _compile_derivatives():
+    return tf.function(_differentiate_lstm_cell, jit_compile=True)
+
+
+def _lstm_backward(x, mask, h, c, kernel, recurrent_kernel, bias, x_masks, h_masks, kept, d_sequence, d_h, d_c):
+    """Returns the gradients of x, h, c, kernel, recurrent_kernel and bias."""
+    y, cs, hs = kept
+    h, c, d_h, d_c, d_sequence = _floats(h, c, d_h, d_c, d_sequence)
+    # With bfloat16 the loop is not compiled, but of what comes before it XLA makes one pass instead of thirty.
+    is_fixed = x.dtype == tf.bfloat16 and x.shape.is_fully_defined() and devices.find_device_kind() == "cpu"
+    local, from_h, f, mask = (_compile_derivatives() if is_fixed else _differentiate_lstm_cell)(y, c, cs, mask)
     transposed = _transpose(recurrent_kernel, h_masks)
 
     def step(now, d_h, d_c):
@@ -166,7 +179,7 @@ def _lstm_backward(x, mask, h, c, kernel, recurrent_kernel, bias, x_masks, h_mas
             d_before += padding * d_h
         return [d_z], (d_before, d_c * f)
 
-    reads = [tf.cast(local, x.dtype), from_h, f, mask, d_sequence]
+    reads = [local, from_h, f, mask, d_sequence]
     (d_z,), (d_h, d_c) = _scan(step, reads, (d_h, d_c), [(x.dtype, y.shape[-1])], backwards=True)
     d_recurrent = differentiate_kernel(tf.cast(_before(h, hs), x.dtype), d_z, h_masks)
     d_bias = None if bias is None else tf.reduce_sum(tf.cast(d_z, tf.float32), [0, 1])
