@@ -163,9 +163,13 @@ def _lstm_backward(x, mask, h, c, kernel, recurrent_kernel, bias, x_masks, h_mas
     """Returns the gradients of x, h, c, kernel, recurrent_kernel and bias."""
     y, cs, hs = kept
     h, c, d_h, d_c, d_sequence = _floats(h, c, d_h, d_c, d_sequence)
-    # With bfloat16 the loop is not compiled, but of what comes before it XLA makes one pass instead of thirty.
-    is_fixed = x.dtype == tf.bfloat16 and x.shape.is_fully_defined() and devices.find_device_kind() == "cpu"
-    local, from_h, f, mask = (_compile_derivatives() if is_fixed else _differentiate_lstm_cell)(y, c, cs, mask)
+    # With bfloat16 the loop is seldom compiled, but of what comes before it XLA makes one pass instead of thirty. It
+    # compiles for each shape anew: not where lengths vary, nor outside of a graph, where each call's shape is fixed.
+    is_fixed = x.dtype == tf.bfloat16 and x.shape.is_fully_defined() and tf.inside_function()
+    differentiate = _differentiate_lstm_cell
+    if is_fixed and devices.find_device_kind() == "cpu":
+        differentiate = _compile_derivatives()
+    local, from_h, f, mask = differentiate(y, c, cs, mask)
     transposed = _transpose(recurrent_kernel, h_masks)
 
     def step(now, d_h, d_c):

@@ -45,8 +45,8 @@ def compute_sampled_cross_entropy(
         vectors: (positions, features) float32. targets: (positions,) int32. weights: (positions,) float32.
         table: (vocabulary, features) and bias: (vocabulary,), tensors.
         negatives: (sample,) int32, ids; one may occur several times. log_counts: (sample,) float32, log q.
-        products: float32 | bfloat16, in which the negatives' scores and gradients are multiplied out; sums and the
-            right token's own share stay float32.
+        products: float32 | bfloat16, in which the negatives' scores and gradients are multiplied out and rounded; what
+            is then added over the vocabulary and over positions, and the right token's own share, is float32.
     Returns: scalar, the sum of weight * L.
     Reference: Jean et al. 2015, https://aclanthology.org/P15-1001, section 3; q here for a sample with replacement.
     """

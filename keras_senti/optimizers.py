@@ -87,7 +87,8 @@ class ByLayer:
             self.assign_sub(variable, variable * rate * self.weight_decay)
         if self.first_steps[index] and isinstance(self, keras.optimizers.Adam):
             steps = ops.cast(self.iterations + 1, "float32")
-            rate *= self._correct_bias(steps - self.first_steps[index]) / self._correct_bias(steps)
+            own = ops.maximum(steps - self.first_steps[index], 1)  # before it joins nothing may be divided by 0
+            rate *= self._correct_bias(own) / self._correct_bias(steps)
         super().update_step(gradient, variable, rate)
 
     def _correct_bias(self, steps):
@@ -97,12 +98,25 @@ class ByLayer:
         pass  # Keras would do it for all variables at the same rate
 
 
+class SumsRepeatedRows:
+    """Lets a Keras optimiser, before which it stands as a base class, sum a table's gradient by row before it squares.
+
+    The gradient of token vectors comes as a list with an entry for each token of the batch. Keras' Adam and RMSprop
+    square the entries: with g and h for one word v grows by g² + h² instead of (g + h)², but only without clipping,
+    which makes the gradient dense.
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        super().update_step(tf.convert_to_tensor(gradient), variable, learning_rate)
+
+
 class InOnePass:
     """Lets Keras' Adam, before which it stands as a base class, move a variable by TensorFlow's own operation for it.
 
     Keras' is a dozen operations, each of which reads and writes as much as the variable holds. For a table of token
     vectors, of which a small batch has few rows, they can take as long as the network: see benchmarks/optimizer.py. The
     formula is the same (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, with the order of the end of section 2).
+    Variables are float32, and there is no amsgrad.
     """
 
     def update_step(self, gradient, variable, learning_rate):
@@ -118,7 +132,7 @@ class InOnePass:
             beta1=self.beta_1,
             beta2=self.beta_2,
             epsilon=self.epsilon,
-            grad=tf.convert_to_tensor(gradient),
+            grad=gradient,
         )
 
 
@@ -201,7 +215,7 @@ def make_optimizer(
     }
     has_replicas = tf.distribute.get_strategy().num_replicas_in_sync > 1
     is_scaled = precision == "mixed_float16"
-    bases = [IsGivenSums] * has_replicas
+    bases = [*[IsGivenSums] * has_replicas, SumsRepeatedRows]
     if issubclass(kind, keras.optimizers.Adam) and not tf.distribute.has_strategy():
         bases.append(InOnePass)
     if has_replicas and not is_scaled:

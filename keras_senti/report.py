@@ -26,6 +26,7 @@ from keras_senti.page import (
     make_page,
     make_section,
 )
+from keras_senti.parsing import read_config
 from keras_senti.predictions import read_parts, read_texts
 
 SHOWN_CATEGORIES = 6  # columns
@@ -82,7 +83,7 @@ def write_run_report(run_dir, color_words=None) -> Path:
     note = ""
     if part.name == "validation":
         note = "The best epoch was chosen on these very texts, which flatters a little."
-        if (manifest.get("training") or {}).get("monitor") == "none":
+        if read_config(run_dir / "config.yaml").train.monitor == "none":
             note = "The last epoch was kept: none was chosen on these texts."
     learned = _draw_learning(run_dir / "history.csv", manifest)
     learned = make_section("How it learned", *learned, _draw_run(manifest))

@@ -279,8 +279,7 @@ def _export_and_score(model: keras.Model, trained: TrainedRun, config: Config, c
     runs.write_json(run_dir / "calibration.json", calibration)
     runs.update_manifest(run_dir, temperature=calibration["temperature"])
     export.export_model(model, encoder, splits.class_names, config, run_dir)
-    training = {**dataclasses.asdict(trained), "monitor": config.train.monitor}
-    runs.update_manifest(run_dir, parameters=model.count_params(), training=training)
+    runs.update_manifest(run_dir, parameters=model.count_params(), training=dataclasses.asdict(trained))
     print(
         f"trained in {trained.seconds:.0f} s; kept epoch {trained.best_epoch} of {trained.epochs_run}; "
         f"{trained.padding_fraction:.1%} of the positions in a batch are padding\n",

@@ -99,9 +99,10 @@ def test_negatives_are_drawn_by_frequency_and_say_how_often_they_were_expected()
     assert not np.array_equal(ids, output.draw_negatives()[0])
 
 
-def build(units=5, tie=True, **more):
+def build(units=5, tie=True, precision="float32", **more):
     settings = ModelConfig(bidirectional=False, units=units, embedding_dim=4, embedding_dropout=0.0, **more)
-    return build_language_model(settings, PretrainConfig(negatives=6, tie_embeddings=tie), VOCABULARY, batch_size=2)
+    pretrain = PretrainConfig(negatives=6, tie_embeddings=tie)
+    return build_language_model(settings, pretrain, VOCABULARY, batch_size=2, precision=precision)
 
 
 @pytest.mark.parametrize(
@@ -134,11 +135,28 @@ def test_two_windows_are_one_long_window(more):
     assert not np.allclose(model(ids), whole, atol=1e-3)  # the state was carried over
 
 
+def make_batch():
+    batch = np.array([[1, 2, 3], [4, 5, 6]]), np.array([[2, 3, 7], [5, 6, 8]]), np.ones((2, 3), np.float32)
+    return [tf.constant(a, tf.float32 if a.dtype == np.float32 else tf.int32) for a in batch]
+
+
+@pytest.mark.parametrize("precision,products", [("mixed_bfloat16", "bfloat16"), ("mixed_float16", "float32")])
+def test_only_with_bfloat16_scores_are_multiplied_out_in_it(precision, products, monkeypatch):
+    asked = []
+
+    def compute(*arguments):
+        asked.append(arguments[-1])
+        return compute_sampled_cross_entropy(*arguments)
+
+    monkeypatch.setattr(language_model, "compute_sampled_cross_entropy", compute)
+    nats = build(precision=precision).compute_nats(*make_batch(), training=True)
+    assert asked == [products] and nats.dtype == tf.float32 and np.isfinite(nats)
+
+
 def test_a_step_moves_every_weight_and_a_score_none():
     model = build()
     model.compile(optimizer=keras.optimizers.SGD(1.0), jit_compile=False)
-    batch = np.array([[1, 2, 3], [4, 5, 6]]), np.array([[2, 3, 7], [5, 6, 8]]), np.ones((2, 3), np.float32)
-    batch = [tf.constant(a, tf.float32 if a.dtype == np.float32 else tf.int32) for a in batch]
+    batch = make_batch()
     before = model.get_weights()
     score = float(model.test_step(batch)["loss"])
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))

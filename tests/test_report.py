@@ -47,6 +47,7 @@ def write_run(folder, labels, probabilities, names=NAMES, texts=None, part="vali
     history = "epoch,loss,macro_f1,val_loss,val_macro_f1\n0,1.0,0.4,0.9,0.5\n1,0.8,0.6,0.85,nan\n2,0.7,0.7,0.8,0.6\n"
     (folder / "history.csv").write_text(history)
     manifest = {"training": {"best_epoch": 3, "epochs_run": 3, "seconds": 2.0}}
+    (folder / "config.yaml").write_text("train: {monitor: val_macro_f1}\n")
     contents = {"class_names": list(names), "metrics": metrics, "manifest": manifest}
     if part == "validation":
         calibration = fit_calibration(labels, probabilities, [0.9, 0.95])
@@ -168,9 +169,7 @@ def test_a_run_gets_the_same_self_contained_page_again(tmp_path):
 def test_the_validation_part_flatters_only_where_an_epoch_was_chosen_by_it(tmp_path):
     run = write_run(tmp_path, *make_predictions(400))
     assert "The best epoch was chosen on these very texts" in read_shown(write_run_report(run).read_text())
-    manifest = json.loads((run / "manifest.json").read_text())
-    manifest["training"]["monitor"] = "none"
-    (run / "manifest.json").write_text(json.dumps(manifest))
+    (run / "config.yaml").write_text("train: {monitor: none}\n")
     shown = read_shown(write_run_report(run).read_text())
     assert "none was chosen on these texts" in shown and "The best epoch was chosen" not in shown
 

@@ -91,7 +91,7 @@ def test_hopeless_trials_are_ended_early(tmp_path, monkeypatch):
     (bad,) = [row for row in read_trials(tmp_path) if row["train.weight_decay"] == "0.9"]
     assert bad["state"] == "pruned"
     rows = (tmp_path / "out" / "trials" / "trial-006" / "history.csv").read_text().splitlines()
-    assert len(rows) < 1 + 6
+    assert 1 + 3 <= len(rows) < 1 + 6  # its first two epochs it has in any case
 
 
 @pytest.mark.slow
