@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import end_to_end
 import few_labels
+import optimizer
 import pretraining
 import recurrent
 import throughput
@@ -429,3 +430,23 @@ def test_pre_training_is_timed_beside_plain_keras_layers_on_the_same_windows(tmp
     for name in ("ours", "ours_bfloat16", "keras_fit"):
         assert 1 < systems[name]["perplexity"] < 6  # 8 for who knows how frequent tokens are
     assert "perplexity" not in systems["keras_xla"] and "ours is 2.50 times as fast" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_optimisers_are_timed_on_a_whole_network_that_learns(tmp_path, monkeypatch):
+    monkeypatch.setattr(optimizer, "CASES", {"few_labels": (True, 30_000, 2, 5)})
+    out, words = tmp_path / "optimizer.json", ["--rounds", "2"]
+    optimizer.main([*words, "--out", str(out)])
+    optimizer.main([*words, "--out", str(out), "--precision", "mixed_bfloat16"])
+    stored = json.loads(out.read_text())
+    assert set(stored) == {"float32", "mixed_bfloat16"}
+    for cases in stored.values():
+        low, high = cases["few_labels"]["ratio_quartiles"]
+        assert 0 < low <= cases["few_labels"]["ratio"] <= high
+
+
+def test_a_network_that_learns_nothing_is_not_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(optimizer, "make_step", lambda *_: lambda: np.nan)
+    with pytest.raises(SystemExit, match="few_labels: with the optimiser of keras the loss is nan; nothing is"):
+        optimizer.main(["--cases", "few_labels", "--out", str(tmp_path / "optimizer.json")])
+    assert not list(tmp_path.iterdir())
