@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_senti import launch
+from keras_senti import launch, optimizers
 from keras_senti.config import ModelConfig, TrainConfig, UserError
 from keras_senti.devices import Device
 from keras_senti.models import build_model
@@ -74,12 +74,13 @@ def read_history(folder):
     ],
     ids=str,
 )
-def test_the_loop_does_what_fit_does(tmp_path, changes):
+def test_the_loop_does_what_fit_does(tmp_path, changes, monkeypatch):
+    # Keras' operations for Adam in both: those of InOnePass round otherwise; tests/test_optimizers.py compares them.
+    monkeypatch.setattr(optimizers, "InOnePass", type("Nothing", (), {}))
     settings = TrainConfig(epochs=2, batch_size=8, learning_rate=0.01, label_smoothing=0.1, **changes)
     (ours, _, own), (theirs, _, other) = (train(tmp_path, d, settings) for d in (make_device(), Device("cpu", "")))
     for a, b in zip(ours.get_weights(), theirs.get_weights()):
-        # Each way has its own operations for Adam, which divides rounding by √v; a step moves a weight by up to 0.01.
-        np.testing.assert_allclose(a, b, atol=1e-5)
+        np.testing.assert_allclose(a, b, atol=2e-6)
     histories = read_history(own), read_history(other)
     for name in ("accuracy", "macro_f1", "val_loss", "val_accuracy", "val_macro_f1"):
         np.testing.assert_allclose(*(history[name] for history in histories), atol=1e-5, err_msg=name)
