@@ -6,7 +6,8 @@
 The labels are drawn from the train part of --config, the same share of each class, and with one seed the 100 are among
 the 500. Scored is its validation part, whose films are not in the train part, never the test part. Who has 100 labels
 does not have 2,511 more to choose by, so nothing is chosen: the number of epochs is fixed before (see
-`choose_schedule`), and the weights of the last one count.
+`choose_schedule`), and the weights of the last one count. But the settings of --config and --fine_tune_config, all of
+`scratch` and of `pretrained` with all labels, were chosen on this validation part.
 
 A cell is a system, a number of labels and a seed. Networks are trained by train.py, one process a cell, in
 --work/<system>/; one that was killed goes on where it was. A cell is written to --out as soon as it is there, and is
