@@ -36,9 +36,9 @@ def read_parts(path: Path, class_names) -> dict[str, StoredPart]:
     """
     columns = [f"probability_{name}" for name in class_names]
     index = {name: i for i, name in enumerate(class_names)}
-    types = {"part": "category", "label": "category", **dict.fromkeys(columns, np.float32)}
+    types = {"part": str, "line": np.int64, "label": str, **dict.fromkeys(columns, np.float32)}
     pieces = {}
-    for chunk in read_chunks(path, ["part", "line", "label", *columns], types):
+    for chunk in read_chunks(path, list(types), types):
         labels = chunk["label"].map(index).to_numpy(float)
         if np.isnan(labels).any():
             row = int(np.flatnonzero(np.isnan(labels))[0])
@@ -49,7 +49,7 @@ def read_parts(path: Path, class_names) -> dict[str, StoredPart]:
         probabilities = chunk[columns].to_numpy(np.float32)
         for name in chunk["part"].unique():
             inside = (chunk["part"] == name).to_numpy()
-            lines = chunk["line"].to_numpy(np.int64)[inside]
+            lines = chunk["line"].to_numpy()[inside]
             piece = chunk.index.to_numpy()[inside], lines, labels[inside].astype(int), probabilities[inside]
             pieces.setdefault(str(name), []).append(piece)
     return {name: StoredPart(name, *map(np.concatenate, zip(*found))) for name, found in pieces.items()}

@@ -304,7 +304,7 @@ def _draw_unlabelled(subject: Subject, unsure: np.ndarray) -> list[str]:
 def _draw_learning(path: Path, manifest: dict) -> list[str]:
     """Returns the learning curves of a run, from its history.csv; none if there is no such file."""
     try:
-        history = pd.read_csv(path)
+        history = pd.read_csv(path, dtype=float)
         epochs = history["epoch"].to_numpy() + 1
     except (OSError, ValueError, KeyError):
         return []

@@ -152,6 +152,23 @@ def test_a_baseline_whose_score_means_nothing_is_not_the_best_and_none_at_all_is
 # Pages
 
 
+@pytest.mark.parametrize(
+    "names", ["0 1", "-1 0 1", "1 2 3 4 5", "False True", "01 1", "1.5 1e3", "nan NA", "2020-01-02 x"]
+)
+def test_class_names_that_look_like_something_else_are_read_back_as_they_are(tmp_path, names):
+    names = tuple(names.split())
+    labels, probabilities = make_predictions(60, classes=len(names))
+    run = write_run(tmp_path, labels, probabilities, names, texts=[f"{i}.0" for i in range(60)])
+    part = predictions.read_parts(run / "predictions.csv", names)["validation"]
+    np.testing.assert_array_equal(part.labels, labels)
+    np.testing.assert_array_equal(part.lines, np.arange(60) + 2)
+    shown = read_shown(write_run_report(run).read_text(encoding="utf-8"))
+    assert (
+        f"{names[labels[0]]}" in shown
+        and "59.0" in predictions.read_texts(run / "predictions.csv", "text", part.rows, [59]).shown.values()
+    )
+
+
 def test_a_run_gets_the_same_self_contained_page_again(tmp_path):
     run = write_run(tmp_path / "run", *make_predictions(400), temperature=1.5)
     page = write_run_report(run).read_text(encoding="utf-8")
