@@ -1,4 +1,4 @@
-"""Trains the recipes with several seeds, one process a run, and writes the README's table.
+"""Trains the recipes with several seeds, one process a run, and writes the table of docs/results.md.
 
     python benchmarks/end_to_end.py configs/tweets.yaml:3 configs/reviews_zh.yaml configs/imdb.yaml --imdb FOLDER
 
@@ -36,7 +36,7 @@ from keras_senti.sources import prepare_source  # noqa: E402
 from keras_senti.study import format_markdown  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "end_to_end.json"
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "results.md"
 BASELINES = {
     "majority": "majority class",
     "tfidf_logistic_regression": "TF-IDF + logistic regression",
@@ -133,8 +133,8 @@ def show(score: dict) -> str:
 
 
 def write_section(name: str, content: str, page: Path | None = None):
-    """Replaces what stands in a page (the README) between <!-- name --> and <!-- /name -->; says so without them."""
-    page, begin, end = page or README, f"<!-- {name} -->", f"<!-- /{name} -->"
+    """Replaces what stands in a page between <!-- name --> and <!-- /name -->; says so where they are not."""
+    page, begin, end = page or PAGE, f"<!-- {name} -->", f"<!-- /{name} -->"
     before, found, rest = page.read_text(encoding="utf-8").partition(begin)
     _, closed, after = rest.partition(end)
     if not (found and closed):

@@ -13,7 +13,7 @@ A cell is a system, a number of labels and a seed. Networks are trained by train
 --work/<system>/; one that was killed goes on where it was. A cell is written to --out as soon as it is there, and is
 not computed again while its settings and rows are the same; cells that are not asked for stay as they are, so several
 processes can share --out and --work. The curves are drawn beside --out, as .png, and the default file's table goes into
-the README. --systems without a name makes only curves and table again.
+docs/training-further.md. --systems without a name makes only curves and table again.
 """
 
 import argparse
@@ -48,6 +48,7 @@ from keras_senti.sources import prepare_source
 from keras_senti.trials import run_trial
 
 RESULTS = ROOT / "benchmarks" / "results" / "few_labels.json"
+PAGE = ROOT / "docs" / "training-further.md"
 SYSTEMS = {
     "pretrained": "pre-trained, then fine-tuned",
     "scratch": "from scratch",
@@ -409,7 +410,7 @@ def main(argv: list[str]):
     print(table)
     draw_curves(results, options.out.with_suffix(".png"))
     if options.out == RESULTS:
-        write_section("few_labels", table)
+        write_section("few_labels", table, PAGE)
 
 
 if __name__ == "__main__":

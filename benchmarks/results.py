@@ -1,4 +1,5 @@
-"""Trains and scores the recipes on many data sets, beside linear models on the same rows; writes the README's table.
+"""Trains and scores the recipes on many data sets, beside linear models on the same rows, and writes the
+table in docs/results.md.
 
     python benchmarks/results.py FOLDER [--data sst2 uci_sentences ...] [--recipes scratch ...] [--seeds 3] [--jobs 2]
 

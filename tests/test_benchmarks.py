@@ -148,9 +148,9 @@ def test_growth_is_measured_in_steps_of_our_model():
     assert table.splitlines()[3].endswith("| none | 1 - 2.5 |")
 
 
-def test_a_section_of_the_readme_is_replaced_and_one_that_is_not_there_is_said(tmp_path, monkeypatch, capsys):
-    file = tmp_path / "README.md"
-    monkeypatch.setattr(end_to_end, "README", file)
+def test_a_section_of_a_page_is_replaced_and_one_that_is_not_there_is_said(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "results.md"
+    monkeypatch.setattr(end_to_end, "PAGE", file)
     file.write_text("above\n<!-- results -->\nold\n<!-- /results -->\nbelow\n")
     end_to_end.write_section("results", "| new |")
     end_to_end.write_section("few_labels", "| new |")

@@ -25,7 +25,7 @@ from keras_senti.text import TextEncoder, make_simplifier
 from keras_senti.training import make_predict
 
 TEXTS = ["the film was great", "", "awful " * 30, "<b>nice</b> &amp; GOOD", "我爱你 ok 😀", "never seen words here"]
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "saved-model.md"
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +158,8 @@ def test_plain_tensorflow_serves_strings_without_this_package(trained_run, tmp_p
 
 
 @pytest.mark.slow
-def test_the_readmes_fine_tuning_example_runs_and_learns(trained_run, tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+def test_the_fine_tuning_example_of_the_docs_runs_and_learns(trained_run, tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     (code,) = [block for block in blocks if "GradientTape" in block]
     assert len(code.strip().splitlines()) <= 15
     code = re.sub(r'"logs/[^"]*saved_model"', repr(str(trained_run / "saved_model")), code)

@@ -1,6 +1,7 @@
-"""benchmarks/hardware.py and benchmarks/results.py: which commands they run, and the tables that they write."""
+"""The benchmarks: which commands they run, and the tables that they write."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -11,6 +12,8 @@ from keras_senti.parsing import parse_config
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import end_to_end
+import few_labels
 import hardware
 import results
 import what_matters
@@ -43,6 +46,45 @@ def test_a_command_that_fails_is_shown_with_what_it_said():
         hardware.run([sys.executable, "-c", "import sys; sys.exit('no such thing')"])
     seconds, memory = hardware.run([sys.executable, "-c", "x = bytearray(200_000_000)"])
     assert seconds > 0 and memory > 0.2
+
+
+def read_section(page, name: str) -> str:
+    return re.search(f"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", page.read_text(encoding="utf-8"), re.DOTALL)[1]
+
+
+def test_the_tables_in_docs_are_those_of_the_stored_results(tmp_path, monkeypatch):
+    systems = json.loads(end_to_end.RESULTS.read_text(encoding="utf-8"))
+    assert read_section(end_to_end.PAGE, "results") == end_to_end.make_table(systems)
+    assert read_section(end_to_end.PAGE, "datasets") == results.make_table(results.read_results())
+    stored = few_labels.read_results(few_labels.RESULTS)
+    assert read_section(few_labels.PAGE, "few_labels") == few_labels.make_table(stored)
+    for kind, found in json.loads(what_matters.RESULTS.read_text(encoding="utf-8")).items():
+        assert read_section(what_matters.PAGE, kind) == what_matters.make_table(found)
+    page = tmp_path / "hardware.md"
+    page.write_text(hardware.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(hardware, "PAGE", page)
+    hardware.write_page(json.loads(hardware.RESULTS.read_text(encoding="utf-8")))
+    for name in ("configs", "replicas"):
+        assert read_section(page, name) == read_section(ROOT / "docs" / "hardware.md", name)
+
+
+def test_the_table_of_the_readme_is_that_of_the_stored_results():
+    rows = re.findall(r"^\| `(\w+)`: .*? \| (.+) \|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows) == 6
+    stored = results.read_results()
+    for data, row in rows:
+        linear, *networks = row.split(" | ")
+        shown = [stored[data][recipe]["scores"] for recipe in ("scratch", "pretrained")]
+        assert networks == [f"{s['accuracy']['mean']:.3f} / {s['macro_f1']['mean']:.3f}" for s in shown]
+        if found := stored[data]["scratch"]["baselines"].get("words_characters"):
+            assert linear == f"{found['accuracy']:.3f} / {found['macro_f1']:.3f}"
+
+
+def test_what_the_readme_says_of_few_labels_is_in_their_table():
+    head, _, *rows = read_section(few_labels.PAGE, "few_labels").splitlines()
+    cells = dict(zip(head.split(" | "), next(row for row in rows if row.startswith("| 100 |")).split(" | ")))
+    ours, linear = (cells[name].split(" ± ")[0] for name in ("pre-trained, then fine-tuned", "NB-SVM"))
+    assert f"pre-trained network has {ours}, NB-SVM {linear}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
