@@ -1,5 +1,6 @@
 """Reads a predictions.csv back, a chunk of rows at a time: numbers stay in memory, texts only where they are shown."""
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,17 +56,26 @@ def read_parts(path: Path, class_names) -> dict[str, StoredPart]:
     return {name: StoredPart(name, *map(np.concatenate, zip(*found))) for name, found in pieces.items()}
 
 
-def read_chunks(path: Path, columns=None, types=str):
-    """Yields the rows of a predictions.csv as pandas tables whose index counts on; all columns, or those named.
+def read_chunks(path: Path, columns, types=str):
+    """Yields these columns of a predictions.csv as pandas tables whose index counts on, a chunk of rows at a time.
 
+    Args:
+        types: a dtype, or one by column.
     Raises:
-        UserError: if it cannot be read.
+        UserError: if it cannot be read, or lacks a column.
     """
     try:
-        settings = {"usecols": columns, "dtype": types, "keep_default_na": False, "na_filter": False}
-        with pd.read_csv(path, chunksize=CHUNK_ROWS, **settings) as reader:
+        # pandas would rename a column without a name, and cuts a name at a NUL.
+        with open(path, encoding="utf-8", newline="") as file:
+            header = next(csv.reader(file), [])
+        if missing := [name for name in columns if name not in header]:
+            raise ValueError(f"it has no column {', '.join(map(repr, missing))}")
+        places = sorted((header.index(name), name) for name in columns)
+        settings = {"usecols": [place for place, _ in places], "names": [name for _, name in places], "header": 0}
+        settings |= {"dtype": types, "keep_default_na": False, "na_filter": False, "chunksize": CHUNK_ROWS}
+        with pd.read_csv(path, **settings) as reader:
             yield from reader
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
 
 

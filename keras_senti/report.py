@@ -4,6 +4,7 @@ It opens with a verdict in words. Nothing is predicted here, and no time of draw
 give the same page.
 """
 
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -304,7 +305,7 @@ def _draw_unlabelled(subject: Subject, unsure: np.ndarray) -> list[str]:
 def _draw_learning(path: Path, manifest: dict) -> list[str]:
     """Returns the learning curves of a run, from its history.csv; none if there is no such file."""
     try:
-        history = pd.read_csv(path, dtype=float)
+        history = pd.read_csv(path, dtype=defaultdict(lambda: float, epoch=int))
         epochs = history["epoch"].to_numpy() + 1
     except (OSError, ValueError, KeyError):
         return []

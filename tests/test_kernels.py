@@ -137,9 +137,9 @@ def assert_agree(theirs, ours, inputs, outputs_within=1e-5, gradients_within=1e-
 
 MASKS = {  # 1 = a real token
     "no mask": None,
-    "padding behind": np.bool([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 0, 0]]),
-    "padding before": np.bool([[1, 1, 1, 1, 1], [0, 0, 0, 0, 1], [0, 0, 1, 1, 1]]),
-    "holes": np.bool([[1, 0, 1, 0, 1], [0, 1, 0, 0, 0], [1, 1, 0, 1, 1]]),
+    "padding behind": np.bool_([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 0, 0]]),
+    "padding before": np.bool_([[1, 1, 1, 1, 1], [0, 0, 0, 0, 1], [0, 0, 1, 1, 1]]),
+    "holes": np.bool_([[1, 0, 1, 0, 1], [0, 1, 0, 0, 0], [1, 1, 0, 1, 1]]),
 }
 OPTIONS = [  # implementation 1: with recurrent_dropout Keras draws a mask for each gate
     {},
@@ -341,7 +341,7 @@ def test_a_state_that_a_layer_gives_gets_a_gradient_and_a_row_without_tokens_giv
     theirs, ours = make_pair(cell, {"dtype": dtype}, "loop")
     first = tf.constant(INPUTS[:, 0])
     dense.build(first.shape)
-    mask, results = np.bool([[1, 1, 1, 1, 1], [0, 0, 0, 0, 0], [1, 1, 0, 0, 0]]), []
+    mask, results = np.bool_([[1, 1, 1, 1, 1], [0, 0, 0, 0, 0], [1, 1, 0, 0, 0]]), []
     for layer in (theirs, ours):
         with tf.GradientTape() as tape:
             state = [dense(first)] * (2 if cell == "lstm" else 1)
