@@ -169,8 +169,8 @@ def write_verdict(metrics: dict, rivals: list[Rival], what: str) -> tuple[str, s
     """Returns how good a model is in one sentence, and what else should be known at once; plain text.
 
     Args:
-        metrics: of `evaluation.compute_metrics`. rivals: at least one; the first is compared with. what: the rows, after
-            a number: "texts of ...".
+        metrics: of `evaluation.compute_metrics`. rivals: at least one; the first is compared with. what: the rows,
+            after a number: "texts of ...".
     """
     rows, per_class, ranked = metrics["rows"], metrics["per_class"], findings.rank_classes(metrics)
     right = round(metrics["accuracy"] * rows)
