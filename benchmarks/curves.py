@@ -7,8 +7,13 @@ import json
 import sys
 from pathlib import Path
 
+from end_to_end import BASELINES, ROOT
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+sys.path.insert(0, str(ROOT))
+
+from keras_senti.baselines import choose_rival
 
 RESULTS = Path(__file__).parent / "results" / "end_to_end.json"
 
@@ -24,8 +29,10 @@ def main(data: str, target: str):
             loss.plot(epochs, history["loss"], color=color, linestyle=":", linewidth=1)
             loss.plot(epochs, history["val_loss"], color=color, label=label)
             score.plot(epochs, history["val_macro_f1"], color=color, label=label)
-    baseline = system["baselines"]["validation"]["tfidf_logistic_regression"]["macro_f1"]
-    score.axhline(baseline, color="black", linestyle="--", linewidth=1, label="TF-IDF + logistic regression")
+    beside = next(iter(systems.values()))["baselines"]["validation"]
+    rival = choose_rival(beside)
+    baseline = beside[rival]["macro_f1"]
+    score.axhline(baseline, color="black", linestyle="--", linewidth=1, label=BASELINES[rival])
     loss.set(title="loss: validation (line), train (dotted)", xlabel="epoch")
     score.set(title="macro-F1 on the validation part", xlabel="epoch", ylim=(baseline - 0.09, baseline + 0.03))
     for axes in (loss, score):

@@ -8,7 +8,7 @@ finished with the same settings is not repeated, and configs that are not named 
 so the table can be filled bit by bit. Runs lie in logs/end_to_end/<name>/. A baseline that the file lacks can be fitted
 without training anything:
 
-    python benchmarks/end_to_end.py --baselines nb_svm --imdb FOLDER
+    python benchmarks/end_to_end.py --baselines nb_svm words_characters --validation_only --imdb FOLDER
 """
 
 import argparse
@@ -39,6 +39,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "end_to_end.json"
 PAGE = ROOT / "docs" / "results.md"
 BASELINES = {
     "majority": "majority class",
+    "words_characters": "words + characters (linear)",
     "tfidf_logistic_regression": "TF-IDF + logistic regression",
     "nb_svm": "NB-SVM",
 }
@@ -88,18 +89,27 @@ def measure(config_file: str, seeds: int, options: list[str]) -> dict:
     }
 
 
-def add_baselines(system: dict, config: Config, models: list[str]):
-    """Fits baselines on the rows that a config was measured on, and adds their scores to its results."""
+def measure_baselines(config: Config, split_sha256: dict, models: list[str], parts) -> dict[str, dict]:
+    """Fits baselines on the rows that a config was measured on; trains nothing else.
+
+    Returns: {part: {model: scores; cpu_seconds of fitting it and predicting all parts, which other work on the machine
+        hardly changes; machine}}.
+    """
     splits = load_splits(prepare_source(config.data))
-    if splits.check["split_sha256"] != system["split_sha256"]:
+    if splits.check["split_sha256"] != split_sha256:
         raise SystemExit(f"{config.name}: the data is not split as it was when its results were measured")
-    parts = {name: getattr(splits, name) for name in system["baselines"]}
-    predicted, notes = predict_baselines(splits.train, parts, len(splits.class_names), models)
-    for name, part in parts.items():
-        for model, probabilities in predicted[name].items():
-            system["baselines"][name][model] = compute_metrics(part.labels, probabilities, splits.class_names)
-    for model, note in notes.items():
-        print(f"{config.name}, {model}: {note}")
+    found = {part: {} for part in parts}
+    for model in models:
+        begin = time.process_time()
+        data = {part: getattr(splits, part) for part in parts}
+        predicted, notes = predict_baselines(splits.train, data, len(splits.class_names), [model])
+        more = {"cpu_seconds": round(time.process_time() - begin, 1), "machine": describe_machine()}
+        for part in parts:
+            scores = compute_metrics(data[part].labels, predicted[part][model], splits.class_names)
+            found[part][model] = {**scores, **more}
+        for note in notes.values():
+            print(f"{config.name}, {model}: {note}")
+    return found
 
 
 def describe_machine() -> dict:
@@ -117,7 +127,8 @@ def make_table(systems: dict[str, dict]) -> str:
         for key, title in BASELINES.items():
             if key not in first["baselines"]["validation"]:  # measured before there was this baseline
                 continue
-            cells = [f"{first['baselines'][p][key][s]:.3f}" if p in first["baselines"] else "" for p, s in SCORES]
+            beside = {part: first["baselines"].get(part, {}).get(key) for part, _ in SCORES}
+            cells = [f"{beside[part][score]:.3f}" if beside[part] else "" for part, score in SCORES]
             rows.append((shown, title, *cells, ""))
             shown = ""
         for config, system in same.items():
@@ -163,7 +174,11 @@ def main():
         for data in dict.fromkeys(system["data"] for system in systems.values()):
             config_file = next(name for name, system in systems.items() if system["data"] == data)  # that of the table
             words = ["--config", config_file, *(imdb if data == "imdb" else [])]
-            add_baselines(systems[config_file], parse_config(words), options.baselines)
+            system = systems[config_file]
+            parts = ["validation"] if options.validation_only else list(system["baselines"])
+            found = measure_baselines(parse_config(words), system["split_sha256"], options.baselines, parts)
+            for part in parts:
+                system["baselines"][part] |= found[part]
         RESULTS.write_text(json.dumps(systems, indent=1) + "\n", encoding="utf-8")
     table = make_table(systems)
     print(table)

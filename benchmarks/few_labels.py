@@ -1,7 +1,7 @@
 """Trains on 100 to all labels of IMDB, with and without pre-training, beside linear models on the same rows.
 
     python benchmarks/few_labels.py --pretrained ENCODER_OR_RUN --imdb FOLDER
-    python benchmarks/few_labels.py --systems nb_svm tfidf_logistic_regression --imdb FOLDER
+    python benchmarks/few_labels.py --systems words_characters nb_svm tfidf_logistic_regression --imdb FOLDER
 
 The labels are drawn from the train part of --config, the same share of each class, and with one seed the 100 are among
 the 500. Scored is its validation part, whose films are not in the train part, never the test part. Who has 100 labels
@@ -52,14 +52,19 @@ PAGE = ROOT / "docs" / "training-further.md"
 SYSTEMS = {
     "pretrained": "pre-trained, then fine-tuned",
     "scratch": "from scratch",
+    "words_characters": "words + characters (linear)",
     "nb_svm": "NB-SVM",
     "tfidf_logistic_regression": "TF-IDF + logistic regression",
 }
-COLORS = dict(zip(SYSTEMS, ("tab:blue", "tab:orange", "tab:green", "tab:gray")))
+COLORS = dict(zip(SYSTEMS, ("tab:blue", "tab:orange", "tab:red", "tab:green", "tab:gray")))
 # The rows are written with these, whatever the columns and labels of the file that they were drawn from.
 COLUMNS = {"text_column": "text", "label_column": "sentiment"}
 COLUMNS |= dict.fromkeys(("label_map", "group_column", "weight_column"), "null")
-LINEAR = {"nb_svm": baselines.fit_nb_svm, "tfidf_logistic_regression": baselines.fit_tfidf_logistic_regression}
+LINEAR = {
+    "words_characters": baselines.fit_words_characters,
+    "nb_svm": baselines.fit_nb_svm,
+    "tfidf_logistic_regression": baselines.fit_tfidf_logistic_regression,
+}
 WATCHED = 100  # rows whose scores TensorBoard shows after each epoch
 # From scratch as many as configs/imdb.yaml has with all labels (22,489 rows, 32 a step). Pre-trained fewer: with 500
 # labels the 6 epochs of configs/few_labels.yaml, for which its learning rate was chosen, on other train rows.

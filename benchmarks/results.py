@@ -2,6 +2,7 @@
 table in docs/results.md.
 
     python benchmarks/results.py FOLDER [--data sst2 uci_sentences ...] [--recipes scratch ...] [--seeds 3] [--jobs 2]
+    python benchmarks/results.py FOLDER --baselines words_characters     (fits it on the same rows, trains no network)
 
 FOLDER has a folder for each data set that is not inside a package (imdb, sst2, uci_sentences, amazon_blitzer,
 chnsenticorp, online_shopping_10_cats), each with train.csv.gz (`text,sentiment`). Three recipes:
@@ -28,17 +29,23 @@ import os
 import sys
 from pathlib import Path
 
-from end_to_end import ROOT, describe_machine, write_section
+from end_to_end import ROOT, describe_machine, measure_baselines, write_section
 
 sys.path.insert(0, str(ROOT))
 
 from keras_senti.config import UserError
+from keras_senti.parsing import parse_config
 from keras_senti.runs import write_json
 from keras_senti.study import count_seeds, format_markdown, run_study
 
 RESULTS = ROOT / "benchmarks" / "results" / "results.json"
 RECIPES = {"document": "document's LSTM", "scratch": "from scratch", "pretrained": "pre-trained"}
-BASELINES = {"majority": "majority", "tfidf_logistic_regression": "TF-IDF + LR", "nb_svm": "NB-SVM"}
+BASELINES = {
+    "majority": "majority",
+    "words_characters": "words + characters (linear)",
+    "tfidf_logistic_regression": "TF-IDF + LR",
+    "nb_svm": "NB-SVM",
+}
 SHORT, LONG, CHINESE = "tweets", "imdb", "reviews_zh"  # configs from scratch; with _fine_tune those of pre-training
 DATA = {
     "tweets": SHORT,
@@ -118,6 +125,20 @@ def keep(data: str, recipe: str, cell: dict):
     write_json(RESULTS, results)
 
 
+def add_baselines(data: str, folder: Path, models: list[str]):
+    """Fits baselines on the rows of a data set's cells, and adds what they score to each cell in the file."""
+    splits = [cell["split_sha256"] for cell in read_results().get(data, {}).values()]
+    if not splits:
+        raise UserError(f"{data}: has no cell to add baselines to. Train one first, or leave it out: --data ...")
+    config = parse_config(find_words(data, "scratch", folder, None))
+    found = measure_baselines(config, splits[0], models, ["validation"])["validation"]
+    for recipe, cell in read_results()[data].items():
+        for model, scores in found.items():
+            kept = ("accuracy", "macro_f1", "log_loss", "cpu_seconds", "machine")
+            cell["baselines"][model] = {name: scores[name] for name in kept}
+        keep(data, recipe, cell)
+
+
 def make_table(results: dict) -> str:
     """Returns Markdown: a row a data set, accuracy / macro-F1 of each baseline and recipe on its validation part."""
     rows = []
@@ -144,6 +165,7 @@ def main():
     parser.add_argument("folder", help="folder of the data sets that are not inside a package")
     parser.add_argument("--data", nargs="*", choices=list(DATA), default=list(DATA))
     parser.add_argument("--recipes", nargs="*", choices=list(RECIPES), default=list(RECIPES))
+    parser.add_argument("--baselines", metavar="NAME", nargs="+", help="fit these on the rows of the cells in the file")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with its share of the cores")
     parser.add_argument("--precision", help="mixed_bfloat16: faster on a CPU with AMX; kept with the cell's command")
@@ -154,7 +176,10 @@ def main():
     folder, encoder = Path(options.folder).resolve(), options.zh_encoder and str(Path(options.zh_encoder).resolve())
     os.chdir(ROOT)
     for data in options.data:
-        for recipe in options.recipes:
+        if options.baselines:
+            print(f"== {data}, {', '.join(options.baselines)}", flush=True)
+            add_baselines(data, folder, options.baselines)
+        for recipe in [] if options.baselines else options.recipes:
             print(f"== {data}, {recipe}", flush=True)
             try:
                 words = find_words(data, recipe, folder, encoder)

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer
 from tqdm import tqdm
 
@@ -54,6 +54,40 @@ def fit_ngrams(make_vectorizer, texts: list[str]):
         return features, features.fit_transform(texts)
     except ValueError:  # no word of two letters anywhere, such as emoji only
         return characters, characters.fit_transform(texts)
+
+
+def fit_words_characters(texts: list[str], labels: np.ndarray):
+    """Fits the strong linear model: TF-IDF of words and characters, and a logistic regression for each class.
+
+    Features: words and pairs of words, where a punctuation mark or an emoji is a word too, that 2 texts have; and the 2
+    to 4 characters within a word and its edges that 3 texts have. For Chinese and Japanese 1 to 3 characters that 2
+    texts have. Where no feature is so frequent, all count. Sublinear counts, C = 3, one class against the rest.
+
+    On the validation part of the tweets it has 0.765 accuracy and 0.746 macro-F1 (112,216 features); TF-IDF of words
+    0.753 and 0.728. Features are float32, which changes no figure there and saves a third of their memory; the solver
+    has 16 bytes a feature of each text beside them.
+
+    Returns: a fitted scikit-learn pipeline; its classes are 0, 1, ... in order, if each has a train row.
+    """
+    kinds = [
+        {"analyzer": "word", "token_pattern": r"\w+|[^\w\s]", "ngram_range": (1, 2), "min_df": 2},
+        {"analyzer": "char_wb", "ngram_range": (2, 4), "min_df": 3},
+    ]
+    if is_chinese(texts):
+        kinds = [{"analyzer": "char", "ngram_range": (1, 3), "min_df": 2}]
+    vectorizers, matrices = [], []
+    for kind in kinds:
+        make_vectorizer = partial(TfidfVectorizer, sublinear_tf=True, dtype=np.float32, **kind)
+        try:
+            vectorizers.append(make_vectorizer())
+            matrices.append(vectorizers[-1].fit_transform(texts))
+        except ValueError:  # a handful of texts have no feature in common
+            vectorizers[-1] = make_vectorizer(min_df=1)
+            matrices.append(vectorizers[-1].fit_transform(texts))
+    matrix = scipy.sparse.hstack(matrices, format="csr")
+    del matrices
+    linear = OneVsRestClassifier(LogisticRegression(C=3.0, solver="liblinear")).fit(matrix, labels)
+    return make_pipeline(make_union(*vectorizers), linear)
 
 
 def fit_tfidf_logistic_regression(texts: list[str], labels: np.ndarray):
@@ -172,7 +206,21 @@ def fit_lexicon(model: str, texts: list[str], labels: np.ndarray):
     return fitted.fit([texts[row] for row in rows], labels[rows])
 
 
+def choose_rival(scores: dict[str, dict], notes=()) -> str:
+    """Returns the baseline that verdicts compare with: `words_characters` where it was run, whoever is better there.
+
+    Else (an older run, a setting) the most accurate one.
+
+    Args:
+        scores: {baseline: {"accuracy", ...}}, at least one. notes: those whose score means little, taken last.
+    """
+    if "words_characters" in scores:
+        return "words_characters"
+    return max(scores, key=lambda name: (name not in notes, scores[name]["accuracy"]))
+
+
 FITS = {
+    "words_characters": fit_words_characters,
     "tfidf_logistic_regression": fit_tfidf_logistic_regression,
     "nb_svm": fit_nb_svm,
     **{model: partial(fit_lexicon, model) for model in PACKAGES},

@@ -336,12 +336,12 @@ class PretrainConfig:
 class BaselinesConfig:
     """The models that ours is compared with."""
 
-    models: list[Literal["majority", "tfidf_logistic_regression", "nb_svm", "vader", "textblob", "snownlp"]] = field(
-        default_factory=lambda: ["majority", "tfidf_logistic_regression", "nb_svm"]
-    )
-    """Which of them: the commonest class; TF-IDF + logistic regression; NB-SVM; the lexicons VADER and TextBlob
-    (English) and SnowNLP (Chinese), whose score becomes probabilities by a logistic regression on train rows and whose
-    packages come with the extra `baselines`."""
+    models: list[
+        Literal["majority", "words_characters", "tfidf_logistic_regression", "nb_svm", "vader", "textblob", "snownlp"]
+    ] = field(default_factory=lambda: ["majority", "words_characters"])
+    """Which of them: the commonest class; a linear model of words and characters, which verdicts compare with; TF-IDF
+    of words + logistic regression; NB-SVM; the lexicons VADER and TextBlob (English) and SnowNLP (Chinese), whose score
+    becomes probabilities by a logistic regression on train rows and whose packages come with the extra `baselines`."""
     max_rows: int = 100_000
     """Rows that the baselines are fitted on and scored on, at most: a sample of a larger part is drawn, and said so."""
 

@@ -86,11 +86,6 @@ class Rival:
     note: str = ""
 
 
-def find_best(rivals: list[Rival]) -> Rival:
-    """Returns the most accurate one of those whose score means something."""
-    return max(rivals, key=lambda rival: (not rival.note, rival.metrics["accuracy"]))
-
-
 def find_errors(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Returns the indices of the SHOWN_TEXTS wrong rows that the model was surest of, the surest first."""
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
@@ -123,14 +118,18 @@ def format_p(p_value: float) -> str:
 
 
 def draw_rivals(ours: dict, rivals: list[Rival]) -> str:
-    """Returns accuracy and macro-F1 beside the simple models; ours: metrics on the rows that they were scored on."""
+    """Returns accuracy and macro-F1 beside the simple models.
+
+    Args:
+        ours: metrics on the rows that they were scored on. rivals: that of the verdict first.
+    """
     if not rivals:
         return ""
-    best = find_best(rivals)
+    rival = rivals[0]
     systems = [("this model", ours, "--right"), *((rival.name, rival.metrics, "--c7") for rival in rivals)]
     finding = (
-        f"{ours['accuracy']:.1%} right, against {best.metrics['accuracy']:.1%} by {escape(best.name)}: "
-        f"{describe_chance(best.p_value)}"
+        f"{ours['accuracy']:.1%} right, against {rival.metrics['accuracy']:.1%} by {escape(rival.name)}: "
+        f"{describe_chance(rival.p_value)}"
     )
     tests = "; ".join(f"{escape(rival.name)} {format_p(rival.p_value)}" for rival in rivals)
     unpaired = (

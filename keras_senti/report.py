@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from keras_senti import findings, runs, weaknesses
+from keras_senti.baselines import choose_rival
 from keras_senti.charts import Axis, Curve, Mark, draw_chart
 from keras_senti.compact import read_calibration
 from keras_senti.evaluation import compare_predictions, compute_metrics
@@ -33,6 +34,7 @@ from keras_senti.predictions import read_parts, read_texts
 SHOWN_CATEGORIES = 6  # columns
 BASELINE_NAMES = {
     "majority": "always the train part's commonest class",
+    "words_characters": "a linear model of words and characters",
     "tfidf_logistic_regression": "TF-IDF + logistic regression",
     "nb_svm": "NB-SVM",
     "vader": "VADER (word list)",
@@ -78,8 +80,11 @@ def write_run_report(run_dir, color_words=None) -> Path:
     ours = sampled["this_model"] if sampled else found
     beside = metrics["validation_baselines"] if part.name == "validation" else metrics["baselines"]
     notes = metrics.get("baselines_notes", {})
-    rivals = [_read_rival(name, ours, baseline, notes.get(name, "")) for name, baseline in beside.items()]
-    if not rivals:  # the settings may name none
+    if beside:
+        first = choose_rival(beside, notes)
+        names = [first, *(name for name in beside if name != first)]
+        rivals = [_read_rival(name, ours, beside[name], notes.get(name, "")) for name in names]
+    else:  # the settings may name none
         ours, rivals = found, [_make_constant_rival(subject)]
     note = ""
     if part.name == "validation":
@@ -165,7 +170,8 @@ def write_verdict(metrics: dict, rivals: list[Rival], what: str) -> tuple[str, s
     """Returns how good a model is in one sentence, and what else should be known at once; plain text.
 
     Args:
-        metrics: of `evaluation.compute_metrics`. rivals: at least one. what: the rows, after a number: "texts of ...".
+        metrics: of `evaluation.compute_metrics`. rivals: at least one; the first is compared with. what: the rows,
+            after a number: "texts of ...".
     """
     rows, per_class, ranked = metrics["rows"], metrics["per_class"], findings.rank_classes(metrics)
     right = round(metrics["accuracy"] * rows)
@@ -179,16 +185,15 @@ def write_verdict(metrics: dict, rivals: list[Rival], what: str) -> tuple[str, s
     )
     if len(ranked) == 1:
         return f"{sentence}; all are “{ranked[0]}”, so nothing is known of how often it calls other texts that.", detail
-    best = findings.find_best(rivals)
-    points = round(abs(best.difference) * 100, 1)
-    other = best.name if len(rivals) == 1 else f"the best simple model ({best.name})"
-    where = "the same texts" if best.metrics["rows"] == rows else f"a sample of {best.metrics['rows']:,} of them"
+    rival = rivals[0]
+    points = round(abs(rival.difference) * 100, 1)
+    where = "the same texts" if rival.metrics["rows"] == rows else f"a sample of {rival.metrics['rows']:,} of them"
     if points:
-        amount = f"{points:.1f} percentage points {'more' if best.difference > 0 else 'less'} than"
-        sentence += f": {amount} {other} on {where}, {describe_chance(best.p_value)}"
+        amount = f"{points:.1f} percentage points {'more' if rival.difference > 0 else 'less'} than"
+        sentence += f": {amount} {rival.name} on {where}, {describe_chance(rival.p_value)}"
     else:
-        sentence += f", as many as {other} on {where}"
-    rest = [f"{r.name} {r.metrics['accuracy']:.1%}" for r in rivals if r is not best]
+        sentence += f", as many as {rival.name} on {where}"
+    rest = [f"{r.name} {r.metrics['accuracy']:.1%}" for r in rivals[1:]]
     detail += f" Other simple models: {', '.join(rest)}." if rest else ""
     if right == rows:
         return f"{sentence}; it makes no mistake here.", detail
@@ -223,8 +228,7 @@ def _draw_scored(subject: Subject, metrics: dict, rivals, ours: dict, color_word
         (f"{metrics['calibration_error']:.1%}", "calibration error: how far its confidence is off, on average"),
     ]
     if rivals:
-        best = findings.find_best(rivals)
-        tiles.insert(2, (f"{best.metrics['accuracy']:.1%}", f"accuracy of the best simple model: {best.name}"))
+        tiles.insert(2, (f"{rivals[0].metrics['accuracy']:.1%}", f"accuracy of {rivals[0].name}"))
     few = len(subject.labels) < FEW_ROWS
     head = make_head(subject.title, verdict, f"{detail} {note}".strip(), () if few else tiles)
     systems = [("this model", metrics), *((rival.name, rival.metrics) for rival in rivals)]

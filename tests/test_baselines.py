@@ -9,9 +9,11 @@ from keras_senti import baselines
 from keras_senti.baselines import (
     LogCountRatio,
     check_packages,
+    choose_rival,
     fit_lexicon,
     fit_nb_svm,
     fit_tfidf_logistic_regression,
+    fit_words_characters,
     predict_baselines,
     predict_majority,
     score_texts,
@@ -19,7 +21,7 @@ from keras_senti.baselines import (
 from keras_senti.config import UserError
 from keras_senti.parsing import parse_config
 
-LINEAR = pytest.mark.parametrize("fit", [fit_tfidf_logistic_regression, fit_nb_svm])
+LINEAR = pytest.mark.parametrize("fit", [fit_words_characters, fit_tfidf_logistic_regression, fit_nb_svm])
 
 
 class Part:
@@ -98,7 +100,7 @@ def test_chinese_is_read_in_characters_because_it_has_no_spaces(fit):
 def test_baselines_never_see_the_labels_of_the_part_they_predict():
     train = Part(["good", "bad", "good day", "bad day"], [1, 0, 1, 0])
     right, wrong = (Part(["good", "bad"], labels) for labels in ([1, 0], [0, 1]))
-    models = ["majority", "tfidf_logistic_regression", "nb_svm", "vader"]
+    models = ["majority", "words_characters", "tfidf_logistic_regression", "nb_svm", "vader"]
     first, second = (predict_baselines(train, {"test": part}, 2, models)[0]["test"] for part in (right, wrong))
     assert list(first) == models
     for name in models:
@@ -112,12 +114,64 @@ def test_texts_without_a_single_word_are_read_in_characters(fit):
 
 
 @pytest.mark.parametrize("labels,columns", [([0, 2, 0, 2], [0, 2]), ([1, 1, 1, 1], [1])])
-@pytest.mark.parametrize("model", ["tfidf_logistic_regression", "nb_svm", "textblob"])
+@pytest.mark.parametrize("model", ["words_characters", "tfidf_logistic_regression", "nb_svm", "textblob"])
 def test_a_class_that_the_train_sample_lacks_gets_no_probability(model, labels, columns):
     train = Part(["good", "bad", "good day", "bad day"], labels)
     found = predict_baselines(train, {"test": Part(["good", "bad"], [0, 1])}, 3, [model])[0]["test"][model]
     assert found.shape == (2, 3) and found.sum(axis=1) == pytest.approx([1, 1])
     assert np.flatnonzero(found.sum(axis=0)).tolist() == columns
+
+
+# The strong linear model
+
+
+def test_words_characters_counts_pairs_of_words_punctuation_and_the_characters_within_words():
+    texts, labels = ["so good!", "so bad", "so good!", "bad, so"], np.array([1, 0, 1, 0])
+    model = fit_words_characters(texts, labels)
+    words, characters = (vectorizer for _, vectorizer in model[0].transformer_list)
+    # In two texts or more: single letters and punctuation are words too. "," is in one.
+    assert set(words.vocabulary_) == {"so", "good", "!", "bad", "so good", "good !"}
+    # In three texts or more, 2 to 4 characters: of " so ", the one word that so many have.
+    assert set(characters.vocabulary_) == {" s", "so", "o ", " so", "so ", " so "}
+    # d(so) = 4 of 4 texts, d(bad) = 2: ln((1 + 4) / (1 + d)) + 1, and twice in a text counts 1 + ln 2; length 1.
+    weights = np.array([1.0, (np.log(5 / 3) + 1) * (1 + np.log(2))])
+    found = words.transform(["so bad bad"]).toarray()[0, [words.vocabulary_[word] for word in ("so", "bad")]]
+    np.testing.assert_allclose(found, weights / np.linalg.norm(weights), rtol=1e-6)
+
+
+def test_words_characters_is_at_the_optimum_of_its_loss_and_is_one_class_against_the_rest():
+    texts, labels = ["good film", "bad film", "a film", "good", "bad", "table"] * 3, np.array([2, 0, 1] * 6)
+    model = fit_words_characters(texts, labels)
+    matrix = model[0].transform(texts).toarray()
+    assert matrix.dtype == np.float32 and len(model[1].estimators_) == 3
+    for label, linear in enumerate(model[1].estimators_):
+        probabilities = linear.predict_proba(matrix)[:, 1]
+        # Of |w|² / 2 + 3 Σ loss, where the intercept is a weight too.
+        gradient = linear.coef_[0] + 3 * matrix.T @ (probabilities - (labels == label))
+        np.testing.assert_allclose(gradient, 0, atol=0.02)
+    alone = np.array([linear.predict_proba(matrix[:1])[0, 1] for linear in model[1].estimators_])
+    np.testing.assert_allclose(model.predict_proba(texts[:1])[0], alone / alone.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "texts,labels",
+    [
+        (["good", "bad"], [1, 0]),  # no feature is in two texts
+        (["😀", "😡"], [1, 0]),
+        (["酒店", "房间"], [1, 0]),
+        (["good film", "bad film", "good", "table", "bad"], [1, 0, 1, 2, 0]),  # a class of one row
+    ],
+)
+def test_words_characters_learns_a_handful_of_texts(texts, labels):
+    model = fit_words_characters(texts, np.array(labels))
+    assert model.predict(texts).tolist() == labels
+    assert model.predict_proba(["nothing known"]).sum() == pytest.approx(1)
+
+
+def test_verdicts_compare_with_words_characters_and_without_it_with_the_best_that_means_something():
+    scores = {"majority": {"accuracy": 0.5}, "nb_svm": {"accuracy": 0.8}, "vader": {"accuracy": 0.9}}
+    assert choose_rival({**scores, "words_characters": {"accuracy": 0.7}}) == "words_characters"
+    assert choose_rival(scores) == "vader" and choose_rival(scores, {"vader": "it reads English"}) == "nb_svm"
 
 
 # Lexicons
@@ -186,7 +240,7 @@ def test_texts_that_snownlp_was_trained_on_are_said_to_be_no_fair_comparison():
 
 def test_a_package_that_is_not_installed_is_named_before_training(monkeypatch):
     monkeypatch.setattr(baselines.importlib.util, "find_spec", lambda package: None)
-    check_packages(["majority", "tfidf_logistic_regression", "nb_svm"])
+    check_packages(["majority", "words_characters", "nb_svm"])
     message = r"vader needs the package vaderSentiment, which is not installed.*pip install -e \"\.\[baselines\]\""
     with pytest.raises(UserError, match=message):
         check_packages(["majority", "vader"])
@@ -194,7 +248,7 @@ def test_a_package_that_is_not_installed_is_named_before_training(monkeypatch):
 
 def test_the_models_are_a_setting():
     words = ["--data.source", "tweets", "--baselines.models"]
-    assert parse_config(words[:2]).baselines.models == ["majority", "tfidf_logistic_regression", "nb_svm"]
+    assert parse_config(words[:2]).baselines.models == ["majority", "words_characters"]
     assert parse_config([*words, "[majority, vader]"]).baselines.models == ["majority", "vader"]
     with pytest.raises(UserError, match=r"baselines\.models.*vadr"):
         parse_config([*words, "[vadr]"])

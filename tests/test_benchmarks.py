@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import ROOT
+from matplotlib.axes import Axes
 
 from keras_senti.config import TrainConfig, UserError
 from keras_senti.data import load_splits
@@ -19,6 +20,7 @@ from keras_senti.tables import Table
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import curves
 import end_to_end
 import few_labels
 import optimizer
@@ -158,7 +160,7 @@ def test_a_section_of_a_page_is_replaced_and_one_that_is_not_there_is_said(tmp_p
     assert "no <!-- few_labels --> with <!-- /few_labels --> behind it" in capsys.readouterr().out
 
 
-def test_a_baseline_is_added_to_results_that_lack_it_on_the_same_rows_and_then_shown(tiny_csv):
+def test_a_baseline_is_fitted_on_the_rows_that_were_scored_and_the_table_shows_where_it_was(tiny_csv):
     config = parse_config(["--data.csv", str(tiny_csv)])
     splits = load_splits(prepare_source(config.data))
     majority, one = {"accuracy": 0.5, "macro_f1": 0.3}, {"mean": 0.9, "sd": 0.0, "all": [0.9]}
@@ -171,11 +173,30 @@ def test_a_baseline_is_added_to_results_that_lack_it_on_the_same_rows_and_then_s
     }
     titles = [row.split(" | ")[1] for row in end_to_end.make_table({"a.yaml": system}).splitlines()[2:]]
     assert titles == ["majority class", "TF-IDF + logistic regression", "`a.yaml` (1 seed)"]
-    end_to_end.add_baselines(system, config, ["nb_svm"])
-    assert system["baselines"]["test"]["nb_svm"]["rows"] == len(splits.test)
-    assert "| NB-SVM | " in end_to_end.make_table({"a.yaml": system})
+    models = ["words_characters", "nb_svm"]
+    found = end_to_end.measure_baselines(config, system["split_sha256"], models, ["validation"])
+    assert list(found) == ["validation"] and list(found["validation"]) == models  # the test part is left alone
+    for scores in found["validation"].values():
+        assert scores["rows"] == len(splits.validation) and scores["cpu_seconds"] >= 0 and "cores" in scores["machine"]
+    system["baselines"]["validation"] |= found["validation"]
+    table = end_to_end.make_table({"a.yaml": system})
+    shown = [f"{found['validation']['words_characters'][score]:.3f}" for score in ("accuracy", "macro_f1")]
+    assert f"|  | words + characters (linear) | {shown[0]} | {shown[1]} |  |  |  |" in table and "| NB-SVM | " in table
     with pytest.raises(SystemExit, match="run: the data is not split as it was when its results were measured"):
-        end_to_end.add_baselines({**system, "split_sha256": {}}, config, ["nb_svm"])
+        end_to_end.measure_baselines(config, {}, models, ["validation"])
+
+
+def test_the_learning_curves_lie_beside_the_rival_of_the_verdict(tmp_path, monkeypatch):
+    beside = {"words_characters": {"accuracy": 0.7, "macro_f1": 0.6}, "nb_svm": {"accuracy": 0.8, "macro_f1": 0.7}}
+    history = {"epoch": [0, 1], "loss": [1, 0.8], "val_loss": [1, 0.9], "val_macro_f1": [0.5, 0.6]}
+    system = {"data": "tweets", "history": [history], "baselines": {"validation": beside}}
+    older = {**system, "baselines": {"validation": {"nb_svm": beside["nb_svm"]}}}
+    (tmp_path / "results.json").write_text(json.dumps({"configs/a.yaml": system, "configs/b.yaml": older}))
+    monkeypatch.setattr(curves, "RESULTS", tmp_path / "results.json")
+    lines, axhline = [], Axes.axhline
+    monkeypatch.setattr(Axes, "axhline", lambda axes, y, **more: lines.append((y, more["label"])) or axhline(axes, y))
+    curves.main("tweets", tmp_path / "curves.png")
+    assert lines == [(0.6, "words + characters (linear)")] and (tmp_path / "curves.png").stat().st_size > 5_000
 
 
 def make_part(**rows) -> few_labels.Part:
@@ -254,10 +275,10 @@ def test_with_few_labels_a_layer_joins_after_the_same_share_of_the_epochs(rows, 
 
 
 def test_a_linear_model_of_all_labels_is_fitted_once():
-    cells = few_labels.list_cells(["scratch", "nb_svm"], [100, "all"], 2)
+    cells = few_labels.list_cells(["scratch", "words_characters"], [100, "all"], 2)
     assert [(cell.system, cell.labels, cell.seed) for cell in cells] == [
-        ("scratch", 100, 0), ("nb_svm", 100, 0), ("scratch", "all", 0), ("nb_svm", "all", 0),
-        ("scratch", 100, 1), ("nb_svm", 100, 1), ("scratch", "all", 1),
+        ("scratch", 100, 0), ("words_characters", 100, 0), ("scratch", "all", 0), ("words_characters", "all", 0),
+        ("scratch", 100, 1), ("words_characters", 100, 1), ("scratch", "all", 1),
     ]  # fmt: skip
 
 
@@ -320,15 +341,15 @@ def few_labels_words(tiny_csv, tmp_path) -> list[str]:
 
 def test_few_labels_keeps_its_cells_and_names_no_machine(few_labels_words, tmp_path, monkeypatch, capsys):
     words = [*few_labels_words, "--sizes", "12", "all"]
-    few_labels.main([*words, "--systems", "nb_svm", "tfidf_logistic_regression"])
+    few_labels.main([*words, "--systems", "nb_svm", "words_characters"])
     cells = json.loads((tmp_path / "few.json").read_text())["cells"]
     assert [(c["system"], c["labels"], c["rows"], c["validation_rows"]) for c in cells] == [
-        ("nb_svm", 12, 12, 15), ("tfidf_logistic_regression", 12, 12, 15),
-        ("nb_svm", "all", 57, 15), ("tfidf_logistic_regression", "all", 57, 15),
+        ("nb_svm", 12, 12, 15), ("words_characters", 12, 12, 15),
+        ("nb_svm", "all", 57, 15), ("words_characters", "all", 57, 15),
     ]  # fmt: skip
     assert all(0 <= c["accuracy"] <= 1 for c in cells) and str(tmp_path) not in (tmp_path / "few.json").read_text()
     shown = capsys.readouterr().out
-    assert "[4/4] TF-IDF + logistic regression, all labels, seed 0; about " in shown and "| 57 (all) |" in shown
+    assert "[4/4] words + characters (linear), all labels, seed 0; about " in shown and "| 57 (all) |" in shown
     monkeypatch.setattr(few_labels, "fit_linear", None)  # nothing is fitted again
     few_labels.main([*words, "--systems", "nb_svm"])
     (tmp_path / "few.png").unlink()

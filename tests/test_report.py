@@ -13,7 +13,7 @@ from keras_senti import predictions, report, workflow
 from keras_senti.charts import MOST_POINTS, Axis, Curve, draw_chart
 from keras_senti.compact import write_compact
 from keras_senti.config import UserError
-from keras_senti.evaluation import compute_interval, compute_metrics, fit_calibration
+from keras_senti.evaluation import compare_predictions, compute_interval, compute_metrics, fit_calibration
 from keras_senti.findings import Rival
 from keras_senti.page import draw_matrix, draw_text
 from keras_senti.report import write_file_report, write_run_report, write_verdict
@@ -105,13 +105,13 @@ def test_the_verdict_says_how_good_against_what_and_where_it_is_bad():
     [
         (0.01, 0.3, "1.0 percentage points more than .*, a difference that chance may explain;"),
         (-0.05, 0.001, "5.0 percentage points less than .*, a difference too large for chance;"),
-        (0.0001, 1.0, "right class, as many as the best simple model"),
+        (0.0001, 1.0, "right class, as many as words"),
     ],
 )
 def test_the_verdict_does_not_take_chance_for_merit(difference, p_value, expected):
-    best = Rival("words", make_metrics([[70, 30], [30, 70]]), difference, p_value)
-    verdict, detail = write_verdict(METRICS, [*RIVALS, best], "texts")
-    assert re.search(expected, verdict) and "the best simple model (words)" in verdict
+    first = Rival("words", make_metrics([[70, 30], [30, 70]]), difference, p_value)
+    verdict, detail = write_verdict(METRICS, [first, *RIVALS], "texts")
+    assert re.search(expected, verdict) and " words on the same texts" in verdict
     assert "Other simple models: guessing 50.0%." in detail
 
 
@@ -143,10 +143,28 @@ def test_a_baseline_whose_score_means_nothing_is_not_the_best_and_none_at_all_is
     metrics["baselines_notes"] = {"tfidf_logistic_regression": "it reads <other> texts"}
     (run / "metrics.json").write_text(json.dumps(metrics))
     shown = read_shown(write_run_report(run).read_text())
-    assert "the best simple model (always the train part's commonest class)" in shown
+    assert "percentage points more than always the train part's commonest class on the same texts" in shown
     assert "TF-IDF + logistic regression: it reads <other> texts." in shown
     (run / "metrics.json").write_text(json.dumps({**metrics, "baselines": {}, "validation_baselines": {}}))
     assert "more than always saying “" in read_shown(write_run_report(run).read_text())
+
+
+def test_a_report_compares_with_the_linear_model_of_words_and_characters_whoever_is_better(tmp_path):
+    labels, probabilities = make_predictions(100)
+    run = write_run(tmp_path, labels, probabilities)
+    metrics = json.loads((run / "metrics.json").read_text())
+    shown = read_shown(write_run_report(run).read_text())  # an older run: the best of those that it has
+    assert "percentage points more than TF-IDF + logistic regression on the same" in shown
+    weaker = np.where(np.arange(100)[:, None] % 3, np.eye(3)[(labels + 1) % 3], np.eye(3)[labels])
+    found = compare_predictions(labels, weaker, probabilities)
+    rival = {**compute_metrics(labels, weaker, NAMES), "against_this_model": found}
+    metrics["validation_baselines"]["words_characters"] = rival
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    shown, points = read_shown(write_run_report(run).read_text()), 100 * found["accuracy_difference"]
+    assert f"{points:.1f} percentage points more than a linear model of words and characters on the same" in shown
+    assert "34.0% accuracy of a linear model of words and characters" in shown
+    assert f"against {rival['accuracy']:.1%} by a linear model of words and characters: a difference too" in shown
+    assert "Other simple models: always the train part's commonest class" in shown
 
 
 # Pages

@@ -60,7 +60,9 @@ def test_a_bayesian_search_leaves_the_best_settings_its_history_and_what_mattere
     config = read_config(tmp_path / "out" / "best.yaml")
     assert config.model.units == int(best["model.units"]) and config.train.epochs == 1
     assert config.train.weight_decay == float(best["train.weight_decay"])
-    assert config.train.evaluate_test and "nb_svm" in config.baselines.models  # as in the config it began with
+    assert (
+        config.train.evaluate_test and "words_characters" in config.baselines.models
+    )  # as in the config it began with
     for name in ("history.png", "importance.png"):
         assert (tmp_path / "out" / name).stat().st_size > 10_000
     stored = (tmp_path / "out" / "trials" / "trial-000" / "config.yaml").read_text()

@@ -8,7 +8,9 @@ import pytest
 from conftest import ROOT
 
 from keras_senti.config import UserError
+from keras_senti.data import load_splits
 from keras_senti.parsing import parse_config
+from keras_senti.sources import prepare_source
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -129,6 +131,26 @@ def test_cells_that_other_processes_have_added_are_kept(tmp_path, monkeypatch):
     }
 
 
+def test_a_baseline_is_added_to_all_cells_of_a_data_set_and_to_the_table(tmp_path, tiny_csv, monkeypatch):
+    words = ["--data.csv", str(tiny_csv)]
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(results, "find_words", lambda *_: words)
+    split = load_splits(prepare_source(parse_config(words).data)).check["split_sha256"]
+    scores = {"accuracy": {"mean": 0.8, "sd": None}, "macro_f1": {"mean": 0.7, "sd": None}}
+    for recipe in ("document", "scratch"):
+        cell = {"seeds": [0], "failed": {}, "split_sha256": split, "scores": scores, "baselines": {}}
+        results.keep("sst2", recipe, cell)
+    results.add_baselines("sst2", tmp_path, ["words_characters"])
+    first, second = results.read_results()["sst2"].values()
+    added = first["baselines"]["words_characters"]
+    assert second["baselines"] == first["baselines"]
+    assert set(added) == {"accuracy", "macro_f1", "log_loss", "cpu_seconds", "machine"}
+    shown = f"| sst2 |  | {added['accuracy']:.3f} / {added['macro_f1']:.3f} |  |  | 0.800 / 0.700 (1 seed) |"
+    assert shown in results.make_table(results.read_results())
+    with pytest.raises(UserError, match="imdb: has no cell to add baselines to. Train one first"):
+        results.add_baselines("imdb", tmp_path, ["words_characters"])
+
+
 def test_a_data_set_that_is_not_there_is_said(tmp_path):
     with pytest.raises(UserError, match=r"sst2/train\.csv\.gz: not found.*or leave sst2 out"):
         results.find_words("sst2", "scratch", tmp_path, None)
@@ -144,8 +166,8 @@ def test_the_table_says_which_cells_were_not_run():
         "baselines": {"majority": {"accuracy": 0.5, "macro_f1": 0.3}},
     }
     table = results.make_table({"sst2": {"scratch": cell}})
-    assert "| sst2 | 0.500 / 0.300 |  |  | not run | 0.800 / 0.750 ± 0.020 (2 of 3 seeds) | not run |" in table
-    assert "| imdb |  |  |  | not run | not run | not run |" in table
+    assert "| sst2 | 0.500 / 0.300 |  |  |  | not run | 0.800 / 0.750 ± 0.020 (2 of 3 seeds) | not run |" in table
+    assert "| imdb |  |  |  |  | not run | not run | not run |" in table
 
 
 @pytest.mark.slow
