@@ -76,7 +76,7 @@ def train_run(config: Config) -> Path | None:
         baselines.check_packages(config.baselines.models)
     if config.text.simplify_chinese:
         make_simplifier()
-    device = devices.set_up_device(config.device)
+    device = devices.set_up_device(config.device, needs_one=config.task == "language_model")
     if config.run_dir is not None and device.is_chief:
         runs.check_new_run_dir(config.run_dir)
     check_replicas(config, device)
