@@ -22,6 +22,7 @@ from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.pr_curve import summary as pr_curve_summary
 
+from keras_senti import kernels
 from keras_senti.config import Config
 from keras_senti.evaluation import compute_calibration
 from keras_senti.pipeline import EncodedTexts, padded_length, predict_in_batches
@@ -70,7 +71,8 @@ class Board(keras.callbacks.TensorBoard):
         path: the folder tensorboard/; a second call (resumed training) adds to what is there.
         train: (encoded texts, labels (rows,) int, weight in the loss (rows,) float32).
         validation: (encoded texts, labels (rows,) int).
-        probe_rows: size of the probe batch: no more than a training step has, so that it fits into memory.
+        probe_rows: size of the probe batch: no more than a training step has, so that it fits into memory, as it goes
+            the same way back.
         predict: a tf.function with input signature, from (batch, time) int32 token ids to (batch, classes)
             probabilities, without dropout.
         examples: what to show of the validation part.
@@ -131,7 +133,8 @@ class Board(keras.callbacks.TensorBoard):
         """Returns gradients by the weight's path, also of layers that do not learn now: one graph for all epochs."""
         ids, labels, weights = self.probe
         with tf.GradientTape() as tape:
-            probabilities = self.model(ids, training=False)
+            with kernels.own_gradient():
+                probabilities = self.model(ids, training=False)
             one_hot = tf.one_hot(labels, probabilities.shape[-1])
             loss = self.model.compute_loss(ids, one_hot, probabilities, weights, training=False)
         found = zip(self.model.weights, tape.gradient(loss, self.model.weights))

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from keras_senti import tensorboard
+from keras_senti import kernels, tensorboard
 from keras_senti.config import Config, ModelConfig, TrainConfig
 from keras_senti.models import build_model
 from keras_senti.pipeline import EncodedTexts
@@ -130,6 +130,15 @@ def test_the_gradient_norm_is_that_of_the_weighted_training_loss_without_dropout
     assert read_scalar(events, "gradient_norm/all") == pytest.approx(norm, rel=1e-4)
     embedding = np.linalg.norm(gradients[0])
     assert read_scalar(events, "gradient_norm/embedding") == pytest.approx(embedding, rel=1e-4) != norm
+
+
+def test_the_probe_goes_back_by_the_gradient_that_training_has(tmp_path, monkeypatch):
+    forward, backward = kernels.CELLS["lstm"]
+    called = []
+    monkeypatch.setitem(kernels.CELLS, "lstm", (forward, lambda *a: called.append(len(a)) or backward(*a)))
+    board, _ = make_board(tmp_path)
+    board.compute_gradients()
+    assert len(called) == 2  # once for each direction
 
 
 def test_watching_changes_neither_weights_nor_seed_generators_nor_the_optimizer(tmp_path):
