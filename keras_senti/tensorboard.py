@@ -26,7 +26,7 @@ from keras_senti import kernels
 from keras_senti.config import Config
 from keras_senti.evaluation import compute_calibration
 from keras_senti.pipeline import EncodedTexts, padded_length, predict_in_batches
-from keras_senti.runs import write_text
+from keras_senti.runs import only_shown, write_text
 
 MOST_EXAMPLE_ROWS = 5000  # predicted after each epoch; the error of an accuracy from so many rows is 0.6 points
 MOST_HISTOGRAM_VALUES = 1_000_000  # of one weight; the 38 million of a table of pairs took 9 GB
@@ -107,6 +107,12 @@ class Board(keras.callbacks.TensorBoard):
         super().on_epoch_end(epoch, logs)
         weights = {weight.path for weight in self.model.weights}
         seeds = [(v, v.numpy()) for v in self.model.non_trainable_variables if v.path not in weights]
+        with only_shown(f"pictures in TensorBoard of epoch {epoch + 1}", "The run goes on."):
+            self._write_epoch(epoch, logs)
+        for variable, value in seeds:
+            variable.assign(value)
+
+    def _write_epoch(self, epoch, logs):
         with self._train_writer.as_default(epoch):
             self._write_weights_and_gradients()
         with self._val_writer.as_default(epoch):
@@ -118,8 +124,6 @@ class Board(keras.callbacks.TensorBoard):
             write_pr_curves(*scored)
             for tag, page in format_examples(self.examples.texts, *scored).items():
                 tf.summary.text(tag, page)
-        for variable, value in seeds:
-            variable.assign(value)
         if "hparams" not in self._writers:
             self._writers["hparams"] = tf.summary.create_file_writer(self.hparams_path)
         with self._writers["hparams"].as_default(epoch):
