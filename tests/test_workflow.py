@@ -390,3 +390,19 @@ def test_ctrl_c_keeps_scores_and_exports_the_best_epoch(tiny_settings, tmp_path)
     losses = [float(row["val_loss"]) for row in csv.DictReader(history.read_text().splitlines())]
     assert manifest["training"]["best_epoch"] == int(np.argmin(losses)) + 1
     assert (run_dir / "saved_model" / "saved_model.pb").exists() and (run_dir / "metrics.json").exists()
+
+
+@pytest.mark.slow
+def test_1200_classes_of_three_rows_take_little_memory_and_leave_pages_to_be_read(tmp_path):
+    rows = "".join(f"this is topic{i} with word{(7 * i + j) % 50},class {i}\n" for i in range(1200) for j in range(3))
+    (tmp_path / "many.csv").write_text("text,sentiment\n" + rows)
+    words = "--train.epochs 1 --model.units 8 --model.embedding_dim 8 --baselines.models [majority]".split()
+    words += ["--data.csv", tmp_path / "many.csv", "--data.cache_dir", tmp_path / "cache"]
+    done = run("train.py", *words, "--run_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["memory_gb"] < 3
+    assert max(map(len, done.stdout.splitlines())) < 1000 and "PerformanceWarning" not in done.stderr
+    for name, megabytes in (("metrics.json", 3), ("report.html", 1)):
+        assert (tmp_path / "run" / name).stat().st_size < megabytes * 1e6, name
+    done = run("evaluate.py", "--run", tmp_path / "run")
+    assert done.returncode == 0 and "of 1,200 classes, the 20 of which it finds the least" in done.stdout
