@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_senti import runs
 from keras_senti.config import UserError
-from keras_senti.evaluation import compare_predictions, compute_metrics
+from keras_senti.evaluation import compare_predictions, compute_metrics, find_confusions
 from keras_senti.findings import SIGNIFICANT, describe_chance, draw_numbers, draw_reliability, draw_systems, format_p
 from keras_senti.page import (
     Bar,
@@ -24,6 +24,7 @@ from keras_senti.predictions import StoredPart, hash_texts, read_parts, read_tex
 from keras_senti.report import name_run
 
 SHOWN_ROWS = 10  # that one run alone has right
+SHOWN_CLASSES = 20
 COLORS = ("--c0", "--c3")
 
 
@@ -191,21 +192,23 @@ def _draw_classes(labels: np.ndarray, probabilities, class_names) -> str:
     scale = next(size for size in (0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if most <= size)
     # Several tests: one of them is below 0.05 by chance sooner than a single one (Bonferroni).
     p_value, name, difference = min(tests)
+    shown = sorted(bars, key=lambda bar: -abs(bar.value))[:SHOWN_CLASSES] if len(bars) > SHOWN_CLASSES else bars
+    left_out = f" Of {len(bars)} classes, those that differ most." if len(bars) > SHOWN_CLASSES else ""
     finding = "Of no class does one find more than the other by more than chance"
     if p_value * len(tests) < SIGNIFICANT:
         finding = f"{'B' if difference > 0 else 'A'} finds more of the “{escape(name)}” texts"
     return make_card(
         finding,
-        draw_differences(bars, scale),
+        draw_differences(shown, scale),
         "Recall of B minus recall of A in percentage points: bars to the right are better in B. A track goes from "
-        f"{-100 * scale:.0f} to {100 * scale:+.0f}; thin lines are 95% intervals.",
+        f"{-100 * scale:.0f} to {100 * scale:+.0f}; thin lines are 95% intervals.{left_out}",
     )
 
 
 def _draw_matrix(letter: str, metrics: dict, class_names) -> str:
     return make_card(
         f"{letter}: {metrics['accuracy']:.1%} right",
-        draw_matrix(metrics["confusion_matrix"], class_names),
+        draw_matrix(find_confusions(metrics), class_names),
         f"Blue is right, orange is wrong; shares are of the true class. {metrics['rows']:,} texts.",
     )
 

@@ -368,10 +368,15 @@ class DeviceConfig:
 
     strategy: Literal["auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu"] = "auto"
     """What computes. auto: all workers that the environment variable TF_CONFIG names, else a TPU, else all GPUs, else
-    the CPU. mirrored: a batch is shared by several GPUs (see replicas); multi_worker: by several machines."""
+    the CPU (with task language_model, which one device must do, one GPU, else the CPU). mirrored: a batch is shared by
+    several GPUs (see replicas); multi_worker: by several machines."""
     replicas: int | None = None
     """With mirrored: GPUs that share each batch, or, where there is no GPU, parts of the CPU, for trying it out; null:
     all GPUs."""
+    deterministic: bool | None = None
+    """true: the same seed on the same machine gives the same result to the last digit, but steps may take longer.
+    null: true on a CPU, where it costs nothing (configs/tweets.yaml: 0.99 of the processor time of a step, steps with
+    and without in turn, quartiles 0.97 and 1.01); false on a GPU or TPU, where it may cost a lot."""
     cpu_threads: int | None = None
     """Processor threads that TensorFlow uses; null: all."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"

@@ -19,6 +19,7 @@ from keras_senti.tables import Table, check_stamp, read_stamp
 
 # Sentiment has an order of its own; other names are sorted, integers by value.
 SENTIMENT_ORDER = ("negative", "neutral", "positive")
+LISTED_CLASSES = 20  # in a terminal
 MAX_DROPPED = 10_000  # dropped rows that are listed; all are counted
 _KINDS = {"labels": "q", "lines": "q", "hashes": "Q", "groups": "Q", "weights": "f", "characters": "q", "words": "q"}
 
@@ -435,11 +436,14 @@ def check_data(parts: dict[str, Dataset], class_names, dropped: dict[str, int]) 
 
 def format_check(check: dict) -> str:
     """Returns the data check as lines for the terminal."""
-    width = max([10, *(len(name) for name in check["class_names"])])
-    lines = [" " * 12 + f"{'rows':>9}" + "".join(f"  {name:>{width}}" for name in check["class_names"])]
+    shown = check["class_names"] if len(check["class_names"]) <= LISTED_CLASSES else []
+    width = max([10, *(len(name) for name in shown)])
+    lines = [" " * 12 + f"{'rows':>9}" + "".join(f"  {name:>{width}}" for name in shown)]
     for part, rows in check["rows"].items():
         counts = check["rows_per_class"].get(part, {}).values()
         shares = "".join(f"  {f'{c:,} ({c / max(rows, 1):.0%})':>{width}}" for c in counts)
+        if counts and not shown:
+            shares = f"  {min(counts):,} to {max(counts):,} in each of {len(counts):,} classes"
         lines.append(f"{part:12}{rows:9,}{shares}")
     length = check["length_percentiles"]
     for unit in ("words", "characters"):
@@ -469,5 +473,6 @@ def format_check(check: dict) -> str:
     for part in ("validation", "test"):
         missing = [name for name, n in check["rows_per_class"][part].items() if not n]
         if missing and check["rows"][part]:
-            lines.append(f"WARNING: the {part} part has no row of {', '.join(missing)}")
+            more = f" and {len(missing) - LISTED_CLASSES:,} more" if len(missing) > LISTED_CLASSES else ""
+            lines.append(f"WARNING: the {part} part has no row of {', '.join(missing[:LISTED_CLASSES])}{more}")
     return "\n".join(lines)

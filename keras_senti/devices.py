@@ -55,11 +55,13 @@ class Device:
         return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
 
 
-def set_up_device(settings: DeviceConfig) -> Device:
-    """Finds the device, applies the thread count and makes results repeatable.
+def set_up_device(settings: DeviceConfig, needs_one: bool = False) -> Device:
+    """Finds the device, applies the thread count and, as `settings.deterministic` says, makes results repeatable.
 
     Call it before anything else of TensorFlow runs in the process.
 
+    Args:
+        needs_one: what is to be computed cannot be shared: `auto` takes one GPU, else the CPU, and says so.
     Raises:
         UserError: if what the settings ask for is not there, or TensorFlow has already started in another way.
     """
@@ -73,19 +75,29 @@ def set_up_device(settings: DeviceConfig) -> Device:
                     f"device.cpu_threads: received {settings.cpu_threads}, but TensorFlow is already running in this "
                     "process with another number. Set it before TensorFlow is used."
                 ) from None
-    # Same seed, same machine: the same result to the last digit.
-    tf.config.experimental.enable_op_determinism()
+    device = _find_device(settings, needs_one)
+    if settings.deterministic or (settings.deterministic is None and device.kind == "cpu"):
+        tf.config.experimental.enable_op_determinism()  # same seed, same machine: the same result to the last digit
+    return device
+
+
+def _find_device(settings: DeviceConfig, needs_one: bool) -> Device:
     strategy, cluster = settings.strategy, _read_cluster()
     if strategy == "auto" and cluster and cluster[1] > 1:
         strategy = "multi_worker"
-    if strategy in ("auto", "tpu"):
+    left_alone = ""
+    if strategy == "auto" and needs_one:
+        if _list_tpu_addresses():
+            left_alone = "; the TPU is left alone: one device is all that this task can use"
+            _show_only([], "TPU")
+    elif strategy in ("auto", "tpu"):
         tpu = _find_tpu(required=strategy == "tpu")
         if tpu:
             return _set_up_tpu(tpu, settings)
     gpus = tf.config.list_physical_devices("GPU")
     threads = f"{settings.cpu_threads or 'all'} threads"
     if strategy == "auto":
-        strategy = "mirrored" if len(gpus) > 1 else "gpu" if gpus else "cpu"
+        strategy = "mirrored" if len(gpus) > 1 and not needs_one else "gpu" if gpus else "cpu"
     steps = settings.steps_per_execution or 1
     if steps > 1 and strategy in ("cpu", "gpu"):
         raise UserError(
@@ -93,8 +105,8 @@ def set_up_device(settings: DeviceConfig) -> Device:
             "steps, one by one. Leave it out."
         )
     if strategy == "cpu":
-        _hide_gpus(gpus)
-        return Device("cpu", f"CPU, {threads}")
+        _show_only([], "GPU")
+        return Device("cpu", f"CPU, {threads}{left_alone}")
     if strategy == "gpu":
         if not gpus:
             raise UserError(
@@ -102,7 +114,10 @@ def set_up_device(settings: DeviceConfig) -> Device:
                 f"{_list_devices()}. On Linux with an NVIDIA driver: pip install 'tensorflow[and-cuda]=="
                 f"{tf.__version__}'. Or use --device.strategy cpu."
             )
-        return Device("gpu", f"{len(gpus)} GPU(s), {gpus[0].name} first; one is used")
+        _use_gpus(gpus[:1])
+        if settings.strategy == "auto" and len(gpus) > 1:
+            left_alone = "; the others are left alone: one device is all that this task can use"
+        return Device("gpu", f"{gpus[0].name}, one of {len(gpus)} GPU(s){left_alone}")
     if strategy == "mirrored":
         return _set_up_mirrored(gpus, settings.replicas, steps, threads)
     return _set_up_workers(cluster, gpus, steps, threads)
@@ -112,25 +127,30 @@ def _list_devices() -> str:
     return ", ".join(device.name for device in tf.config.list_physical_devices()) or "nothing"
 
 
-def _hide_gpus(gpus):
-    if gpus:
-        try:
-            tf.config.set_visible_devices([], "GPU")
-        except RuntimeError:
+def _show_only(devices: list, kind: str):
+    """Lets TensorFlow see no other GPU (or TPU): it would reserve memory on each that it sees."""
+    try:
+        tf.config.set_visible_devices(devices, kind)
+    except RuntimeError:  # it has begun: with these, perhaps
+        if tf.config.get_visible_devices(kind) != devices:
             raise UserError(
-                "device.strategy: received cpu, but TensorFlow already uses the GPU in this process. Set it before "
-                "TensorFlow is used."
+                f"device.strategy: TensorFlow already uses other {kind}s in this process. Set it before TensorFlow is "
+                "used."
             ) from None
+
+
+def _use_gpus(gpus: list):
+    """Lets TensorFlow see these GPUs only, and take their memory as it needs it instead of all of it at once."""
+    _show_only(gpus, "GPU")
+    for gpu in gpus:
+        with contextlib.suppress(RuntimeError, ValueError):  # it has begun, or has been given parts of the memory
+            tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def _find_tpu(required: bool):
     """Returns the resolver of a TPU that is connected now; None if there is none and none is required."""
-    addresses = [os.environ[name] for name in ("TPU_NAME", "COLAB_TPU_ADDR") if os.environ.get(name)]
     reasons = []
-    # A process on the TPU's own machine: 'local'. A TPU elsewhere: its name or address.
-    for address in dict.fromkeys([*addresses, "local"]):
-        if address == "local" and not (required or _has_tpu_library()):
-            continue
+    for address in dict.fromkeys([*_list_tpu_addresses(), *["local"] * required]):
         try:
             if "." in address and "://" not in address:
                 address = f"grpc://{address}"
@@ -147,6 +167,12 @@ def _find_tpu(required: bool):
         f"device.strategy: received tpu, but TensorFlow {tf.__version__} found none ({'; '.join(reasons)}); it sees "
         f"{_list_devices()}. {WITHOUT_TPU}. Or use --device.strategy cpu."
     )
+
+
+def _list_tpu_addresses() -> list[str]:
+    """Returns where a TPU may be. On its own machine: 'local'. Elsewhere: its name or address."""
+    addresses = [os.environ[name] for name in ("TPU_NAME", "COLAB_TPU_ADDR") if os.environ.get(name)]
+    return list(dict.fromkeys([*addresses, *["local"] * _has_tpu_library()]))
 
 
 def _has_tpu_library() -> bool:
@@ -187,6 +213,7 @@ def _set_up_mirrored(gpus: list, replicas: int | None, steps: int, threads: str)
         names, kind, line = [f"CPU:{i}" for i in range(replicas)], "cpu", f"CPU in {replicas} parts, {threads}"
     else:
         replicas = replicas or len(gpus)
+        _use_gpus(gpus[:replicas])
         names, kind, line = [f"GPU:{i}" for i in range(replicas)], "gpu", f"{replicas} of {len(gpus)} GPU(s)"
     strategy = tf.distribute.MirroredStrategy(names)
     return Device(kind, line, strategy, replicas, steps_per_execution=steps)
@@ -223,6 +250,7 @@ def _set_up_workers(cluster: tuple[int, int] | None, gpus: list, steps: int, thr
             "is not set. To try it on this machine: python -m keras_senti.launch --workers 2 -- python train.py ..."
         )
     worker, workers = cluster
+    _use_gpus(gpus)
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:

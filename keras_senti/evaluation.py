@@ -3,9 +3,12 @@
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest, norm
-from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
+from sklearn.metrics import log_loss, precision_recall_fscore_support
 
 BOOTSTRAP_SAMPLES = 2000
+BOOTSTRAP_COUNTS = 2**21  # held at once, 16 MB
+MOST_MATRIX_CLASSES = 100  # of more, a matrix has more zeros than a file should hold
+LISTED_CLASSES = 20  # in a terminal
 CALIBRATION_BINS = 15  # as Guo et al. 2017
 SMALLEST = 1e-12  # a probability of 0 has no logarithm
 
@@ -19,25 +22,20 @@ def compute_metrics(labels: np.ndarray, probabilities: np.ndarray, class_names) 
     Returns:
         accuracy, macro_f1 (mean of the classes' F1, each class alike however rare), log_loss (natural logarithm),
         brier_score (mean of Σ_k (p_k - y_k)², 0 to 2), calibration_error (see `compute_calibration`), *_interval (95%
-        bootstrap interval), per_class, confusion_matrix (row: true class, column: predicted), rows.
+        bootstrap interval), per_class, confusion_matrix (row: true class, column: predicted), rows. Of more than
+        MOST_MATRIX_CLASSES classes, confusion_cells instead: [row, column, count] of the cells that are not 0.
         A class that occurs neither among labels nor predictions has precision, recall and F1 0, and counts as such.
     """
     classes = range(len(class_names))
     probabilities = _normalize(probabilities)
     predicted = probabilities.argmax(axis=1)
-    matrix = confusion_matrix(labels, predicted, labels=classes)
+    cells, counts = np.unique(labels * len(classes) + predicted, return_counts=True)
+    true, taken = np.divmod(cells, len(classes))
     precision, recall, f1, support = precision_recall_fscore_support(
         labels, predicted, labels=classes, zero_division=0.0
     )
-    accuracy, macro_f1 = _accuracy_and_macro_f1(matrix[None])
-    # A bootstrap sample of rows changes these two scores only through its confusion matrix, and the matrix of a sample
-    # drawn with replacement is a multinomial draw from the observed one: the same distribution, without the rows.
-    rng = np.random.default_rng(0)
-    samples = rng.multinomial(len(labels), matrix.ravel() / matrix.sum(), BOOTSTRAP_SAMPLES)
-    intervals = [
-        np.quantile(score, (0.025, 0.975)).tolist()
-        for score in _accuracy_and_macro_f1(samples.reshape(-1, *matrix.shape))
-    ]
+    accuracy, macro_f1 = _accuracy_and_macro_f1(counts[None], true, taken, len(classes))
+    intervals = [np.quantile(score, (0.025, 0.975)).tolist() for score in _bootstrap(counts, true, taken, len(classes))]
     return {
         "rows": len(labels),
         "accuracy": float(accuracy[0]),
@@ -54,7 +52,7 @@ def compute_metrics(labels: np.ndarray, probabilities: np.ndarray, class_names) 
             }
             for i, name in enumerate(class_names)
         },
-        "confusion_matrix": matrix.tolist(),
+        **_arrange_confusions(counts, true, taken, len(classes)),
     }
 
 
@@ -63,17 +61,58 @@ def _score_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> dict:
     classes = probabilities.shape[1]
     return {
         "log_loss": float(log_loss(labels, probabilities, labels=list(range(classes)))),
-        "brier_score": float(((probabilities - np.eye(classes)[labels]) ** 2).sum(axis=1).mean()),
+        "brier_score": float(((probabilities - (labels[:, None] == np.arange(classes))) ** 2).sum(axis=1).mean()),
         "calibration_error": compute_calibration(labels, probabilities)["error"],
     }
 
 
-def _accuracy_and_macro_f1(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(samples, classes, classes) → accuracy (samples,), macro-F1 (samples,)."""
-    hits = np.diagonal(matrices, axis1=1, axis2=2)
-    total = matrices.sum(axis=1) + matrices.sum(axis=2)  # predicted + true
+def _arrange_confusions(counts, true, taken, classes: int) -> dict:
+    if classes > MOST_MATRIX_CLASSES:
+        return {"confusion_cells": np.stack([true, taken, counts], axis=1).tolist()}
+    matrix = np.zeros((classes, classes), int)
+    matrix[true, taken] = counts
+    return {"confusion_matrix": matrix.tolist()}
+
+
+def find_confusions(metrics: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns true class, predicted class and rows of each cell of the confusion matrix that is not 0, row by row."""
+    if "confusion_cells" in metrics:
+        return tuple(np.array(metrics["confusion_cells"], int).T)
+    matrix = np.array(metrics["confusion_matrix"])
+    true, taken = np.nonzero(matrix)
+    return true, taken, matrix[true, taken]
+
+
+def _bootstrap(counts, true, taken, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns accuracy and macro-F1 of BOOTSTRAP_SAMPLES samples of the rows, (samples,) each.
+
+    A sample changes these two scores only through its confusion matrix, and the matrix of a sample drawn with
+    replacement is a multinomial draw from the observed one: the same distribution, without the rows. NumPy draws cell
+    by cell, nothing for an empty one, and gives the last what is left: with the matrix' last cell among them, the cells
+    that are not 0 get what they would get in the whole matrix.
+    """
+    if (true[-1], taken[-1]) != (classes - 1, classes - 1):
+        counts, true, taken = (
+            np.append(array, last) for array, last in zip((counts, true, taken), (0, classes - 1, classes - 1))
+        )
+    rng, left, scores = np.random.default_rng(0), BOOTSTRAP_SAMPLES, []
+    while left:
+        samples = min(left, max(1, BOOTSTRAP_COUNTS // max(len(counts), classes)))
+        drawn = rng.multinomial(counts.sum(), counts / counts.sum(), samples)
+        scores.append(_accuracy_and_macro_f1(drawn, true, taken, classes))
+        left -= samples
+    return tuple(map(np.concatenate, zip(*scores)))
+
+
+def _accuracy_and_macro_f1(counts, true, taken, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """(samples, cells) counts of the cells in row true[i] and column taken[i] → accuracy, macro-F1 (samples,)."""
+    hits, total = (np.zeros((len(counts), classes), int) for _ in range(2))
+    right = true == taken
+    hits[:, true[right]] = counts[:, right]
+    for columns in (true, taken):
+        np.add.at(total, (slice(None), columns), counts)
     f1 = np.divide(2 * hits, total, out=np.zeros(hits.shape), where=total > 0)
-    return hits.sum(axis=1) / matrices.sum(axis=(1, 2)), f1.mean(axis=1)
+    return hits.sum(axis=1) / counts.sum(axis=1), f1.mean(axis=1)
 
 
 def _normalize(probabilities: np.ndarray) -> np.ndarray:
@@ -256,21 +295,29 @@ def format_metrics(metrics: dict, class_names, title: str) -> str:
     """Returns the scores of one part as lines for the terminal."""
     low, high = metrics["accuracy_interval"]
     f1_low, f1_high = metrics["macro_f1_interval"]
-    width = max(10, *(len(name) for name in class_names))
+    ranked = sorted(metrics["per_class"].items(), key=lambda item: (not item[1]["rows"], item[1]["recall"]))
+    few = len(class_names) <= LISTED_CLASSES
+    shown = class_names if few else [name for name, _ in ranked[:LISTED_CLASSES]]
+    width = max(10, *(len(name) for name in shown))
+    head = (
+        "  predicted as " + " ".join(f"{name:>{width}}" for name in class_names)
+        if few
+        else f"  (of {len(class_names):,} classes, the {LISTED_CLASSES} of which it finds the least)"
+    )
     lines = [
         f"{title}: {metrics['rows']:,} rows",
         f"  accuracy {metrics['accuracy']:.3f} (95%: {low:.3f} to {high:.3f}), macro-F1 {metrics['macro_f1']:.3f} "
         f"({f1_low:.3f} to {f1_high:.3f}), log loss {metrics['log_loss']:.3f}",
         *_format_calibration(metrics),
-        f"  {'true class':{width}}  precision  recall     F1    rows   predicted as "
-        + " ".join(f"{name:>{width}}" for name in class_names),
+        f"  {'true class':{width}}  precision  recall     F1    rows {head}",
     ]
-    for name, counts in zip(class_names, metrics["confusion_matrix"]):
+    for index, name in enumerate(shown):
         row = metrics["per_class"][name]
+        cells = metrics["confusion_matrix"][index] if few else []
         lines.append(
             f"  {name:{width}}  {row['precision']:9.3f}  {row['recall']:6.3f}  {row['f1']:5.3f}  {row['rows']:6,}"
-            + " " * 16
-            + " ".join(f"{count:>{width},}" for count in counts)
+            + " " * 16 * few
+            + " ".join(f"{count:>{width},}" for count in cells)
         )
     return "\n".join(lines)
 

@@ -140,10 +140,9 @@ class Classifier:
 def make_table(texts, probabilities: np.ndarray, class_names) -> pd.DataFrame:
     """Returns a table with the columns text, label and probability_<class>."""
     names = np.array(class_names, dtype=object)
-    table = pd.DataFrame({"text": pd.Series(texts, dtype=object), "label": names[probabilities.argmax(axis=1)]})
-    for index, name in enumerate(class_names):
-        table[f"probability_{name}"] = probabilities[:, index]
-    return table
+    columns = {"text": pd.Series(texts, dtype=object), "label": names[probabilities.argmax(axis=1)]}
+    columns |= {f"probability_{name}": probabilities[:, index] for index, name in enumerate(class_names)}
+    return pd.DataFrame(columns)
 
 
 def load(path) -> Classifier:

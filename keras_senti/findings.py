@@ -14,6 +14,7 @@ from keras_senti.evaluation import (
     compute_calibration,
     compute_coverage,
     compute_interval,
+    find_confusions,
 )
 from keras_senti.page import (
     MOST_CELLS,
@@ -94,10 +95,10 @@ def find_errors(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 def find_commonest_mistake(metrics: dict) -> tuple[str, str, int]:
     """Returns (true class, class it is taken for, rows)."""
-    matrix, names = np.array(metrics["confusion_matrix"]), list(metrics["per_class"])
-    np.fill_diagonal(matrix, 0)
-    true, taken = np.unravel_index(matrix.argmax(), matrix.shape)
-    return names[true], names[taken], int(matrix[true, taken])
+    (true, taken, counts), names = find_confusions(metrics), list(metrics["per_class"])
+    wrong = counts * (true != taken)
+    first = wrong.argmax()
+    return names[true[first]], names[taken[first]], int(wrong[first])
 
 
 def rank_classes(metrics: dict) -> list[str]:
@@ -160,15 +161,15 @@ def draw_systems(systems) -> str:
 
 def draw_classes(metrics: dict) -> str:
     """Returns recall and precision of every class."""
-    matrix, per_class, body = np.array(metrics["confusion_matrix"]), metrics["per_class"], ""
+    (true, taken, counts), per_class, body = find_confusions(metrics), metrics["per_class"], ""
     ranked = rank_classes(metrics)
     shown = per_class if len(per_class) <= MOST_CELLS else ranked[:MOST_CELLS]
     for i, name in enumerate(per_class):
         if name not in shown:
             continue
-        hits, color = matrix[i, i], class_color(i, len(per_class))
-        counts = (("of these it finds", matrix[i].sum()), ("right when it says so", matrix[:, i].sum()))
-        bars = [Bar(text, hits / n, f"of {n:,}", compute_interval(hits, n), color) for text, n in counts if n]
+        hits, color = counts[(true == i) & (taken == i)].sum(), class_color(i, len(per_class))
+        found = (("of these it finds", counts[true == i].sum()), ("right when it says so", counts[taken == i].sum()))
+        bars = [Bar(text, hits / n, f"of {n:,}", compute_interval(hits, n), color) for text, n in found if n]
         body += f"<h4>{escape(name)}</h4>" + (draw_bars(bars) or '<p class="soft">no text, and never predicted</p>')
     worst, best = ranked[0], ranked[-1]
     finding = f"It finds {per_class[worst]['recall']:.0%} of the “{escape(worst)}” texts"
@@ -184,14 +185,14 @@ def draw_classes(metrics: dict) -> str:
 
 
 def draw_confusion_matrix(metrics: dict) -> str:
-    names, matrix = list(metrics["per_class"]), metrics["confusion_matrix"]
+    names, confusions = list(metrics["per_class"]), find_confusions(metrics)
     true, taken, count = find_commonest_mistake(metrics)
-    finding, body = "No text is in the wrong class", draw_matrix(matrix, names)
+    finding, body = "No text is in the wrong class", draw_matrix(confusions, names)
     if count:
         share = count / metrics["per_class"][true]["rows"]
         finding = f"The commonest mistake: {share:.0%} of the “{escape(true)}” texts are taken for “{escape(taken)}”"
         if len(names) <= MOST_CELLS:
-            body += f"<h4>Commonest mistakes</h4>{draw_confusions(matrix, names, 4)}"
+            body += f"<h4>Commonest mistakes</h4>{draw_confusions(confusions, names, 4)}"
     return make_card(
         finding,
         body,

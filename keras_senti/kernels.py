@@ -18,6 +18,8 @@ are (1 or gates, B, features): one for all gates, or one each. Products are comp
 state and element-wise work in float32.
 """
 
+import contextlib
+import contextvars
 import functools
 
 import tensorflow as tf
@@ -28,6 +30,19 @@ from keras_senti import devices
 # does not train, none below PART_ROWS rows, where products get slow. With two threads forward and backward of 64
 # rows and 256 units took 0.6 to 0.8 of the time so, on a noisy machine.
 MOST_PARTS, PART_ROWS = 4, 16
+
+
+_has_own_gradient = contextvars.ContextVar("_has_own_gradient", default=False)
+
+
+@contextlib.contextmanager
+def own_gradient():
+    """Within it `run` has the gradient of this file also where nothing is trained, so without dropout."""
+    token = _has_own_gradient.set(True)
+    try:
+        yield
+    finally:
+        _has_own_gradient.reset(token)
 
 
 def project(inputs, kernels, masks=None):
@@ -316,12 +331,14 @@ def run(
         state: [h] or [h, c], (B, H) each. weights: [kernel, recurrent_kernel, bias or None], as Keras has them.
         input_masks, recurrent_masks: dropout masks (1 or gates, B, E or H), or None.
         sequences: return all states.
-        training: with the gradient of this file; otherwise TensorFlow derives one itself, if it is asked for.
+        training: with the gradient of this file; otherwise (see `own_gradient`) TensorFlow derives one itself, if it
+            is asked for, and keeps far more in memory.
         compiled: by XLA, anew for each shape, so only where shapes are few.
         fused: one text alone may be computed by an operation that XLA cannot compile.
     Returns: ([all states (B, T, H)] or [], the last state [h] or [h, c]), float32.
     """
     forward, backward = _compile(cell) if compiled else CELLS[cell]
+    training = training or _has_own_gradient.get()
 
     def run_part(inputs, mask, state, dropout):
         x = tf.transpose(inputs, (1, 0, 2))

@@ -27,6 +27,8 @@ class _FastRecurrence:
         super().__init__(*args, **kwargs)
         self.weight_drop, self.kernel = weight_drop, kernel
         settings = {"cell": self.kind, **self.get_config(), "dtype": self.compute_dtype}
+        if kernel == "auto" and self.use_cudnn is True:
+            kernel = "keras"  # which says so where there is no cuDNN
         self.used_kernel = (
             devices.choose_kernel(devices.find_device_kind(), settings)[0] if kernel == "auto" else kernel
         )
@@ -35,7 +37,7 @@ class _FastRecurrence:
             warnings.warn(f"{self.name}: {obstacle}; Keras' own, slower loop is used.", stacklevel=3)
             self.used_kernel = "keras"
         if self.used_kernel != "keras":
-            self.use_cudnn, self.supports_jit = False, self.used_kernel != "serving"
+            self.supports_jit = self.used_kernel != "serving"
             if kwargs.get("implementation", 2) == 2:  # Keras' cells go to 1 with recurrent_dropout
                 self.cell.implementation, self.cell.dropout_mask_count = 2, None
         if weight_drop:  # only then: a layer without it has the variables of Keras' own
@@ -53,6 +55,7 @@ class _FastRecurrence:
                 return super().inner_loop(sequences, initial_state, mask, training)
             finally:
                 vars(cell)["recurrent_kernel"] = original
+        sequences = tf.cast(sequences, self.compute_dtype)  # Keras casts numbers with a point only
         mask = mask[0] if isinstance(mask, list | tuple) else mask
         state = list(initial_state) if isinstance(initial_state, list | tuple) else [initial_state]
         if mask is not None:
@@ -94,7 +97,7 @@ class _FastRecurrence:
 
     def get_config(self):
         ours = {"weight_drop": self.weight_drop, "kernel": self.kernel, "implementation": self.cell.implementation}
-        return {**super().get_config(), **ours}
+        return {**super().get_config(), **ours, "use_cudnn": self.use_cudnn}
 
 
 @keras.saving.register_keras_serializable("keras_senti")
@@ -114,7 +117,8 @@ class LSTM(_FastRecurrence, keras.layers.LSTM):
     Args:
         weight_drop: share of the entries of recurrent_kernel that are dropped in training, the same for all rows and
             steps of a batch; what is left is divided by 1 - weight_drop. Unlike recurrent_dropout it keeps cuDNN.
-        kernel: what computes it, see `devices.choose_kernel`; auto: that function decides. `xla` is the fastest where
+        kernel: what computes it, see `devices.choose_kernel`; auto: that function decides, unless use_cudnn is True,
+            which asks for Keras' layer. `xla` is the fastest where
             batches have few shapes; it works inside of a tf.function only, which `fit` is. Another activation than
             tanh, another recurrent_activation than sigmoid, float64 and unroll are left to Keras, with a warning.
             `serving`: the loop, but for one text alone TensorFlow's fused operation, which XLA does not have.

@@ -202,15 +202,18 @@ def _percent(fraction: float) -> str:
     return f"{min(max(fraction, 0.0), 1.0):.2%}"
 
 
-def draw_matrix(matrix, class_names) -> str:
+def draw_matrix(confusions, class_names) -> str:
     """Returns counts and shares of the true class; blue is right, orange wrong, and a stronger colour a larger share.
 
     Args:
-        matrix: (classes, classes) counts; row: true class, column: predicted. Of more than MOST_CELLS classes only the
-            commonest mistakes are shown: a matrix could not be read.
+        confusions: of `evaluation.find_confusions`. Of more than MOST_CELLS classes only the commonest mistakes are
+            shown: a matrix could not be read.
     """
     if len(class_names) > MOST_CELLS:
-        return draw_confusions(matrix, class_names, 15)
+        return draw_confusions(confusions, class_names, 15)
+    true, taken, counts = confusions
+    matrix = np.zeros((len(class_names),) * 2, int)
+    matrix[true, taken] = counts
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in class_names)
     body = []
     for row, (name, counts) in enumerate(zip(class_names, matrix)):
@@ -227,21 +230,19 @@ def draw_matrix(matrix, class_names) -> str:
     )
 
 
-def draw_confusions(matrix, class_names, most: int) -> str:
+def draw_confusions(confusions, class_names, most: int) -> str:
     """Returns the commonest mistakes as bars: which share of the true class is taken for another one."""
-    matrix = np.asarray(matrix)
-    rows, wrong = matrix.sum(axis=1), matrix - np.diag(np.diagonal(matrix))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    pairs = [(i, j) for i, j in zip(*np.unravel_index(order, wrong.shape)) if wrong[i, j]]
+    true, taken, counts = confusions
+    wrong = np.flatnonzero(true != taken)
     return draw_bars(
         Bar(
-            f"truly {class_names[i]}, called {class_names[j]}",
-            wrong[i, j] / rows[i],
-            f"{wrong[i, j]:,}",
+            f"truly {class_names[true[i]]}, called {class_names[taken[i]]}",
+            counts[i] / counts[true == true[i]].sum(),
+            f"{counts[i]:,}",
             None,
             "--wrong",
         )
-        for i, j in pairs
+        for i in wrong[np.argsort(-counts[wrong], kind="stable")[:most]]
     )
 
 

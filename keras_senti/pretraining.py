@@ -18,6 +18,7 @@ from keras_senti.language_model import LanguageModel
 from keras_senti.models import find_learning_layers
 from keras_senti.optimizers import make_optimizer
 from keras_senti.pipeline import EncodedTexts
+from keras_senti.runs import only_shown
 from keras_senti.training import ShowProgress, TrainedRun, chain_epochs, fit_model, make_keras_fit
 
 COUNTED_AT_ONCE = 10_000_000
@@ -140,7 +141,7 @@ class LanguageModelBoard(keras.callbacks.TensorBoard):
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
-        with self._val_writer.as_default(epoch):
+        with only_shown("texts in TensorBoard", "The run goes on."), self._val_writer.as_default(epoch):
             tf.summary.text("made up by the model", "\n\n".join(f"- {text}" for text in self.sample(epoch)))
 
 

@@ -114,7 +114,17 @@ class ReplicaLoop:
         self.model, self.device, self.strategy = model, device, device.strategy
         self.step_functions = {}
 
-    def fit(self, shares: Shares, make_batches, steps: int, first_epoch: int, first_step: int, epochs: int, callbacks):
+    def fit(
+        self,
+        shares: Shares,
+        make_batches,
+        steps: int,
+        first_epoch: int,
+        first_step: int,
+        epochs: int,
+        callbacks: list,
+        validate,
+    ):
         """Does what `model.fit(initial_epoch=first_epoch, epochs=epochs)` does, from a step of the first epoch on.
 
         Callbacks are called after each execution of one or several steps, with the number of the last one; the logs
@@ -123,11 +133,12 @@ class ReplicaLoop:
         Args:
             make_batches: returns the batches from that step on, without an end.
             steps: of a whole epoch.
+            validate: called after each epoch, before the callbacks see its end; returns more logs.
         Raises:
             UserError: if another worker has gone.
         """
         try:
-            self._fit(shares, make_batches, steps, first_epoch, first_step, epochs, callbacks)
+            self._fit(shares, make_batches, steps, first_epoch, first_step, epochs, callbacks, validate)
         except WORKER_GONE as error:
             if self.device.workers == 1:
                 raise
@@ -136,7 +147,7 @@ class ReplicaLoop:
                 "Start all workers again with --resume and the run folder: they go on from the last checkpoint."
             ) from error
 
-    def _fit(self, shares, make_batches, steps, first_epoch, first_step, epochs, callbacks):
+    def _fit(self, shares, make_batches, steps, first_epoch, first_step, epochs, callbacks, validate):
         model = self.model
         ahead = iter(make_batches())
         plan = [shares.find_shape(rows) for rows in itertools.islice(ahead, steps - first_step)]
@@ -164,6 +175,9 @@ class ReplicaLoop:
                 done += count
                 callbacks.on_train_batch_end(done - 1, {name: float(value) for name, value in logs.items()})
             logs = {name: float(value) for name, value in model.get_metrics_result().items()}
+            callbacks.on_test_begin()
+            logs |= validate()
+            callbacks.on_test_end()
             callbacks.on_epoch_end(epoch, logs)
             if model.stop_training:
                 break

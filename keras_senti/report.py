@@ -32,6 +32,7 @@ from keras_senti.parsing import read_config
 from keras_senti.predictions import read_parts, read_texts
 
 SHOWN_CATEGORIES = 6  # columns
+SHOWN_CLASSES = 20
 BASELINE_NAMES = {
     "majority": "always the train part's commonest class",
     "words_characters": "a linear model of words and characters",
@@ -274,10 +275,14 @@ def _draw_unlabelled(subject: Subject, unsure: np.ndarray) -> list[str]:
         else f"The model calls the one text of this file “{common}” ({probabilities.max():.1%} sure)."
     )
 
+    shown, left_out = np.arange(len(names)), ""
+    if len(names) > SHOWN_CLASSES:
+        shown = np.argsort(-counts, kind="stable")[:SHOWN_CLASSES]
+        left_out = f" Of {len(names)} classes, the {SHOWN_CLASSES} commonest."
+
     def draw_shares(counts) -> str:
         bars = [
-            Bar(name, count / sum(counts), f"{count:,}", None, class_color(i, len(names)))
-            for i, (name, count) in enumerate(zip(names, counts))
+            Bar(names[i], counts[i] / counts.sum(), f"{counts[i]:,}", None, class_color(i, len(names))) for i in shown
         ]
         return draw_bars(bars)
 
@@ -288,14 +293,16 @@ def _draw_unlabelled(subject: Subject, unsure: np.ndarray) -> list[str]:
             f"<h4>{escape(values[i] or '(empty)')}</h4>{draw_shares(row)}"
             for i, row in zip(table.index, table.to_numpy())
         )
-        groups.append(make_card(f"Predicted classes by column “{escape(column)}”", body, f"{rows:,} texts."))
+        groups.append(make_card(f"Predicted classes by column “{escape(column)}”", body, f"{rows:,} texts.{left_out}"))
     finding = f"The {len(unsure)} texts that it is least sure of" if rows > 1 else "The text"
     hint = "If some texts can be labelled by hand, these would teach the model most." if rows > 1 else ""
     return [
         make_head(subject.title, verdict),
         make_section(
             "What does it say?",
-            make_card(f"“{escape(common)}” is the commonest prediction", draw_shares(counts), f"{rows:,} texts."),
+            make_card(
+                f"“{escape(common)}” is the commonest prediction", draw_shares(counts), f"{rows:,} texts.{left_out}"
+            ),
             findings.draw_confidence(probabilities, None),
             *groups,
         ),

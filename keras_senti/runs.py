@@ -1,7 +1,8 @@
 """The run folder: where a run leaves what it made. Knows the names of the files, not what is in them.
 
-config.yaml · manifest.json · data_check.json · dropped_rows.csv · vocabulary.txt · class_names.json · checkpoints/ ·
-history.csv · tensorboard/ · model.keras · saved_model/ · metrics.json · predictions.csv · report.html · evaluations/;
+config.yaml · manifest.json · data_check.json · dropped_rows.csv · vocabulary.txt · class_names.json · checkpoints/
+(until the run has finished) · history.csv · tensorboard/ · model.keras · saved_model/ · metrics.json ·
+predictions.csv · report.html · evaluations/;
 with the task language_model encoder/ instead of model.keras, saved_model/, predictions.csv and report.html
 
 Everything but tensorboard/ is written in a temporary folder (writing-...) and then renamed: whoever reads finds the old
@@ -170,6 +171,21 @@ def remove_leftovers(run_dir: Path):
             path.unlink(missing_ok=True)
 
 
+def remove_checkpoints(run_dir: Path):
+    """Removes what a finished run does not need any more. What cannot be removed does no harm."""
+    shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+
+
+@contextlib.contextmanager
+def only_shown(what: str, remedy: str):
+    """Makes one line of whatever fails within: what is only looked at must not cost a run what it has learned."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        print(f"WARNING: no {what} ({type(error).__name__}: {reason}). {remedy}", flush=True)
+
+
 @contextlib.contextmanager
 def share_cache(folder: Path):
     """Tells other processes that this one may be writing into a cache; removes what killed ones left half-written.
@@ -315,7 +331,10 @@ def check_unfinished_run_dir(path) -> Path:
         UserError: if it is no run folder, or its run has finished.
     """
     if read_manifest(path).get("status") == "finished":
-        raise UserError(f"{path}: this run has finished; there is nothing to resume.")
+        raise UserError(
+            f"{path}: this run has finished; there is nothing to resume. To train its model further: "
+            f"`python train.py --init_from {path}`"
+        )
     return Path(path)
 
 

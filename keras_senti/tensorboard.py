@@ -22,10 +22,11 @@ from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.pr_curve import summary as pr_curve_summary
 
+from keras_senti import kernels
 from keras_senti.config import Config
 from keras_senti.evaluation import compute_calibration
 from keras_senti.pipeline import EncodedTexts, padded_length, predict_in_batches
-from keras_senti.runs import write_text
+from keras_senti.runs import only_shown, write_text
 
 MOST_EXAMPLE_ROWS = 5000  # predicted after each epoch; the error of an accuracy from so many rows is 0.6 points
 MOST_HISTOGRAM_VALUES = 1_000_000  # of one weight; the 38 million of a table of pairs took 9 GB
@@ -34,6 +35,7 @@ LISTED = 12  # texts in a table of examples
 MOST_CHARACTERS = 300  # of a text in such a table
 LINE_CHARACTERS = 60  # a longer line makes TensorBoard break the words of the other columns
 MOST_COUNTED_CLASSES = 20  # above this, numbers in the cells of a confusion matrix cannot be read
+MOST_DRAWN_CLASSES = 60  # above this, the names beside it cannot be read
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class Board(keras.callbacks.TensorBoard):
         path: the folder tensorboard/; a second call (resumed training) adds to what is there.
         train: (encoded texts, labels (rows,) int, weight in the loss (rows,) float32).
         validation: (encoded texts, labels (rows,) int).
-        probe_rows: size of the probe batch: no more than a training step has, so that it fits into memory.
+        probe_rows: size of the probe batch: no more than a training step has, so that it fits into memory, as it goes
+            the same way back.
         predict: a tf.function with input signature, from (batch, time) int32 token ids to (batch, classes)
             probabilities, without dropout.
         examples: what to show of the validation part.
@@ -104,6 +107,12 @@ class Board(keras.callbacks.TensorBoard):
         super().on_epoch_end(epoch, logs)
         weights = {weight.path for weight in self.model.weights}
         seeds = [(v, v.numpy()) for v in self.model.non_trainable_variables if v.path not in weights]
+        with only_shown(f"pictures in TensorBoard of epoch {epoch + 1}", "The run goes on."):
+            self._write_epoch(epoch, logs)
+        for variable, value in seeds:
+            variable.assign(value)
+
+    def _write_epoch(self, epoch, logs):
         with self._train_writer.as_default(epoch):
             self._write_weights_and_gradients()
         with self._val_writer.as_default(epoch):
@@ -115,8 +124,6 @@ class Board(keras.callbacks.TensorBoard):
             write_pr_curves(*scored)
             for tag, page in format_examples(self.examples.texts, *scored).items():
                 tf.summary.text(tag, page)
-        for variable, value in seeds:
-            variable.assign(value)
         if "hparams" not in self._writers:
             self._writers["hparams"] = tf.summary.create_file_writer(self.hparams_path)
         with self._writers["hparams"].as_default(epoch):
@@ -130,7 +137,8 @@ class Board(keras.callbacks.TensorBoard):
         """Returns gradients by the weight's path, also of layers that do not learn now: one graph for all epochs."""
         ids, labels, weights = self.probe
         with tf.GradientTape() as tape:
-            probabilities = self.model(ids, training=False)
+            with kernels.own_gradient():
+                probabilities = self.model(ids, training=False)
             one_hot = tf.one_hot(labels, probabilities.shape[-1])
             loss = self.model.compute_loss(ids, one_hot, probabilities, weights, training=False)
         found = zip(self.model.weights, tape.gradient(loss, self.model.weights))
@@ -170,14 +178,27 @@ def _drop_untouched_rows(gradient):
 
 def write_confusion_matrix(labels: np.ndarray, probabilities: np.ndarray, class_names):
     """Writes the image `confusion_matrix` to the default writer; arguments as of `evaluation.compute_metrics`."""
-    matrix = np.zeros((len(class_names),) * 2, np.int64)
-    np.add.at(matrix, (labels, probabilities.argmax(axis=1)), 1)
-    image, is_named = draw_confusion_matrix(matrix, class_names)
-    legend = "" if is_named else ": " + ", ".join(f"{i} = {escape_markdown(n)}" for i, n in enumerate(class_names))
-    tf.summary.image("confusion_matrix", image[None], description=f"{len(labels):,} fixed validation rows{legend}")
+    predicted, classes = probabilities.argmax(axis=1), len(class_names)
+    title = f"accuracy {(predicted == labels).mean():.3f}\n{len(labels):,} rows"
+    shown, left_out = np.arange(classes), ""
+    if classes > MOST_DRAWN_CLASSES:
+        wrong = predicted != labels
+        mistakes = sum(np.bincount(found[wrong], minlength=classes) for found in (labels, predicted))
+        shown = np.sort(np.argsort(-mistakes, kind="stable")[:MOST_DRAWN_CLASSES])
+        left_out = (
+            f"; of {classes:,} classes, the {MOST_DRAWN_CLASSES} that have a part in most mistakes (shares among them)"
+        )
+    inside = np.isin(labels, shown) & np.isin(predicted, shown)
+    matrix = np.zeros((len(shown),) * 2, np.int64)
+    np.add.at(matrix, tuple(np.searchsorted(shown, found[inside]) for found in (labels, predicted)), 1)
+    names = [class_names[i] for i in shown]
+    image, is_named = draw_confusion_matrix(matrix, names, title)
+    legend = "" if is_named else ": " + ", ".join(f"{i} = {escape_markdown(n)}" for i, n in enumerate(names))
+    description = f"{len(labels):,} fixed validation rows{left_out}{legend}"
+    tf.summary.image("confusion_matrix", image[None], description=description)
 
 
-def draw_confusion_matrix(matrix: np.ndarray, class_names) -> tuple[np.ndarray, bool]:
+def draw_confusion_matrix(matrix: np.ndarray, class_names, title: str) -> tuple[np.ndarray, bool]:
     """Draws counts and shares of the true class; the share is the colour.
 
     Args:
@@ -198,7 +219,7 @@ def draw_confusion_matrix(matrix: np.ndarray, class_names) -> tuple[np.ndarray, 
         label.set_fontproperties(font)
         label.set_parse_math(False)  # a $ is a $
     axes.set(xlabel="predicted class", ylabel="true class")
-    axes.set_title(f"accuracy {np.trace(matrix) / max(1, matrix.sum()):.3f}\n{matrix.sum():,} rows")
+    axes.set_title(title)
     if classes <= MOST_COUNTED_CLASSES:
         for (row, column), count in np.ndenumerate(matrix):
             color = "white" if share[row, column] > 0.5 else "black"
@@ -238,16 +259,19 @@ def draw_calibration(calibration: dict) -> np.ndarray:
 
 
 def write_pr_curves(labels: np.ndarray, probabilities: np.ndarray, class_names):
-    """Writes `pr_curve/<class>` for each class to the default writer: is a row of it, or of any other class?
+    """Writes `pr_curve/<class>` to the default writer: is a row of the class, or of any other one?
+
+    Of more than MOST_COUNTED_CLASSES classes the commonest among the rows have a curve.
 
     The plugin's own function for TensorFlow 2 does not exist; its curve is written as it computes it: (6, 201) true and
     false positives, true and false negatives, precision and recall at thresholds from 0 to 1.
     """
-    for index, name in enumerate(class_names):
+    commonest = np.argsort(-np.bincount(labels, minlength=len(class_names)), kind="stable")[:MOST_COUNTED_CLASSES]
+    for index in np.sort(commonest):  # the same in each epoch
         description = f"{len(labels):,} fixed validation rows"
         curve = pr_curve_summary.pb("", labels == index, probabilities[:, index], description=description)
         (value,) = curve.value
-        tf.summary.write(f"pr_curve/{name}", tf.make_ndarray(value.tensor), metadata=value.metadata)
+        tf.summary.write(f"pr_curve/{class_names[index]}", tf.make_ndarray(value.tensor), metadata=value.metadata)
 
 
 def find_font(text: str) -> font_manager.FontProperties | None:
@@ -314,11 +338,17 @@ def write_projector(path: Path, model: keras.Model, predict, vocabulary: list[st
     """
     ids = np.arange(1, min(len(vocabulary), MOST_WORDS + 1), dtype=np.int32)
     probabilities = predict_in_batches(predict, EncodedTexts(ids, np.arange(len(ids) + 1)))
-    header = ["word", "predicted", *(f"probability_{name}" for name in class_names), "rank"]
+    listed = class_names if len(class_names) <= MOST_COUNTED_CLASSES else ()
+    header = ["word", "predicted", *(f"probability_{name}" for name in listed), "rank"]
     lines = ["\t".join(map(_escape_cell, header))]
     for token_id, row in zip(ids, probabilities):
         # The rank of [UNK], which stands for all rare words, is 0.
-        cells = [vocabulary[token_id], class_names[row.argmax()], *(f"{p:.3f}" for p in row), str(token_id - 1)]
+        cells = [
+            vocabulary[token_id],
+            class_names[row.argmax()],
+            *(f"{p:.3f}" for p in row[: len(listed)]),
+            str(token_id - 1),
+        ]
         lines.append("\t".join(map(_escape_cell, cells)))
     folder = path / "train"
     folder.mkdir(parents=True, exist_ok=True)

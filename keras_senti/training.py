@@ -28,6 +28,7 @@ from keras_senti.pipeline import (
     compute_padding_fraction,
     find_bucket,
     make_dataset,
+    padded_length,
     plan_by_length,
     plan_epoch,
 )
@@ -234,26 +235,19 @@ class ShowProgress(keras.callbacks.Callback):
         logs["tokens_per_second"] = self.done * self.tokens_per_step / seconds
 
 
-class Validate(keras.callbacks.Callback):
-    """Adds val_loss, val_accuracy and val_macro_f1 to the logs of an epoch, from predictions of all replicas.
+def compute_validation_logs(labels: np.ndarray, probabilities: np.ndarray, label_smoothing: float) -> dict:
+    """Returns val_loss, val_accuracy and val_macro_f1, as Keras' `fit` has them; the loss alone if it is not finite.
 
     Args:
-        labels: (rows,) int. predict: returns the probabilities (rows, classes).
-        label_smoothing: of the loss.
+        labels: (rows,) int. probabilities: (rows, classes). label_smoothing: of the loss.
     """
-
-    def __init__(self, labels: np.ndarray, predict, label_smoothing: float):
-        super().__init__()
-        self.labels, self.predict, self.label_smoothing = labels, predict, label_smoothing
-
-    def on_epoch_end(self, epoch, logs=None):
-        probabilities = self.predict()
-        classes = probabilities.shape[1]
-        one_hot = np.eye(classes, dtype=np.float32)[self.labels]
-        loss = keras.losses.CategoricalCrossentropy(label_smoothing=self.label_smoothing)
-        scores = compute_metrics(self.labels, probabilities, [str(label) for label in range(classes)])
-        logs["val_loss"] = float(loss(one_hot, probabilities))
-        logs["val_accuracy"], logs["val_macro_f1"] = scores["accuracy"], scores["macro_f1"]
+    classes = probabilities.shape[1]
+    one_hot = np.eye(classes, dtype=np.float32)[labels]
+    loss = float(keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)(one_hot, probabilities))
+    if not math.isfinite(loss):
+        return {"val_loss": loss}
+    scores = compute_metrics(labels, probabilities, [str(label) for label in range(classes)])
+    return {"val_loss": loss, "val_accuracy": scores["accuracy"], "val_macro_f1": scores["macro_f1"]}
 
 
 class OnCopy(keras.callbacks.Callback):
@@ -488,12 +482,13 @@ def train_model(
 
         def fit(progress, last_epoch, callbacks):
             epoch, step = progress.epoch, progress.step
-            loop.fit(shares, lambda: chain_epochs(plan, epoch, step), steps, epoch, step, last_epoch, callbacks)
+            place = steps, epoch, step, last_epoch
+            loop.fit(shares, lambda: chain_epochs(plan, epoch, step), *place, callbacks, validate)
 
-        def predict():
-            return loop.predict(texts, sequence_length, bucket)
+        def validate():
+            predicted = loop.predict(texts, sequence_length, bucket)
+            return compute_validation_logs(validation_labels, predicted, settings.label_smoothing)
 
-        extra = [Validate(validation_labels, predict, settings.label_smoothing)]
     else:
         validation_plan = plan_by_length(texts.lengths, padded_to=None if bucket else sequence_length)
         fit = make_keras_fit(
@@ -532,7 +527,11 @@ def _make_board(path: Path, model: keras.Model, train, validation, settings: Tra
     if examples is None:
         return keras.callbacks.TensorBoard(str(path), write_graph=False, profile_batch=settings.profile_steps or 0)
     shown = (make_predict(model), examples, settings.profile_steps)
-    return Board(path, train, validation, settings.batch_size, *shown)
+    rows = settings.batch_size
+    if settings.batch_tokens is not None:
+        lengths = train[0].lengths
+        rows = max(1, settings.batch_tokens // padded_length(lengths, int(lengths.max()), True))
+    return Board(path, train, validation, rows, *shown)
 
 
 def make_predict(model: keras.Model):

@@ -76,7 +76,7 @@ def train_run(config: Config) -> Path | None:
         baselines.check_packages(config.baselines.models)
     if config.text.simplify_chinese:
         make_simplifier()
-    device = devices.set_up_device(config.device)
+    device = devices.set_up_device(config.device, needs_one=config.task == "language_model")
     if config.run_dir is not None and device.is_chief:
         runs.check_new_run_dir(config.run_dir)
     check_replicas(config, device)
@@ -110,9 +110,13 @@ def train_run(config: Config) -> Path | None:
             raise
         seconds = round(time.perf_counter() - begin, 1)
         runs.update_manifest(run_dir, status="finished", seconds=seconds, memory_gb=runs.read_peak_memory())
-        if config.task == "classification" and device.is_chief:  # after that, so that no fault in a picture fails a run
-            report.write_run_report(run_dir)
-    return run_dir if device.is_chief else None
+        if config.task == "classification" and device.is_chief:
+            with runs.only_shown("report.html", f"`python evaluate.py --run {run_dir}` draws it again."):
+                report.write_run_report(run_dir)
+    if not device.is_chief:
+        return None
+    runs.remove_checkpoints(run_dir)
+    return run_dir
 
 
 def check_replicas(config: Config, device: devices.Device):
@@ -272,7 +276,8 @@ def _export_and_score(model: keras.Model, trained: TrainedRun, config: Config, c
     splits, encoder, encoded = corpus.splits, corpus.encoder, corpus.encoded
     board = run_dir / "tensorboard"
     predict = make_predict(model)
-    tensorboard.write_projector(board, model, predict, encoder.vocabulary, splits.class_names)
+    with runs.only_shown("words in TensorBoard's projector", "The run goes on."):
+        tensorboard.write_projector(board, model, predict, encoder.vocabulary, splits.class_names)
     predicted = {"validation": predict_in_batches(predict, encoded["validation"])}
     precisions = config.evaluation.abstain_precisions
     calibration = evaluation.fit_calibration(splits.validation.labels, predicted["validation"], precisions)
@@ -368,7 +373,8 @@ def _score(predicted: dict[str, np.ndarray], calibration: dict, corpus: Corpus, 
     crossed = evaluation.cross_fit_temperature(splits.validation.labels, predicted["validation"])
     scores["validation"]["calibrated"]["cross_fitted"] = crossed
     _write_run_predictions(run_dir / "predictions.csv", parts, predicted, class_names)
-    tensorboard.write_hparams_scores(run_dir / "tensorboard", scores["validation"], step=config.train.epochs)
+    with runs.only_shown("scores in TensorBoard", "The run goes on; metrics.json has them."):
+        tensorboard.write_hparams_scores(run_dir / "tensorboard", scores["validation"], step=config.train.epochs)
     # The baselines keep their texts in memory, so a sample must do for a large part.
     rows = {n: part.sample(config.baselines.max_rows, config.data.seed) for n, part in splits.parts().items()}
     compared = {name: parts[name].take(rows[name]) for name in parts}
@@ -484,7 +490,7 @@ def evaluate_stored(run_dir) -> str:
             pairs.append((again["calibrated"]["log_loss"], before.get("calibrated", {}).get("log_loss", -1)))
         # Another machine may sum in another order; a changed prediction shows in the first digits.
         close = all(math.isclose(*pair, rel_tol=1e-5, abs_tol=1e-9) for pair in pairs)
-        if not close or again["confusion_matrix"] != before.get("confusion_matrix"):
+        if not close or any(again[k] != before.get(k) for k in again if k.startswith("confusion_")):
             raise UserError(
                 f"{run_dir}: the {name} score in metrics.json does not follow from predictions.csv and "
                 "calibration.json. One of the files was changed after the run; restore it, or train again."
@@ -615,7 +621,8 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
     runs.write_json(folder / "metrics.json", result)
     columns = text_column, [name for name in table.columns if name not in (text_column, label_column)]
     found = labels, probabilities, model.calibration
-    report.write_file_report(folder, run_dir, table.path.name, columns, class_names, *found)
+    with runs.only_shown("report.html", "predictions.csv and metrics.json are whole."):
+        report.write_file_report(folder, run_dir, table.path.name, columns, class_names, *found)
     return folder, "\n".join(lines)
 
 

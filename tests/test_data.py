@@ -659,6 +659,15 @@ def test_the_data_check_counts_by_hand():
     assert check["length_percentiles"]["characters"] == [3, 3, 5, 7, 9, 9, 10]
 
 
+def test_of_many_classes_the_check_shows_the_range_and_the_first_that_are_missing():
+    names, rows = [f"class {i}" for i in range(90)], [(f"text {i}", i) for i in range(90)]
+    parts = {"train": make_dataset(("more", 0), *rows), "validation": make_dataset(("a", 3)), "test": make_dataset()}
+    lines = format_check(check_data(parts, names, {})).splitlines()
+    assert "train              91  1 to 2 in each of 90 classes" in lines and max(map(len, lines)) < 300
+    missing = ", ".join(names[i] for i in range(21) if i != 3)
+    assert f"WARNING: the validation part has no row of {missing} and 69 more" in lines
+
+
 def test_the_data_check_reads_well():
     shown = format_check(check_data(TINY, ("negative", "positive"), {"no text": 1}))
     assert re.search(r"^train +5 +2 \(40%\) +3 \(60%\)$", shown, re.M)

@@ -47,7 +47,10 @@ def make_config(index, workers=2):
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Sets how many GPUs TensorFlow seems to have."""
+    """Sets how many GPUs TensorFlow seems to have; returns what is asked of them: [visible ones], [with growth]."""
+    visible, growing = [], []
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda devices, kind: visible.append((devices, kind)))
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda device, on: growing.append((device, on)))
 
     def set_number(number):
         found = [tf.config.PhysicalDevice(f"/physical_device:GPU:{i}", "GPU") for i in range(number)]
@@ -55,6 +58,7 @@ def gpus(monkeypatch):
         monkeypatch.setattr(
             tf.config, "list_physical_devices", lambda kind=None: found if kind == "GPU" else original()
         )
+        return found, visible, growing
 
     return set_number
 
@@ -65,23 +69,67 @@ def test_without_anything_else_it_is_the_cpu():
     assert device.line == "CPU, all threads"
 
 
-def test_one_gpu_is_used_as_it_is_and_can_be_left_alone(gpus, monkeypatch):
-    gpus(1)
-    hidden = []
-    monkeypatch.setattr(tf.config, "set_visible_devices", lambda devices, kind: hidden.append((devices, kind)))
+def test_one_gpu_takes_memory_as_it_needs_it_and_can_be_left_alone(gpus):
+    found, visible, growing = gpus(1)
     device = set_up_device(DeviceConfig())
     assert (device.kind, device.is_distributed) == ("gpu", False) and "GPU:0" in device.line
-    assert not hidden
-    assert set_up_device(DeviceConfig(strategy="cpu")).kind == "cpu" and hidden == [([], "GPU")]
+    assert visible == [(found, "GPU")] and growing == [(found[0], True)]
+    assert set_up_device(DeviceConfig(strategy="cpu")).kind == "cpu" and visible[1:] == [([], "GPU")]
+
+
+@pytest.mark.parametrize("settings,needs_one", [(DeviceConfig(strategy="gpu"), False), (DeviceConfig(), True)])
+def test_of_several_gpus_tensorflow_sees_the_one_that_is_used(gpus, settings, needs_one):
+    found, visible, growing = gpus(3)
+    device = set_up_device(settings, needs_one)
+    assert (device.kind, device.replicas, device.strategy) == ("gpu", 1, None)
+    assert visible == [(found[:1], "GPU")] and growing == [(found[0], True)]
+    assert "GPU:0, one of 3 GPU(s)" in device.line
+    assert ("the others are left alone: one device is all that this task can use" in device.line) == needs_one
+
+
+def test_gpus_that_tensorflow_uses_already_in_another_way_are_an_error(gpus, monkeypatch):
+    found, *_ = gpus(2)
+
+    def refuse(devices, kind):
+        raise RuntimeError("Visible devices cannot be modified after being initialized")
+
+    monkeypatch.setattr(tf.config, "set_visible_devices", refuse)
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: found[:1])
+    assert set_up_device(DeviceConfig(strategy="gpu")).kind == "gpu"
+    for strategy in ("cpu", "mirrored"):
+        with pytest.raises(UserError, match="TensorFlow already uses other GPUs in this process. Set it before"):
+            set_up_device(DeviceConfig(strategy=strategy))
+
+
+def test_what_one_device_must_do_leaves_a_tpu_alone_and_says_so(gpus, monkeypatch):
+    _, visible, _ = gpus(0)
+    monkeypatch.setenv("TPU_NAME", "10.1.2.3:8470")
+    monkeypatch.setattr(devices, "_find_tpu", lambda required: pytest.fail("connected to the TPU"))
+    device = set_up_device(DeviceConfig(), needs_one=True)
+    assert (device.kind, device.strategy) == ("cpu", None) and ([], "TPU") in visible
+    assert device.line == "CPU, all threads; the TPU is left alone: one device is all that this task can use"
+
+
+@pytest.mark.parametrize(
+    "deterministic,number,expected",
+    [(None, 0, True), (True, 0, True), (False, 0, False), (None, 1, False), (True, 1, True), (False, 1, False)],
+)
+def test_results_are_repeatable_on_a_cpu_and_elsewhere_if_asked_for(gpus, monkeypatch, deterministic, number, expected):
+    gpus(number)
+    asked = []
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: asked.append(True))
+    assert set_up_device(DeviceConfig(deterministic=deterministic)).kind == ("gpu" if number else "cpu")
+    assert bool(asked) == expected
 
 
 def test_several_gpus_are_used_together(gpus, monkeypatch):
-    gpus(3)
+    found, visible, growing = gpus(3)
     asked = []
     monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda names: asked.append(names))
     assert set_up_device(DeviceConfig()).replicas == 3
     assert set_up_device(DeviceConfig(strategy="mirrored", replicas=2)).line == "2 of 3 GPU(s)"
     assert asked == [["GPU:0", "GPU:1", "GPU:2"], ["GPU:0", "GPU:1"]]
+    assert visible == [(found, "GPU"), (found[:2], "GPU")] and growing == [(gpu, True) for gpu in found + found[:2]]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from keras_senti import evaluation
 from keras_senti.evaluation import (
     apply_temperature,
     compare_predictions,
@@ -12,6 +14,7 @@ from keras_senti.evaluation import (
     compute_metrics,
     cross_fit_temperature,
     find_abstain_threshold,
+    find_confusions,
     fit_calibration,
     fit_temperature,
     format_comparison,
@@ -49,6 +52,45 @@ def test_the_bootstrap_interval_has_the_width_that_theory_gives():
     low, high = compute_metrics(labels, probabilities, ("a", "b"))["accuracy_interval"]
     expected = 2 * 1.96 * math.sqrt(right.mean() * (1 - right.mean()) / 2000)
     assert low < right.mean() < high and high - low == pytest.approx(expected, rel=0.1)
+
+
+def test_the_bootstrap_draws_the_cells_that_are_not_empty_and_gets_what_whole_matrices_would_give(monkeypatch):
+    rng = np.random.default_rng(3)
+    monkeypatch.setattr(evaluation, "BOOTSTRAP_COUNTS", 3000)  # so that it takes several chunks
+    for last in (0, 5):  # the matrix' last cell, empty or not
+        labels = np.append(rng.integers(0, 4, 60), np.full(last, 4))
+        predicted = np.append(np.where(rng.random(60) < 0.8, labels[:60], 0), np.full(last, 4))
+        found = compute_metrics(labels, np.eye(5)[predicted] * 0.9 + 0.02, "abcde")
+        matrix = np.array(found["confusion_matrix"])
+        shares = matrix.ravel() / matrix.sum()
+        drawn = np.random.default_rng(0).multinomial(len(labels), shares, evaluation.BOOTSTRAP_SAMPLES)
+        drawn = drawn.reshape(-1, 5, 5)
+        hits, both = np.diagonal(drawn, axis1=1, axis2=2), drawn.sum(axis=1) + drawn.sum(axis=2)
+        f1 = np.divide(2 * hits, both, out=np.zeros(hits.shape), where=both > 0).mean(axis=1)
+        assert found["accuracy_interval"] == np.quantile(hits.sum(axis=1) / len(labels), (0.025, 0.975)).tolist()
+        assert found["macro_f1_interval"] == np.quantile(f1, (0.025, 0.975)).tolist()
+
+
+def test_1200_classes_need_little_memory_and_are_listed_in_few_lines():
+    names, labels = [f"class {i}" for i in range(1200)], np.arange(1200)
+    probabilities = np.full((1200, 1200), 1e-4)
+    probabilities[labels, np.where(labels < 900, labels, 7)] = 0.5  # 300 are taken for class 7
+    tracemalloc.start()
+    metrics = compute_metrics(labels, probabilities, names)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3e8  # all samples of the matrix would be 23 GB
+    assert metrics["accuracy"] == 0.75 and "confusion_matrix" not in metrics
+    true, taken, counts = find_confusions(metrics)
+    assert len(true) == 1200 and (taken[true >= 900] == 7).all() and (counts == 1).all()
+    text = format_metrics(metrics, names, "test")
+    assert len(text.splitlines()) == 24 and max(map(len, text.splitlines())) < 120
+    assert "of 1,200 classes, the 20 of which it finds the least" in text and "class 900 " in text
+
+
+def test_the_cells_of_a_matrix_are_found_row_by_row():
+    found = find_confusions(compute_metrics(LABELS, PROBABILITIES, NAMES))
+    assert [array.tolist() for array in found] == [[0, 0, 1, 1], [0, 1, 1, 2], [2, 1, 1, 1]]
 
 
 def test_one_row_and_certain_predictions_give_finite_numbers():

@@ -1,9 +1,17 @@
+import json
+import os
+import subprocess
+import sys
+from importlib import util
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 
 from keras_senti import layers
 
+ROOT = Path(__file__).parents[1]
 # One text of two tokens and one of one; what stands in masked steps must never count.
 INPUTS = np.array([[[1.0, 8.0], [3.0, -2.0], [99.0, 99.0]], [[-5.0, 4.0], [99.0, 99.0], [99.0, 99.0]]], np.float32)
 MASK = np.array([[True, True, False], [True, False, False]])
@@ -137,3 +145,57 @@ def test_pairs_are_hashed_without_overflow_and_spread_over_all_buckets():
     first, second = ids[0, :-1].astype(np.int64), ids[0, 1:].astype(np.int64)
     np.testing.assert_array_equal(found, (65521 * (first % 32719) + second) % 1009)
     assert np.bincount(found, minlength=1009).max() < 50  # 20 on average
+
+
+# What Keras' own tests ask for
+
+
+@pytest.mark.parametrize("layer", [layers.LSTM, layers.GRU])
+def test_integers_are_read_as_the_numbers_they_are(layer):
+    recurrent = layer(2)
+    whole = np.array([[[1, 8], [3, -2]]])
+    np.testing.assert_array_equal(recurrent(whole), recurrent(whole.astype(np.float32)))
+
+
+@pytest.mark.parametrize("layer", [layers.LSTM, layers.GRU])
+@pytest.mark.parametrize("wish,kernel", [(True, "keras"), (False, "loop"), ("auto", "loop")])
+def test_the_wish_for_cudnn_is_kept_and_true_asks_for_keras_layer(layer, wish, kernel):
+    wrapped = keras.layers.Bidirectional(layer(1, use_cudnn=wish))
+    for found in (wrapped.forward_layer, wrapped.backward_layer, layer.from_config(wrapped.forward_layer.get_config())):
+        assert (found.use_cudnn, found.used_kernel) == (wish, kernel)
+
+
+RUN_KERAS_TESTS = """
+import json, sys, types
+import keras.src.layers
+import pytest
+from keras_senti import layers
+
+ours = types.SimpleNamespace(**{**vars(keras.src.layers), "LSTM": layers.LSTM, "GRU": layers.GRU})
+found = {"passed": [], "failed": [], "skipped": []}
+
+class Ours:
+    def pytest_collection_modifyitems(self, items):
+        for item in items:
+            item.module.layers = ours
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == "call" or report.outcome != "passed":
+            found[report.outcome].append(f"{report.nodeid}: {report.longreprtext[-500:]}")
+
+files = [f"keras.src.layers.rnn.{name}_test" for name in ("lstm", "gru", "bidirectional", "rnn")]
+pytest.main(["-q", "-c", sys.argv[1], "-p", "no:cacheprovider", "--pyargs", *files], plugins=[Ours()])
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_keras_own_tests_of_recurrent_layers_hold_for_ours(tmp_path):
+    if util.find_spec("keras.src.layers.rnn.lstm_test") is None:
+        pytest.skip("this Keras comes without its test files")
+    words = [sys.executable, "-c", RUN_KERAS_TESTS, str(tmp_path / "pytest.ini")]
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["failed"] == [] and len(found["passed"]) >= 35, found  # Keras itself skips those of another backend

@@ -122,7 +122,7 @@ def test_a_model_takes_the_same_weights_and_gives_the_same_probabilities_whateve
             np.testing.assert_allclose(other(IDS), model(IDS), atol=1e-6)
             recurrent = other.get_layer("residual_0").layer if options else other.get_layer("recurrent_0")
             for layer in (recurrent.forward_layer, recurrent.backward_layer):
-                assert layer.used_kernel == kernel and layer.use_cudnn is False
+                assert layer.used_kernel == kernel
 
 
 def test_an_activation_that_the_fast_loop_lacks_is_computed_by_keras_without_a_warning(recwarn):

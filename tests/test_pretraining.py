@@ -215,6 +215,20 @@ def test_what_makes_no_language_model_is_refused_before_there_is_a_folder(settin
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("task,needs_one", [("language_model", True), ("classification", False)])
+def test_of_several_devices_auto_is_to_take_one_for_a_language_model(settings, monkeypatch, task, needs_one):
+    asked = []
+
+    def set_up(device, needs_one):
+        asked.append((device.strategy, needs_one))
+        raise UserError("enough")
+
+    monkeypatch.setattr(workflow.devices, "set_up_device", set_up)
+    with pytest.raises(UserError, match="enough"):
+        workflow.train_run(parse_config([*settings, "--task", task]))
+    assert asked == [("auto", needs_one)]
+
+
 def test_a_language_model_goes_on_from_another_one(settings, language_model, tmp_path):
     short = "--train.epochs 1 --train.learning_rate 1e-9 --train.warmup_fraction 0 --pretrain.output_dropout 0.2"
     drop = ("--model.units", "--model.embedding_dim", "--model.bidirectional")

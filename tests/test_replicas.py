@@ -246,6 +246,15 @@ def test_predictions_come_back_in_order(tmp_path):
         np.testing.assert_allclose(ReplicaLoop(model, device).predict(texts, 12, bucket), expected, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_validation_loss_that_is_no_number_ends_the_run_before_anything_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(ReplicaLoop, "predict", lambda *_: np.full((45, 3), np.nan, np.float32))
+    with pytest.raises(UserError, match="the validation loss became nan in epoch 1"):
+        train(tmp_path, make_device())
+    (folder,) = tmp_path.iterdir()
+    assert not list((folder / "checkpoints").iterdir())
+
+
 def test_another_workers_end_is_told_and_what_to_do(tmp_path, monkeypatch):
     device = make_device(workers=2, worker=1)
     loop = ReplicaLoop(None, device)
@@ -255,7 +264,7 @@ def test_another_workers_end_is_told_and_what_to_do(tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop, "_fit", fail)
     with pytest.raises(UserError, match="worker 1: another worker is gone .* again with --resume"):
-        loop.fit(None, None, 1, 0, 0, 1, [])
+        loop.fit(None, None, 1, 0, 0, 1, [], dict)
 
 
 def test_what_several_replicas_cannot_do_is_refused(tiny_settings):

@@ -333,7 +333,13 @@ def test_many_classes_get_the_commonest_mistakes_instead_of_a_matrix(tmp_path):
     run = write_run(tmp_path, labels, probabilities, [f"class {i}" for i in range(40)])
     page = write_run_report(run).read_text()
     assert "Of 40 classes, the 6 that are hardest to find" in read_shown(page) and 'class="matrix"' not in page
-    assert draw_matrix([[0, 0], [1, 3]], ("a", "b")).count("<td style") == 4  # a class without rows
+    without_labels = write_file_report(
+        run, run, "a.csv", ("text", []), [f"class {i}" for i in range(40)], np.full(2000, -1), probabilities, None
+    )
+    page = without_labels.read_text()
+    assert "Of 40 classes, the 20 commonest." in read_shown(page) and page.count('class="bar"') == 20
+    confusions = np.array([[1, 0, 1], [1, 1, 3]]).T  # true class, predicted class, rows
+    assert draw_matrix(confusions, ("a", "b")).count("<td style") == 4  # a class without rows
 
 
 def test_25000_rows_take_under_a_minute_and_5_megabytes(tmp_path):

@@ -66,9 +66,12 @@ def test_a_run_that_stopped_after_training_does_just_the_rest(stopped_run, monke
     assert manifest["status"] == "finished" and manifest["resumes"] == 1 and manifest["error"] is None
     assert (stopped_run / "history.csv").read_bytes() == history
     assert (stopped_run / "metrics.json").exists() and (stopped_run / "saved_model" / "saved_model.pb").exists()
-    assert not list(stopped_run.rglob("writing-*"))
-    with pytest.raises(UserError, match="this run has finished; there is nothing to resume"):
-        resume(stopped_run)
+    assert not list(stopped_run.rglob("writing-*")) and not (stopped_run / "checkpoints").exists()
+    message = r"this run has finished; there is nothing to resume. To train its model further: .*--init_from .*run`"
+    for more in ([], ["--train.epochs", "3"]):
+        with pytest.raises(UserError, match=message):
+            resume(stopped_run, *more)
+    assert not (stopped_run / "checkpoints").exists()
 
 
 @pytest.mark.slow
@@ -166,6 +169,7 @@ def test_a_folder_that_vanishes_in_training_is_what_the_message_says(tiny_settin
 
 @pytest.mark.slow
 def test_layers_join_in_their_epochs_also_if_the_run_was_stopped_before(tiny_settings, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "remove_checkpoints", lambda run_dir: None)  # they are to be compared
     words = [*tiny_settings, "--train.epochs", "3", "--train.checkpoint_minutes", "1e-6", "--train.monitor", "none"]
     words += ["--train.train_from_epoch", "{embedding: 3, recurrent_0: 2}", "--train.layer_rate_decay", "2.6"]
     whole = workflow.train_run(parse_config([*words, "--run_dir", str(tmp_path / "whole")]))
@@ -229,6 +233,18 @@ SETTINGS = (
 ).split()
 
 
+# The last checkpoint of a finished run, too, is to be compared.
+TRAIN = """
+import sys
+import train
+from keras_senti import runs
+from keras_senti.parsing import run_command
+
+runs.remove_checkpoints = lambda run_dir: None
+sys.exit(run_command(train.main))
+"""
+
+
 def start(run_dir: Path, tiny_csv) -> subprocess.Popen:
     if (run_dir / "config.yaml").exists():
         words = ["--resume", str(run_dir)]
@@ -236,7 +252,7 @@ def start(run_dir: Path, tiny_csv) -> subprocess.Popen:
         shutil.rmtree(run_dir, ignore_errors=True)
         words = ["--data.csv", str(tiny_csv), "--run_dir", str(run_dir), *SETTINGS]
     with open(f"{run_dir}.out", "a") as out:
-        return subprocess.Popen([sys.executable, "train.py", *words], cwd=ROOT, stdout=out, stderr=out)
+        return subprocess.Popen([sys.executable, "-c", TRAIN, *words], cwd=ROOT, stdout=out, stderr=out)
 
 
 def newest(run_dir: Path) -> str:

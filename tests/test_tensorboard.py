@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from keras_senti import tensorboard
+from keras_senti import kernels, tensorboard
 from keras_senti.config import Config, ModelConfig, TrainConfig
 from keras_senti.models import build_model
 from keras_senti.pipeline import EncodedTexts
@@ -132,6 +132,15 @@ def test_the_gradient_norm_is_that_of_the_weighted_training_loss_without_dropout
     assert read_scalar(events, "gradient_norm/embedding") == pytest.approx(embedding, rel=1e-4) != norm
 
 
+def test_the_probe_goes_back_by_the_gradient_that_training_has(tmp_path, monkeypatch):
+    forward, backward = kernels.CELLS["lstm"]
+    called = []
+    monkeypatch.setitem(kernels.CELLS, "lstm", (forward, lambda *a: called.append(len(a)) or backward(*a)))
+    board, _ = make_board(tmp_path)
+    board.compute_gradients()
+    assert len(called) == 2  # once for each direction
+
+
 def test_watching_changes_neither_weights_nor_seed_generators_nor_the_optimizer(tmp_path):
     board, model = make_board(tmp_path)
     model.optimizer.build(model.trainable_variables)
@@ -196,15 +205,15 @@ def test_an_embeddings_gradient_is_summed_over_the_tokens_that_occur():
 def test_the_matrix_has_true_classes_as_rows_and_says_what_numbers_mean(monkeypatch, tmp_path):
     drawn = []
 
-    def draw(matrix, names):
-        drawn.append(matrix.tolist())
+    def draw(matrix, names, title):
+        drawn.append((matrix.tolist(), title))
         return np.zeros((2, 2, 4), np.uint8), False
 
     monkeypatch.setattr(tensorboard, "draw_confusion_matrix", draw)
     probabilities = np.eye(3, dtype=np.float32)[[0, 2, 2, 1]]
     with tf.summary.create_file_writer(str(tmp_path)).as_default(step=0):
         tensorboard.write_confusion_matrix(np.array([0, 0, 2, 0]), probabilities, ("差", "中", "好"))
-    assert drawn == [[[1, 1, 1], [0, 0, 0], [0, 0, 1]]]
+    assert drawn == [([[1, 1, 1], [0, 0, 0], [0, 0, 1]], "accuracy 0.500\n4 rows")]
     description = read_events(tmp_path).SummaryMetadata("confusion_matrix").summary_description
     assert description == "4 fixed validation rows: 0 = 差, 1 = 中, 2 = 好"
 
@@ -212,7 +221,7 @@ def test_the_matrix_has_true_classes_as_rows_and_says_what_numbers_mean(monkeypa
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("names", [("bad", "good"), ("差评", "好评"), ("$x$ \\frac", "$"), ("\U000f0000", "good")])
 def test_a_matrix_is_drawn_without_a_warning_whatever_the_classes_are_called(names):
-    image, is_named = tensorboard.draw_confusion_matrix(np.array([[3, 1], [0, 0]]), names)
+    image, is_named = tensorboard.draw_confusion_matrix(np.array([[3, 1], [0, 0]]), names, "title")
     assert image.dtype == np.uint8 and image.shape[2] == 4 and len(np.unique(image)) > 10
     if names[1] == "good":
         assert is_named == names[0].isascii()  # no font has a character for private use
@@ -220,9 +229,30 @@ def test_a_matrix_is_drawn_without_a_warning_whatever_the_classes_are_called(nam
 
 def test_a_matrix_of_many_classes_is_drawn():
     image, _ = tensorboard.draw_confusion_matrix(
-        np.eye(60, dtype=int), [f"a long class name, number {i}" for i in range(60)]
+        np.eye(60, dtype=int), [f"a long class name, number {i}" for i in range(60)], "title"
     )
     assert max(image.shape) < 3000
+
+
+def test_of_more_classes_than_can_be_read_the_picture_and_the_curves_show_some(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(tensorboard, "MOST_DRAWN_CLASSES", 2)
+    monkeypatch.setattr(tensorboard, "MOST_COUNTED_CLASSES", 2)
+    monkeypatch.setattr(
+        tensorboard,
+        "draw_confusion_matrix",
+        lambda *given: drawn.append((given[0].tolist(), *given[1:])) or (np.zeros((2, 2, 4), np.uint8), True),
+    )
+    labels, probabilities = np.array([0, 0, 2, 3, 3, 3]), np.eye(4, dtype=np.float32)[[0, 0, 3, 3, 3, 1]]
+    with tf.summary.create_file_writer(str(tmp_path)).as_default(step=0):
+        tensorboard.write_confusion_matrix(labels, probabilities, "abcd")
+        tensorboard.write_pr_curves(labels, probabilities, "abcd")
+    assert drawn == [([[0, 0], [1, 2]], ["b", "d"], "accuracy 0.667\n6 rows")]  # d is in two mistakes, b and c in one
+    events = read_events(tmp_path)
+    assert (
+        "of 4 classes, the 2 that have a part in most" in events.SummaryMetadata("confusion_matrix").summary_description
+    )
+    assert set(events.Tags()["tensors"]) == {"confusion_matrix", "pr_curve/a", "pr_curve/d"}
 
 
 # Calibration and precision-recall curves

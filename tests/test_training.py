@@ -14,6 +14,7 @@ from keras_senti.config import ModelConfig, TrainConfig, UserError
 from keras_senti.models import build_model
 from keras_senti.optimizers import OPTIMIZERS
 from keras_senti.pipeline import EncodedTexts, plan_epoch
+from keras_senti.tensorboard import Examples
 from keras_senti.training import (
     SaveProgress,
     ShowProgress,
@@ -159,6 +160,17 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_step_and_learning_rate(tmp_p
     message = r"loss became (nan|inf) in epoch \d+, step \d+, at learning rate 1e\+04.*Lower train.learning_rate"
     with pytest.raises(UserError, match=message):
         train(tmp_path, settings, learning_rate=1e4, clip_norm=None, optimizer="sgd", epochs=5)
+
+
+@pytest.mark.parametrize("settings,rows", [({"batch_size": 5}, 5), ({"batch_size": 5, "batch_tokens": 25}, 3)])
+def test_the_probe_of_tensorboard_is_no_larger_than_a_step(tmp_path, settings, rows):
+    encoded, labels = make_twelve_rows()  # of 7 tokens at most, so that padded to 7 three rows are 21 positions
+    model = build_model(SMALL, 12, 3)
+    compile_model(model, TrainConfig(**settings), 10)
+    examples = Examples(np.arange(12), ["text"] * 12, ("a", "b", "c"))
+    weighted = encoded, labels, np.ones(12, np.float32)
+    board = training._make_board(tmp_path, model, weighted, (encoded, labels), TrainConfig(**settings), examples)
+    assert board.probe[0].shape[0] == rows
 
 
 def test_a_validation_loss_that_is_not_finite_stops_too():

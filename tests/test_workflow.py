@@ -48,7 +48,7 @@ def test_a_run_folder_holds_what_the_design_says(trained_run):
     names = {p.name for p in trained_run.iterdir()} - {"evaluations"}
     assert names == {
         "config.yaml", "manifest.json", "data_check.json", "dropped_rows.csv", "vocabulary.txt", "class_names.json",
-        "checkpoints", "history.csv", "tensorboard", "calibration.json", "model.keras", "saved_model", "metrics.json",
+        "history.csv", "tensorboard", "calibration.json", "model.keras", "saved_model", "metrics.json",
         "predictions.csv", "report.html",
     }  # fmt: skip
 
@@ -289,6 +289,41 @@ def test_a_failed_run_says_so_and_is_not_evaluated(tiny_settings, tmp_path, monk
         workflow.evaluate_stored(tmp_path / "run")
 
 
+def test_what_is_only_looked_at_costs_a_run_no_more_than_a_line(tiny_settings, tmp_path, monkeypatch, capsys):
+    def fail(*_args, **_kwargs):
+        raise ValueError("no font\nin this machine")
+
+    monkeypatch.setattr(workflow.report, "write_run_report", fail)
+    for name in ("write_confusion_matrix", "write_projector", "write_hparams_scores"):
+        monkeypatch.setattr(workflow.tensorboard, name, fail)
+    run_dir = workflow.train_run(
+        parse_config([*tiny_settings, "--run_dir", str(tmp_path / "run"), "--train.epochs", "1"])
+    )
+    assert json.loads((run_dir / "manifest.json").read_text())["status"] == "finished"
+    assert (run_dir / "metrics.json").exists() and not (run_dir / "checkpoints").exists()
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING")]
+    assert warnings == [
+        "WARNING: no pictures in TensorBoard of epoch 1 (ValueError: no font). The run goes on.",
+        "WARNING: no words in TensorBoard's projector (ValueError: no font). The run goes on.",
+        "WARNING: no scores in TensorBoard (ValueError: no font). The run goes on; metrics.json has them.",
+        f"WARNING: no report.html (ValueError: no font). `python evaluate.py --run {run_dir}` draws it again.",
+    ]
+    monkeypatch.undo()
+    workflow.write_report(run_dir)
+    assert (run_dir / "report.html").exists()
+
+
+def test_a_page_that_cannot_be_drawn_loses_no_predictions_of_a_file(trained_run, tmp_path, monkeypatch, capsys):
+    def fail(*_args, **_kwargs):
+        raise ValueError("no font")
+
+    monkeypatch.setattr(workflow.report, "write_file_report", fail)
+    (tmp_path / "a.csv").write_text("text,sentiment\nsuch a fine film,positive\n")
+    folder, summary = workflow.evaluate_file(trained_run, tmp_path / "a.csv")
+    assert (folder / "predictions.csv").exists() and "1 rows" in summary
+    assert "WARNING: no report.html (ValueError: no font). predictions.csv and metrics.json" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "words,message",
     [
@@ -355,3 +390,19 @@ def test_ctrl_c_keeps_scores_and_exports_the_best_epoch(tiny_settings, tmp_path)
     losses = [float(row["val_loss"]) for row in csv.DictReader(history.read_text().splitlines())]
     assert manifest["training"]["best_epoch"] == int(np.argmin(losses)) + 1
     assert (run_dir / "saved_model" / "saved_model.pb").exists() and (run_dir / "metrics.json").exists()
+
+
+@pytest.mark.slow
+def test_1200_classes_of_three_rows_take_little_memory_and_leave_pages_to_be_read(tmp_path):
+    rows = "".join(f"this is topic{i} with word{(7 * i + j) % 50},class {i}\n" for i in range(1200) for j in range(3))
+    (tmp_path / "many.csv").write_text("text,sentiment\n" + rows)
+    words = "--train.epochs 1 --model.units 8 --model.embedding_dim 8 --baselines.models [majority]".split()
+    words += ["--data.csv", tmp_path / "many.csv", "--data.cache_dir", tmp_path / "cache"]
+    done = run("train.py", *words, "--run_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["memory_gb"] < 3
+    assert max(map(len, done.stdout.splitlines())) < 1000 and "PerformanceWarning" not in done.stderr
+    for name, megabytes in (("metrics.json", 3), ("report.html", 1)):
+        assert (tmp_path / "run" / name).stat().st_size < megabytes * 1e6, name
+    done = run("evaluate.py", "--run", tmp_path / "run")
+    assert done.returncode == 0 and "of 1,200 classes, the 20 of which it finds the least" in done.stdout
