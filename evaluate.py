@@ -18,9 +18,15 @@ def main(argv):
         metavar="DIR",
         help="run or compact folder; a run alone: its own stored score and report.html",
     )
-    add("--text", action="append", help="a text to classify; may be repeated")
+    add("--text", action="append", type=_decode, help="a text to classify; may be repeated")
     add("--compare", metavar="DIR", help="another run, to be compared with on the same rows")
-    add("--explain", action="append", metavar="TEXT", help="a text to say why of: words that decided; may be repeated")
+    add(
+        "--explain",
+        action="append",
+        type=_decode,
+        metavar="TEXT",
+        help="a text to say why of: words that decided; may be repeated",
+    )
     add("--explain_class", metavar="CLASS", help="with --explain: whose probability; default: the predicted class's")
     add("--data.csv", dest="csv", metavar="FILE", help="file to predict and, with labels, to score")
     add("--data.text_column", dest="text_column", metavar="C", help="default: as in the run's settings")
@@ -61,6 +67,11 @@ def main(argv):
     else:
         print(workflow.evaluate_stored(options.run))
         print(workflow.write_report(options.run))
+
+
+def _decode(word: str) -> str:
+    """Returns what was typed in UTF-8, also where Python took the terminal for another and kept bytes as surrogates."""
+    return word.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _join_values(argv: list[str], names: list[str]) -> list[str]:

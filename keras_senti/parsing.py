@@ -28,13 +28,18 @@ _NOT_FROM_ENCODER = ("sequence_length", "truncate", "pooling")
 MOST_YAML = 200_000  # bytes of a file, and as much written out, with aliases; our longest config has 3,000
 MOST_YAML_LEVELS = 20
 MOST_MESSAGE = 1000  # characters: jsonargparse's may hold a whole file
-MOST_STOP_WORDS = 50_000  # bytes of their file: written into a config, they take up to three times as much
+MOST_STOP_WORDS = (5_000, 50_000)  # words, and bytes of their file, which a config can hold however it writes them
+
+
+class _Refused(yaml.YAMLError):
+    """YAML that would take much memory, or loses something."""
 
 
 class _Loader(yaml.SafeLoader):
     """Refuses what would take much memory or lose a key, before anything is built from it.
 
-    A small file can be huge written out: an alias may stand for a list of aliases, and so on.
+    A small file can be huge written out: an alias may stand for a list of aliases, and so on. The same in a text, which
+    jsonargparse reads as YAML once more if it expects a number or a list.
     """
 
     def __init__(self, stream):
@@ -45,18 +50,20 @@ class _Loader(yaml.SafeLoader):
         is_alias, before, self.level = self.check_event(yaml.AliasEvent), self.written, self.level + 1
         line = self.peek_event().start_mark.line + 1
         if self.level > MOST_YAML_LEVELS:
-            raise yaml.YAMLError(f"line {line}: more than {MOST_YAML_LEVELS} levels")
+            raise _Refused(f"line {line}: more than {MOST_YAML_LEVELS} levels")
         node = super().compose_node(parent, index)
         self.level -= 1
         if is_alias and id(node) not in self.sizes:
-            raise yaml.YAMLError(f"line {line}: an alias of what it stands in")
+            raise _Refused(f"line {line}: an alias of what it stands in")
         self.written += self.sizes[id(node)] if is_alias else 10  # some bytes for what is around each node
         self.written += len(node.value) if isinstance(node, yaml.ScalarNode) and not is_alias else 0
         if self.written > MOST_YAML:
-            raise yaml.YAMLError(f"line {line}: more than {MOST_YAML:,} bytes, with its aliases written out")
+            raise _Refused(f"line {line}: more than {MOST_YAML:,} bytes, with its aliases written out")
         self.sizes[id(node)] = self.written - before
-        if isinstance(node, yaml.MappingNode) and not is_alias:
+        if isinstance(node, yaml.MappingNode):
             self._check_keys(node)
+        elif isinstance(node, yaml.ScalarNode) and not is_alias:
+            check_value(node.value)
         return node
 
     def _check_keys(self, node: yaml.MappingNode):
@@ -68,7 +75,7 @@ class _Loader(yaml.SafeLoader):
             line = key.start_mark.line + 1
             for name in names:
                 if name in seen:
-                    raise yaml.YAMLError(
+                    raise _Refused(
                         f"'{key.value}' stands twice, in line {seen[name]} and in line {line}. Make one of both"
                     )
             seen |= dict.fromkeys(names, line)
@@ -103,12 +110,15 @@ def parse_yaml(text: str):
         raise yaml.YAMLError(f"{type(error).__name__}: {error}") from None
 
 
-def _parse_value(text: str):
-    parse_yaml(text)
-    return jsonargparse.get_loader("yaml")(text)  # for which 1e-3 is a number, and 2024-01-01 a text
-
-
-jsonargparse.set_loader("bounded_yaml", _parse_value, exceptions=(yaml.YAMLError,))
+def check_value(text: str):
+    """Raises a yaml.YAMLError if a text is YAML that `parse_yaml` refuses; any other text is none of its business."""
+    if not {"[", "{", "*"}.isdisjoint(text):
+        try:
+            parse_yaml(text)
+        except _Refused:
+            raise
+        except yaml.YAMLError:
+            pass
 
 
 def list_keys(cls=Config, prefix: str = "") -> list[str]:
@@ -154,7 +164,6 @@ def parse_config(argv: list[str], is_stored: bool = False) -> Config:
         description="Trains, scores and exports a sentiment classifier.",
         exit_on_error=False,
         allow_abbrev=False,
-        parser_mode="bounded_yaml",
     )
     parser.add_argument("--config", action="config", help="YAML file with what differs from the defaults.")
     parser.add_class_arguments(Config, as_group=True)
@@ -288,8 +297,6 @@ def read_words(setting: str | list[str]) -> list[str]:
     """
     try:
         content = "\n".join(setting) if isinstance(setting, list) else read_text(setting)
-        if len(content.encode()) > MOST_STOP_WORDS:
-            raise OSError(f"larger than {MOST_STOP_WORDS:,} bytes")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"text.stop_words: received '{setting}', expected `english` or a UTF-8 file with one word a line ({error})."
@@ -297,6 +304,11 @@ def read_words(setting: str | list[str]) -> list[str]:
     words = content.lower().replace("’", "'").split()
     if not words:
         raise UserError(f"text.stop_words: {setting} holds no word. Leave the setting out to keep all words.")
+    if len(words) > MOST_STOP_WORDS[0] or len(content.encode()) > MOST_STOP_WORDS[1]:
+        raise UserError(
+            f"text.stop_words: received {len(words):,} words, expected at most {MOST_STOP_WORDS[0]:,}, in "
+            f"{MOST_STOP_WORDS[1]:,} bytes: the settings of the run hold them. Leave rare words out."
+        )
     return words
 
 
@@ -471,7 +483,11 @@ def _check_file(name: str):
 
 def _check_option_names(argv: list[str]):
     for word in argv:
-        name = word[2:].partition("=")[0]
+        name, _, value = word[2:].partition("=")
+        try:
+            check_value(value if word.startswith("--") else word)
+        except yaml.YAMLError as error:
+            raise UserError(f"{word if len(word) < 100 else word[:100] + ' ...'}: not valid YAML: {error}.") from None
         if word.startswith("--print_config="):
             raise UserError(f"--print_config takes no value, received '{word}'.")
         sections = [f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)]
