@@ -18,9 +18,15 @@ def main(argv):
         metavar="DIR",
         help="run or compact folder; a run alone: its own stored score and report.html",
     )
-    add("--text", action="append", help="a text to classify; may be repeated")
+    add("--text", action="append", type=_decode, help="a text to classify; may be repeated")
     add("--compare", metavar="DIR", help="another run, to be compared with on the same rows")
-    add("--explain", action="append", metavar="TEXT", help="a text to say why of: words that decided; may be repeated")
+    add(
+        "--explain",
+        action="append",
+        type=_decode,
+        metavar="TEXT",
+        help="a text to say why of: words that decided; may be repeated",
+    )
     add("--explain_class", metavar="CLASS", help="with --explain: whose probability; default: the predicted class's")
     add("--data.csv", dest="csv", metavar="FILE", help="file to predict and, with labels, to score")
     add("--data.text_column", dest="text_column", metavar="C", help="default: as in the run's settings")
@@ -31,7 +37,7 @@ def main(argv):
         help="default: as in the run's settings, if the file has it; empty: no labels",
     )
     add("--data.label_map", dest="label_map", type=_mapping, help='e.g. \'{"0": negative, "1": positive}\'')
-    options = parser.parse_args(argv)
+    options = parser.parse_args(_join_values(argv, [name for a in parser._actions for name in a.option_strings]))
     if options.csv is None and (options.text_column or options.label_column is not None or options.label_map):
         raise UserError("--data.*: received settings of a file but no file. Add --data.csv FILE.")
     given = {
@@ -61,6 +67,24 @@ def main(argv):
     else:
         print(workflow.evaluate_stored(options.run))
         print(workflow.write_report(options.run))
+
+
+def _decode(word: str) -> str:
+    """Returns what was typed in UTF-8, also where Python took the terminal for another and kept bytes as surrogates."""
+    return word.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _join_values(argv: list[str], names: list[str]) -> list[str]:
+    """Writes `--text -bad` as `--text=-bad`, which argparse would take for an option: only an option's name is one."""
+    words, joined = iter(argv), []
+    following = next(words, None)
+    while following is not None:
+        word, following = following, next(words, None)
+        has_value = word in names and word not in ("-h", "--help") and following is not None
+        if has_value and following.partition("=")[0] not in names:
+            word, following = f"{word}={following}", next(words, None)
+        joined.append(word)
+    return joined
 
 
 def _mapping(text: str) -> dict[str, str]:

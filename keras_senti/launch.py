@@ -19,7 +19,7 @@ import threading
 import time
 
 from keras_senti.config import UserError
-from keras_senti.parsing import run_command
+from keras_senti.parsing import Terminated, run_command
 
 SECONDS_TO_END = 10  # between asking a worker to end and ending it
 
@@ -36,24 +36,26 @@ def find_free_ports(count: int) -> list[int]:
             one.close()
 
 
-def start_workers(command: list[str], workers: int) -> list[subprocess.Popen]:
-    """Starts the command once for each worker."""
+def start_workers(command: list[str], workers: int, started: list[subprocess.Popen]):
+    """Starts the command once for each worker; adds each to `started` at once, so that it can be ended.
+
+    TensorFlow listens on all of the machine's addresses, whatever TF_CONFIG names: GrpcServer::Init has it fixed.
+    """
     addresses = [f"127.0.0.1:{port}" for port in find_free_ports(workers)]
-    started = []
     for index in range(workers):
         cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         environment = {**os.environ, "TF_CONFIG": json.dumps(cluster), "PYTHONUNBUFFERED": "1"}
         pipes = {"stdout": None if index == 0 else subprocess.DEVNULL, "stderr": subprocess.PIPE}
         try:
             # A group of its own, so that a worker's own children end with it.
-            worker = subprocess.Popen(command, env=environment, start_new_session=True, text=True, **pipes)
+            worker = subprocess.Popen(
+                command, env=environment, start_new_session=True, text=True, errors="replace", **pipes
+            )
         except OSError as error:
-            end_workers(started)
             raise UserError(f"launch: cannot start {command[0]}: {error.strerror}.") from None
+        started.append(worker)
         _give_cores(worker, index, workers)
         threading.Thread(target=_show_errors, args=(worker.stderr, index), daemon=True).start()
-        started.append(worker)
-    return started
 
 
 def _give_cores(worker: subprocess.Popen, index: int, workers: int):
@@ -92,17 +94,31 @@ def wait_for_workers(workers: list[subprocess.Popen]) -> int:
 
 
 def end_workers(workers: list[subprocess.Popen]):
-    """Asks those that still run to end, and after a while ends them."""
-    for sign, seconds in ((signal.SIGTERM, SECONDS_TO_END), (signal.SIGKILL, SECONDS_TO_END)):
-        running = [worker for worker in workers if worker.poll() is None]
-        for worker in running:
-            try:
-                os.killpg(worker.pid, sign)
-            except ProcessLookupError:
-                continue
-        deadline = time.monotonic() + seconds
-        while any(worker.poll() is None for worker in running) and time.monotonic() < deadline:
-            time.sleep(0.1)
+    """Asks those that still run to end, and after a while, or if it is interrupted meanwhile, ends them."""
+    try:
+        _send(workers, signal.SIGTERM)
+        _wait_until_ended(workers)
+    finally:
+        _send(workers, getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows has one way to end a process
+        _wait_until_ended(workers)
+
+
+def _send(workers: list[subprocess.Popen], number: int):
+    for worker in workers:
+        if worker.poll() is not None:
+            continue
+        if not hasattr(os, "killpg"):  # Windows, where Ctrl-C has reached the workers too
+            if number != signal.SIGINT:
+                worker.terminate()
+            continue
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(worker.pid, number)
+
+
+def _wait_until_ended(workers: list[subprocess.Popen]):
+    deadline = time.monotonic() + SECONDS_TO_END
+    while any(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def main(argv):
@@ -123,13 +139,18 @@ def main(argv):
         raise UserError(
             "TF_CONFIG is set already: launch sets it for its workers. Unset it, or start the command itself."
         )
-    workers = start_workers(command, options.workers)
+    print(
+        "launch: tf.distribute opens a port of each worker to the whole network, without a password: use it on a "
+        "machine that a firewall protects.", file=sys.stderr, flush=True,
+    )  # fmt: skip
+    workers = []
     try:
+        start_workers(command, options.workers, workers)
         code = wait_for_workers(workers)
+    except Terminated:
+        raise
     except KeyboardInterrupt:
-        for worker in workers:  # as Ctrl-C would without us; the chief then keeps its best epoch
-            if worker.poll() is None:
-                os.killpg(worker.pid, signal.SIGINT)
+        _send(workers, signal.SIGINT)  # as Ctrl-C would without us; the chief then keeps its best epoch
         code = wait_for_workers(workers)
     finally:
         end_workers(workers)

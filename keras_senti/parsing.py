@@ -4,12 +4,16 @@ A file holds only what differs from the defaults in `config`. Any key can be giv
 name (`--model.units 64`), and the command line wins over the file wherever it stands.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import os
+import signal
+import stat
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import docstring_parser
@@ -21,6 +25,100 @@ from keras_senti.config import BOOLEAN_LABEL, Config, DataConfig, UserError, che
 _NOT_INHERITED = ("extend_vocabulary", "word_vectors", "embedding_trainable")  # by init_from
 # Nor are these from a language model, which reads whole documents and has no pooling.
 _NOT_FROM_ENCODER = ("sequence_length", "truncate", "pooling")
+MOST_YAML = 200_000  # bytes of a file, and as much written out, with aliases; our longest config has 3,000
+MOST_YAML_LEVELS = 20
+MOST_MESSAGE = 1000  # characters: jsonargparse's may hold a whole file
+MOST_STOP_WORDS = (5_000, 50_000)  # words, and bytes of their file, which a config can hold however it writes them
+
+
+class _Refused(yaml.YAMLError):
+    """YAML that would take much memory, or loses something."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses what would take much memory or lose a key, before anything is built from it.
+
+    A small file can be huge written out: an alias may stand for a list of aliases, and so on. The same in a text, which
+    jsonargparse reads as YAML once more if it expects a number or a list.
+    """
+
+    def __init__(self, stream):
+        super().__init__(stream)
+        self.level, self.written, self.sizes = 0, 0, {}
+
+    def compose_node(self, parent, index):
+        is_alias, before, self.level = self.check_event(yaml.AliasEvent), self.written, self.level + 1
+        line = self.peek_event().start_mark.line + 1
+        if self.level > MOST_YAML_LEVELS:
+            raise _Refused(f"line {line}: more than {MOST_YAML_LEVELS} levels")
+        node = super().compose_node(parent, index)
+        self.level -= 1
+        if is_alias and id(node) not in self.sizes:
+            raise _Refused(f"line {line}: an alias of what it stands in")
+        self.written += self.sizes[id(node)] if is_alias else 10  # some bytes for what is around each node
+        self.written += len(node.value) if isinstance(node, yaml.ScalarNode) and not is_alias else 0
+        if self.written > MOST_YAML:
+            raise _Refused(f"line {line}: more than {MOST_YAML:,} bytes, with its aliases written out")
+        self.sizes[id(node)] = self.written - before
+        if isinstance(node, yaml.MappingNode):
+            self._check_keys(node)
+        elif isinstance(node, yaml.ScalarNode) and not is_alias:
+            check_value(node.value)
+        return node
+
+    def _check_keys(self, node: yaml.MappingNode):
+        seen = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            names = {key.value}
+            if key.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+                names.add(self.construct_object(key))  # 1 and 1.0 are one key of a dictionary
+            line = key.start_mark.line + 1
+            for name in names:
+                if name in seen:
+                    raise _Refused(
+                        f"'{key.value}' stands twice, in line {seen[name]} and in line {line}. Make one of both"
+                    )
+            seen |= dict.fromkeys(names, line)
+
+
+def read_text(path) -> str:
+    """Reads a small UTF-8 file, such as a config: a regular one, as a pipe would be waited for, or never end.
+
+    Raises:
+        OSError: if it is none, too large or cannot be read. UnicodeDecodeError: if it is not UTF-8.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("not a regular file")
+    with open(path, "rb") as file:
+        content = file.read(MOST_YAML + 1)
+    if len(content) > MOST_YAML:
+        raise OSError(f"larger than {MOST_YAML:,} bytes")
+    return content.decode("utf-8-sig")
+
+
+def parse_yaml(text: str):
+    """Returns what a YAML text says.
+
+    Raises:
+        yaml.YAMLError: if it is none, is too large or deep written out, or a key stands twice in one mapping.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        raise
+    except Exception as error:  # PyYAML's own of 2024-13-45, of a number of 5,000 digits, of !!int ""
+        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from None
+
+
+def check_value(text: str):
+    """Raises a yaml.YAMLError if a text is YAML that `parse_yaml` refuses; any other text is none of its business."""
+    if not {"[", "{", "*"}.isdisjoint(text):
+        try:
+            parse_yaml(text)
+        except _Refused:
+            raise
+        except yaml.YAMLError:
+            pass
 
 
 def list_keys(cls=Config, prefix: str = "") -> list[str]:
@@ -35,7 +133,7 @@ def list_keys(cls=Config, prefix: str = "") -> list[str]:
 class _Parser(jsonargparse.ArgumentParser):
     def parse_path(self, path, **options):
         """Reads a file. jsonargparse would go to its folder meanwhile, and take all other threads there too."""
-        return self.parse_string(Path(path).read_text(encoding="utf-8-sig"), path=os.path.basename(path), **options)
+        return self.parse_string(read_text(path), path=os.path.basename(path), **options)
 
 
 def parse_config(argv: list[str], is_stored: bool = False) -> Config:
@@ -82,11 +180,6 @@ def parse_config(argv: list[str], is_stored: bool = False) -> Config:
             _check_inherited(settle(config), model_settings)
         require(config.resume is None, "resume", config.resume, "it on the command line: --resume RUN_DIR")
         config = dataclasses.replace(config, resume=resume, init_from=model_dir if model_dir else config.init_from)
-        if config.text.extend_vocabulary and not config.init_from:
-            raise ValueError(
-                f"text.extend_vocabulary: received {config.text.extend_vocabulary} without init_from, whose vocabulary "
-                "it would extend. Name a model with --init_from, or leave it out (text.max_tokens sets the size)."
-            )
         if not show and not is_stored:
             check_source(config)
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
@@ -109,7 +202,7 @@ def _find_value(name: str, argv: list[str]) -> str | None:
     for word, following in zip(argv, [*argv[1:], None]):
         if word == "--config" or word.startswith("--config="):
             file = following if word == "--config" else word.removeprefix("--config=")
-            found = yaml.safe_load(Path(file).read_text(encoding="utf-8-sig")).get(name)
+            found = parse_yaml(read_text(file)).get(name)
     for word, following in zip(argv, [*argv[1:], None]):  # the command line wins
         if word == f"--{name}" or word.startswith(f"--{name}="):
             found = following if word == f"--{name}" else word.removeprefix(f"--{name}=")
@@ -203,7 +296,7 @@ def read_words(setting: str | list[str]) -> list[str]:
         UserError: if the file is missing or not UTF-8, or there is no word.
     """
     try:
-        content = "\n".join(setting) if isinstance(setting, list) else Path(setting).read_text(encoding="utf-8-sig")
+        content = "\n".join(setting) if isinstance(setting, list) else read_text(setting)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"text.stop_words: received '{setting}', expected `english` or a UTF-8 file with one word a line ({error})."
@@ -211,7 +304,29 @@ def read_words(setting: str | list[str]) -> list[str]:
     words = content.lower().replace("’", "'").split()
     if not words:
         raise UserError(f"text.stop_words: {setting} holds no word. Leave the setting out to keep all words.")
+    if len(words) > MOST_STOP_WORDS[0] or len(content.encode()) > MOST_STOP_WORDS[1]:
+        raise UserError(
+            f"text.stop_words: received {len(words):,} words, expected at most {MOST_STOP_WORDS[0]:,}, in "
+            f"{MOST_STOP_WORDS[1]:,} bytes: the settings of the run hold them. Leave rare words out."
+        )
     return words
+
+
+def check_settings(config: Config) -> Config:
+    """Checks settings that were built in code as `parse_config` does; returns them with the folder of `init_from`.
+
+    Raises:
+        UserError: if they do not go together, or contradict the model in `init_from`.
+    """
+    check_source(config)
+    if config.init_from is None or config.resume is not None:
+        return config
+    config = dataclasses.replace(config, init_from=_find_model(config.init_from))
+    try:
+        _check_inherited(config, _read_model_settings(config.init_from, config.task))
+    except ValueError as error:
+        raise UserError(f"settings: {error}") from None
+    return config
 
 
 def settle(config: Config) -> Config:
@@ -262,14 +377,25 @@ def _write_commented(config, indent: str = "") -> str:
             comment = textwrap.fill(
                 " ".join(meanings[item.name].split()), 100, initial_indent="# ", subsequent_indent="# "
             )
-            pair = yaml.safe_dump({item.name: value}, allow_unicode=True, default_flow_style=False)
+            can_show = (sys.stdout.encoding or "utf").lower().startswith("utf")  # else "?" would stand in its place
+            pair = yaml.safe_dump({item.name: value}, allow_unicode=can_show, default_flow_style=False)
             lines.append(textwrap.indent(f"{comment}\n{pair}", indent))
     return "".join(lines)
 
 
 def read_config(path) -> Config:
-    """Reads a YAML file as `--config` does."""
-    return parse_config(["--config", str(path)], is_stored=True)
+    """Reads the settings that stand beside a run or a model, which may be a stranger's: they open no file.
+
+    Raises:
+        UserError: as `parse_config`; and if the stop words are in a file, since `settle` has put them in themselves.
+    """
+    config = parse_config(["--config", str(path)], is_stored=True)
+    if config.text.stop_words not in (None, "english") and not isinstance(config.text.stop_words, list):
+        raise UserError(
+            f"{path}: text.stop_words: received {config.text.stop_words!r}, expected `english` or the words "
+            "themselves: the settings of a run or a model open no other file. Write the words there, as a list."
+        )
+    return config
 
 
 def write_yaml(config: Config) -> str:
@@ -287,7 +413,8 @@ def _plain(message: str) -> str:
         ("Expected a ", "expected "),
     ):
         message = message.replace(ugly, plain)
-    return " ".join(message.split())
+    message = " ".join(message.split())
+    return message if len(message) <= MOST_MESSAGE else f"{message[:MOST_MESSAGE]} ..."
 
 
 def _take_option(argv: list[str], name: str, what: str, example: str) -> tuple[str | None, list[str]]:
@@ -326,12 +453,14 @@ def _words_of_run(run_dir: str, argv: list[str]) -> list[str]:
 
 def _check_file(name: str):
     path = Path(name)
-    if not path.is_file():
+    if not path.exists():
         siblings = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise UserError(f"--config: no such file: {name}.{suggest(name, siblings)}")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        content = yaml.safe_load(text)
+        text = read_text(path)
+        content = parse_yaml(text)
+    except OSError as error:
+        raise UserError(f"--config: {name}: cannot be read: {error.strerror or error}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{name}: not valid YAML: {_plain(str(error))}") from None
     if not isinstance(content, dict):
@@ -354,7 +483,11 @@ def _check_file(name: str):
 
 def _check_option_names(argv: list[str]):
     for word in argv:
-        name = word[2:].partition("=")[0]
+        name, _, value = word[2:].partition("=")
+        try:
+            check_value(value if word.startswith("--") else word)
+        except yaml.YAMLError as error:
+            raise UserError(f"{word if len(word) < 100 else word[:100] + ' ...'}: not valid YAML: {error}.") from None
         if word.startswith("--print_config="):
             raise UserError(f"--print_config takes no value, received '{word}'.")
         sections = [f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)]
@@ -379,14 +512,43 @@ def _is_known(name: str) -> bool:
     return name in known or name.startswith("data.label_map.") or any(k.startswith(name + ".") for k in known)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has come: what Ctrl-C ends, it ends too, but nothing long is begun any more."""
+
+
+def _raise_terminated(signum, frame):
+    raise Terminated
+
+
 def run_command(main) -> int:
-    """Runs `main(argv)` as a command: exit code 0, or 2 with one message and no traceback for a UserError."""
+    """Runs `main(argv)` as a command and returns its exit code: 0, or 2 with one message for a UserError.
+
+    After Ctrl-C it is 130, after SIGTERM 143. What the terminal cannot show is replaced.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     try:
-        main(sys.argv[1:])
+        with _handle_sigterm():
+            main(sys.argv[1:])
         return 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("\nstopped.", file=sys.stderr)
-        return 130
+        return 143 if isinstance(error, Terminated) else 130
+
+
+@contextlib.contextmanager
+def _handle_sigterm():
+    """Raises Terminated on SIGTERM, unless it is handled or ignored already. Only in a main thread can it be."""
+    is_free = threading.current_thread() is threading.main_thread()
+    is_free = is_free and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if is_free:
+        signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        yield
+    finally:
+        if is_free:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

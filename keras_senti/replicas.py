@@ -200,13 +200,17 @@ class ReplicaLoop:
             self.step_functions[learning] = run
         return self.step_functions[learning]
 
-    def agree(self, wish: bool) -> bool:
-        """Returns what the chief wishes. All workers must call it at the same place."""
+    def agree(self, is_due: bool, must_stop: bool) -> tuple[bool, bool]:
+        """Returns what the chief says of the first, and whether any worker says the second.
+
+        All workers must call it at the same place.
+        """
         if self.device.workers == 1:
-            return wish
-        own = tf.constant(float(wish and self.device.is_chief))
+            return is_due, must_stop
+        own = tf.constant([float(is_due and self.device.is_chief), float(must_stop)])
         values = self.strategy.experimental_distribute_values_from_function(lambda context: own)
-        return bool(self.strategy.reduce("SUM", values, axis=None) > 0)
+        due, stop = self.strategy.reduce("SUM", values, axis=None).numpy() > 0
+        return bool(due), bool(stop)
 
     def check_equal(self, iterations):
         """Raises a UserError unless all workers have made equally many steps: their checkpoints may not be the same."""

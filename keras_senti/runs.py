@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,9 @@ try:
     import resource
 except ImportError:  # Windows: nothing there keeps two runs out of one folder
     fcntl = resource = None
+
+
+_CACHED = re.compile(r"(ids|imdb|reviews_zh)-[0-9a-f]{16}|aclImdb_v1\.tar\.gz")  # names in a cache
 
 
 class WriteError(UserError):
@@ -200,8 +204,9 @@ def share_cache(folder: Path):
             if fcntl is not None:
                 with contextlib.suppress(BlockingIOError):
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    for path in folder.glob("writing-*"):
-                        shutil.rmtree(path, ignore_errors=True)
+                    for path in folder.glob("writing-*"):  # a user may have folders of such a name there
+                        if all(_CACHED.fullmatch(inner.name) for inner in path.glob("*")):
+                            shutil.rmtree(path, ignore_errors=True)
                 fcntl.flock(file, fcntl.LOCK_SH)
         yield
 

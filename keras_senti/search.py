@@ -34,6 +34,7 @@ from keras_senti.parsing import make_words, parse_config, run_command, write_yam
 from keras_senti.space import Range, list_combinations, read_space
 from keras_senti.study import TITLES, StudyInUse, format_summary, run_study
 from keras_senti.trials import (
+    ForeignFolder,
     TrialFailed,
     TrialStopped,
     check_trial_config,
@@ -193,10 +194,10 @@ class Search:
                     trial.report(float(row[f"val_{self.metric}"]), int(row["epoch"]))
             return trial.should_prune()
 
-        def end(what: str, score: float | None = None, state=None):
+        def end(what: str, score: float | None = None, state=None, is_ours: bool = True):
             trial.set_user_attr("seconds", round(time.perf_counter() - begin, 1))
             self.study.tell(trial, score, state=state)
-            for path in run_dir.glob("checkpoints/*.npz"):
+            for path in run_dir.glob("checkpoints/step-*.npz") if is_ours else ():
                 path.unlink()  # nothing goes on from them any more, and many trials would fill a disk
             self._say(trial, what)
 
@@ -214,7 +215,7 @@ class Search:
             end("ended early", state=state.PRUNED)
         except TrialFailed as error:
             trial.set_user_attr("error", str(error))
-            end(f"FAILED: {error}", state=state.FAIL)
+            end(f"FAILED: {error}", state=state.FAIL, is_ours=not isinstance(error, ForeignFolder))
             self._check_failures(str(error))
         else:
             score = metrics["validation"][self.metric]
@@ -371,7 +372,7 @@ def main(argv):
     check_trial_config(start)
     space = read_space(options.space, start)
     combinations = list_combinations(space, options.space) if options.sampler == "grid" else None
-    folder = make_folder(options.out or Path("logs") / "searches" / Path(options.config).stem)
+    folder = make_folder(options.out or Path("logs") / "searches" / Path(options.config).stem, "search.lock")
     deadline = None if options.hours is None else time.monotonic() + 3600 * options.hours
     stop = threading.Event()
 

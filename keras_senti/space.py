@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from keras_senti.config import UserError, suggest
-from keras_senti.parsing import list_keys, make_words, parse_config
+from keras_senti.parsing import list_keys, make_words, parse_config, parse_yaml, read_text
 
 # With another split, seed or task, trials would be scored on something else.
 REFUSED = ("name", "task", "run_dir", "resume", "train.seed", "train.evaluate_test")
@@ -80,7 +80,7 @@ def read_space(path, words: list[str]) -> list[Range]:
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(read_text(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"--space: cannot read {path}: {error}. Example: configs/search/tweets.yaml") from None
     if not isinstance(content, dict) or not content:

@@ -99,7 +99,7 @@ def run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path, wor
     check_jobs(jobs)
     for chosen in configs.values():
         check_trial_config([*chosen, *words])
-    make_folder(folder)
+    make_folder(folder, "study.lock")
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(runs.lock_file(folder / "study.lock"))

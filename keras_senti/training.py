@@ -5,7 +5,10 @@ import csv
 import io
 import itertools
 import math
+import os
+import signal
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,7 @@ from keras_senti.devices import Device
 from keras_senti.evaluation import compute_metrics
 from keras_senti.models import find_learning_layers
 from keras_senti.optimizers import find_first_epoch, make_optimizer
+from keras_senti.parsing import Terminated
 from keras_senti.pipeline import (
     Bucket,
     EncodedTexts,
@@ -99,17 +103,67 @@ class Unfreeze(keras.callbacks.Callback):
         print(f"from epoch {epoch + 1} on these layers learn: {names}", flush=True)
 
 
+class StopSignal:
+    """Keeps the first Ctrl-C or SIGTERM until training is between two steps, where a checkpoint can be written.
+
+    The second one ends what runs at once. What nobody handles in Python, as SIGTERM in a program of others, is left.
+    """
+
+    def __init__(self):
+        self.received, self.handlers = None, {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():  # only there can signals be handled
+            found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            self.handlers = {number: handler for number, handler in found.items() if callable(handler)}
+            for number in self.handlers:
+                signal.signal(number, self._keep)
+        return self
+
+    def __exit__(self, *error):
+        if self.received is None:
+            self._restore()
+        elif error[0] is None:
+            self.deliver()
+
+    def _keep(self, number, frame):
+        self.received = number
+        self._restore()
+        with contextlib.suppress(OSError):  # not print, which may be what was interrupted
+            os.write(2, b"\nstopping after this step; once more: at once\n")
+
+    def _restore(self):
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def deliver(self):
+        """Does now what the signal would have done without this object, mostly raise KeyboardInterrupt."""
+        number, self.received = self.received, None
+        if number is None:
+            raise KeyboardInterrupt  # it was another worker that was asked to stop
+        self.handlers[number](number, None)
+
+
 class SaveProgress(keras.callbacks.Callback):
     """Writes history.csv and the checkpoints. The last of the callbacks: what it saves, all the others have seen.
 
     Args:
         loop: of several replicas, whose workers save at the same step, because metrics are read from all of them; only
             the chief writes.
+        stop: if it has received a signal, a checkpoint is written before training ends.
     """
 
-    def __init__(self, progress: Progress, run_dir: Path, every_seconds: float, loop: ReplicaLoop | None = None):
+    def __init__(
+        self,
+        progress: Progress,
+        run_dir: Path,
+        every_seconds: float,
+        loop: ReplicaLoop | None = None,
+        stop: StopSignal | None = None,
+    ):
         super().__init__()
         self.progress, self.run_dir, self.every_seconds, self.loop = progress, run_dir, every_seconds, loop
+        self.stop = stop or StopSignal()
         self.is_chief = loop is None or loop.device.is_chief
         self.written = time.perf_counter()
         self.begin = self.written - progress.seconds
@@ -121,12 +175,12 @@ class SaveProgress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.progress.step = self.first_step + batch + 1
-        is_due = time.perf_counter() - self.written >= self.every_seconds
-        if self.loop:
-            is_due = self.loop.agree(is_due)
+        is_due, must_stop = self._agree(time.perf_counter() - self.written >= self.every_seconds)
         # After the last step it is the epoch's end that writes: fit cannot begin an epoch without a step.
-        if is_due and self.progress.step < self.steps:
+        if (is_due or must_stop) and self.progress.step < self.steps:
             self._write()
+            if must_stop:
+                self.stop.deliver()
 
     def on_epoch_end(self, epoch, logs=None):
         self.progress.epoch, self.progress.step = epoch + 1, 0
@@ -134,6 +188,12 @@ class SaveProgress(keras.callbacks.Callback):
         self._write()
         if self.is_chief:
             write_history(self.run_dir, self.progress)
+        if self._agree()[1]:
+            self.stop.deliver()
+
+    def _agree(self, is_due: bool = False) -> tuple[bool, bool]:
+        must_stop = self.stop.received is not None
+        return self.loop.agree(is_due, must_stop) if self.loop else (is_due, must_stop)
 
     def _write(self):
         self.progress.seconds = time.perf_counter() - self.begin
@@ -351,7 +411,8 @@ def fit_model(
     If the run folder has checkpoints, training goes on from the newest one and ends with the weights, to the last
     digit, of a run that was not disturbed: what is random is in the checkpoint (weights, optimizer, dropout's seed
     generators, carried states) or follows from the seed and the epoch (the batches). A model's initial weights then do
-    not matter. Ctrl-C ends training after at least one whole epoch as early stopping would.
+    not matter. Ctrl-C ends training after at least one whole epoch as early stopping would, before that, like SIGTERM
+    always, with a checkpoint from which it can go on.
 
     Args:
         run_dir: receives checkpoints/ and history.csv.
@@ -364,7 +425,7 @@ def fit_model(
         UserError: if the loss is not finite, no checkpoint of those that are there can be used, or settings name steps
             that there are not.
         runs.WriteError: if a file cannot be written.
-        KeyboardInterrupt: if interrupted before the first epoch was over.
+        KeyboardInterrupt: if interrupted before the first epoch was over; Terminated: by SIGTERM.
     """
     check_profile_steps(settings, steps * settings.epochs)
     (run_dir / "checkpoints").mkdir(exist_ok=True)
@@ -375,10 +436,11 @@ def fit_model(
     write_history(run_dir, progress)
     patience = settings.early_stopping_patience_epochs or settings.epochs
     keep = KeepBest(progress, settings.monitor, patience)
-    save = SaveProgress(progress, run_dir, settings.checkpoint_minutes * 60, loop)
 
     def fit_until(last_epoch):
-        fit(progress, last_epoch, [StopOnNonFinite(progress), *make_callbacks(progress), keep, save])
+        with StopSignal() as stop:
+            save = SaveProgress(progress, run_dir, settings.checkpoint_minutes * 60, loop, stop)
+            fit(progress, last_epoch, [StopOnNonFinite(progress), *make_callbacks(progress), keep, save])
 
     begin = time.perf_counter() - progress.seconds
     interrupted = _fit_to_end(fit_until, progress, settings.epochs, patience)
@@ -427,8 +489,8 @@ def _fit_to_end(fit_until, progress: Progress, epochs: int, patience: int) -> bo
             fit_until(progress.epoch + 1)  # the rest of the epoch that was left in the middle
         if is_unfinished():
             fit_until(epochs)
-    except KeyboardInterrupt:
-        if not progress.best_weights:
+    except KeyboardInterrupt as error:
+        if isinstance(error, Terminated) or not progress.best_weights:
             raise
         print(f"\ninterrupted: keeping the weights of epoch {progress.best_epoch}", flush=True)
         return True

@@ -8,8 +8,8 @@ repeated.
 import csv
 import dataclasses
 import os
+import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -31,21 +31,31 @@ class TrialFailed(UserError):
     """The run of a trial has ended with an error; the message is its last words."""
 
 
+class ForeignFolder(TrialFailed):
+    """Where the run of a trial would lie, there is something else."""
+
+
 class TrialStopped(Exception):
     """The run of a trial was ended because whoever watched it had seen enough."""
 
 
-def make_folder(path) -> Path:
+def make_folder(path, lock: str) -> Path:
     """Makes the folder of a study or a search, if it is not there.
 
+    Args:
+        lock: name of the file by which a folder is known to be one.
     Raises:
-        UserError: if it cannot be made.
+        UserError: if it cannot be made, or holds something else.
     """
+    path = Path(path)
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
+        is_foreign = not (path / lock).is_file() and any(path.iterdir())
     except OSError as error:
         raise UserError(f"--out: cannot make the folder {path}: {error.strerror}.") from None
-    return Path(path)
+    if is_foreign:
+        raise UserError(f"--out: {path} is not empty, and has no {lock} of an earlier start. Name a new folder.")
+    return path
 
 
 def check_trial_config(words: list[str]) -> Config:
@@ -97,7 +107,7 @@ def run_trial(words: list[str], run_dir: Path, watch=None, stop: threading.Event
         stop: ends the run when it is set.
     Returns: what is in the run's metrics.json.
     Raises:
-        TrialFailed: if the run failed, or the folder has one with other settings.
+        TrialFailed: if the run failed. ForeignFolder: if the folder has one with other settings, or no run.
         TrialStopped: if `watch` or `stop` ended it.
     """
     words = _find_words(words, run_dir)
@@ -140,12 +150,30 @@ def _has_finished(run_dir: Path) -> bool:
 def _find_words(words: list[str], run_dir: Path) -> list[str] | None:
     """Returns the words that begin or continue the run in a folder, None if it has finished."""
     if not all((run_dir / name).is_file() for name in ("manifest.json", "config.yaml")):
-        if run_dir.is_dir():
-            shutil.rmtree(run_dir)  # it was stopped before it had begun
+        _remove_beginning(run_dir)
         return [*words, "--run_dir", str(run_dir)]
     if found := find_difference(parse_config(words), read_config(run_dir / "config.yaml")):
-        raise TrialFailed(f"{run_dir}: there is a run with {found[0]} {found[1]!r}, but now it is {found[2]!r}")
+        raise ForeignFolder(f"{run_dir}: there is a run with {found[0]} {found[1]!r}, but now it is {found[2]!r}")
     return None if _has_finished(run_dir) else ["--resume", str(run_dir)]
+
+
+def _remove_beginning(run_dir: Path):
+    """Removes what a run leaves that was stopped before it had begun: a lock, at most a manifest of a run, no more.
+
+    Raises:
+        ForeignFolder: if there is anything else, and nothing is removed.
+    """
+    found = [path for path in run_dir.rglob("*") if not re.fullmatch(r"writing-[a-z0-9_]{8}", path.parent.name)]
+    names = {path.relative_to(run_dir).as_posix() for path in found}
+    names = {name for name in names if not re.fullmatch(r"(checkpoints/)?writing-[a-z0-9_]{8}", name)}
+    is_ours = names <= {"checkpoints", "checkpoints/lock", "manifest.json"}
+    if "manifest.json" in names:
+        manifest = read_json(run_dir / "manifest.json")
+        is_ours = is_ours and isinstance(manifest, dict) and manifest.get("status") in ("running", "failed")
+    if not is_ours:
+        raise ForeignFolder(f"{run_dir} holds something else than a run, and is left as it is. Name another --out")
+    if names:
+        shutil.rmtree(run_dir)
 
 
 def format_duration(seconds: float) -> str:
@@ -208,7 +236,7 @@ def end_with_parent():
     def watch():
         while os.getppid() == parent:
             time.sleep(SECONDS_BETWEEN_LOOKS)
-        os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(1)  # at once, as kill -9 would
 
     if parent:
         threading.Thread(target=watch, daemon=True).start()

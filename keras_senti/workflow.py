@@ -44,7 +44,7 @@ from keras_senti.models import (
     name_of,
 )
 from keras_senti.optimizers import check_train_from_epoch
-from keras_senti.parsing import read_config, settle, write_yaml
+from keras_senti.parsing import check_settings, read_config, settle, write_yaml
 from keras_senti.pipeline import Bucket, find_bucket, predict_in_batches
 from keras_senti.predictions import read_parts
 from keras_senti.pretraining import check_language_model, train_language_model
@@ -68,7 +68,7 @@ def train_run(config: Config) -> Path | None:
             `failed`.
     """
     begin = time.perf_counter()
-    config = settle(config)
+    config = check_settings(settle(config))
     check_activation(config.model)
     if config.task == "language_model":
         check_language_model(config)
@@ -107,6 +107,8 @@ def train_run(config: Config) -> Path | None:
         except BaseException as error:
             with contextlib.suppress(UserError):  # the disk may be full: the first error is the one to be shown
                 runs.update_manifest(run_dir, status="failed", error=f"{type(error).__name__}: {error}")
+            if isinstance(error, KeyboardInterrupt) and device.is_chief:
+                print(f"\nstopped; to go on from here: python train.py --resume {run_dir}", flush=True)
             raise
         seconds = round(time.perf_counter() - begin, 1)
         runs.update_manifest(run_dir, status="finished", seconds=seconds, memory_gb=runs.read_peak_memory())

@@ -5,11 +5,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import keras_senti
-from keras_senti.config import Config, DataConfig, ModelConfig, UserError
-from keras_senti.parsing import list_keys, parse_config
+from keras_senti.config import (
+    BaselinesConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    TextConfig,
+    TrainConfig,
+    UserError,
+)
+from keras_senti.parsing import check_settings, list_keys, parse_config, write_yaml
 
 PACKAGE = Path(keras_senti.__file__).parent
 
@@ -75,6 +85,76 @@ def test_only_a_language_model_reads_texts_without_labels_and_they_are_enough_fo
 def test_settings_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         ModelConfig().units = 3
+
+
+# Built in code
+
+
+def test_values_of_numpy_and_paths_become_plain_ones_that_yaml_can_write():
+    data = DataConfig(
+        csv=Path("a") / "b.csv", text_column=np.str_("t"), seed=np.uint8(2), test_fraction=np.float32(0.5)
+    )
+    train = TrainConfig(
+        seed=np.int64(3), learning_rate=np.float64(0.25), bucket_lengths=np.array([4, 8]),
+        train_from_epoch={np.str_("head"): np.int32(1), "embedding": None}, bucket_by_length=np.bool_(True),
+    )  # fmt: skip
+    evaluation, text = EvaluationConfig((np.float16(0.5),)), TextConfig(stop_words=("a", "b"))
+    config = Config(data=data, train=train, evaluation=evaluation, text=text)
+    assert (type(train.seed), type(train.learning_rate), type(data.text_column)) == (int, float, str)
+    assert (data.csv, train.bucket_lengths, train.bucket_by_length) == ("a/b.csv", [4, 8], True)
+    assert train.train_from_epoch == {"head": 1, "embedding": None} and text.stop_words == ["a", "b"]
+    written = write_yaml(config)
+    assert "seed: 3\n" in written and "learning_rate: 0.25\n" in written and "test_fraction: 0.5\n" in written
+    assert type(TrainConfig(learning_rate=1).learning_rate) is int  # as it was given, and as earlier runs have it
+
+
+CELL = "model.cell: received 'LSTM', expected one of lstm, gru, simple_rnn. Did you mean 'lstm'?"
+TASK = "task: received 'classify', expected one of classification, language_model. Did you mean 'classification'?"
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: ModelConfig(cell="LSTM"), CELL),
+        (lambda: ModelConfig(cell=None), "model.cell: received None, expected one of lstm, gru, simple_rnn."),
+        (lambda: ModelConfig(units=100.0), "model.units: received 100.0, expected a whole number."),
+        (lambda: ModelConfig(units=None), "model.units: received None, expected a whole number."),
+        (lambda: ModelConfig(units=np.array([3])), "model.units: received array([3]), expected a whole number."),
+        (lambda: ModelConfig(units=True), "model.units: received True, expected a whole number."),
+        (lambda: ModelConfig(bidirectional="no"), "model.bidirectional: received 'no', expected true or false."),
+        (lambda: TrainConfig(clip_norm="1"), "train.clip_norm: received '1', expected a number, or null."),
+        (lambda: TrainConfig(bucket_lengths=8), "train.bucket_lengths: received 8, expected a list, or null."),
+        (lambda: TextConfig(stop_words=3), "text.stop_words: received 3, expected a text, or a list, or null."),
+        (lambda: DataConfig(csv=b"a.csv"), "data.csv: received b'a.csv', expected a text, or null."),
+        (lambda: DataConfig(label_map="a"), "data.label_map: received 'a', expected a mapping, or null for no map."),
+        (lambda: BaselinesConfig(models="nb_svm"), "baselines.models: received 'nb_svm', expected a list."),
+        (lambda: Config(model={"units": 3}), "model: received {'units': 3}, expected a ModelConfig."),
+        (lambda: Config(task="classify"), TASK),
+    ],
+)  # fmt: skip
+def test_what_a_setting_does_not_take_is_refused_by_name_in_one_line(make, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        make()
+
+
+def test_settings_built_in_code_are_checked_as_those_of_the_command_line(tmp_path):
+    with pytest.raises(UserError) as of_line:
+        parse_config([])
+    with pytest.raises(UserError) as of_code:
+        check_settings(Config())
+    assert str(of_line.value) == str(of_code.value)
+    tweets = DataConfig(source="tweets")
+    with pytest.raises(UserError, match="text.extend_vocabulary: received 3 without init_from, whose vocabulary"):
+        check_settings(Config(data=tweets, text=TextConfig(extend_vocabulary=3)))
+    (tmp_path / "weights.npz").touch()
+    (tmp_path / "config.yaml").write_text("model: {units: 7}\ntext: {lowercase: false}\n")
+    message = (
+        r"text\.lowercase: received True, but the model in init_from reads text with False; model\.units: received"
+    )
+    with pytest.raises(UserError, match=message):
+        check_settings(Config(data=tweets, init_from=tmp_path))
+    same = Config(data=tweets, init_from=tmp_path, model=ModelConfig(units=7), text=TextConfig(lowercase=False))
+    assert check_settings(same) == same
 
 
 def test_list_keys_gives_dotted_names():

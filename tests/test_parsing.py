@@ -1,5 +1,9 @@
 import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -216,6 +220,108 @@ def test_config_without_a_name_or_twice_is_refused(write_config):
         parse_config(["--config", path, f"--config={path}"])
 
 
+# Files that would cost much, or lose something
+
+
+def nest_aliases(levels: int) -> str:
+    """Ten aliases of ten aliases, and so on: 10 ** levels words written out."""
+    lines = ["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, levels + 1))]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (nest_aliases(9), r"not valid YAML: line 5: more than 200,000 bytes, with its aliases written out"),
+        (f"name: &a {'x' * 9000}\ntext: [{'*a, ' * 30}]", r"line 2: more than 200,000 bytes, with its aliases"),
+        ("data: &a {csv: *a}", r"not valid YAML: line 1: an alias of what it stands in"),
+        ("model: " + "[" * 3000, r"not valid YAML: line 1: more than 20 levels"),
+        ("name: " + "x" * 200_000, r"settings\.yaml: cannot be read: larger than 200,000 bytes"),
+        ("train: {seed: " + "9" * 5000 + "}", r"not valid YAML: ValueError: Exceeds the limit"),
+        ("name: 2024-13-45", r"not valid YAML: ValueError: month must be in 1\.\.12"),
+        ('name: !!int ""', r"not valid YAML: IndexError"),
+    ],
+    ids=["aliases", "long aliases", "itself", "levels", "bytes", "digits", "date", "tag"],
+)
+def test_a_file_that_is_small_but_costs_much_is_refused_in_one_line(write_config, content, message):
+    with pytest.raises(UserError, match=message) as refused:
+        read_config(write_config(content))
+    assert len(str(refused.value)) < 1500 and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["text.stop_words", "model.units", "train.bucket_lengths"])
+def test_yaml_within_a_text_and_on_the_command_line_is_not_written_out_either(write_config, key):
+    bomb = "{" + nest_aliases(9).replace("\n", ", ") + "}"
+    section, name = key.split(".")
+    with pytest.raises(UserError, match=r"settings\.yaml: not valid YAML: line 1: more than 200,000 bytes"):
+        read_config(write_config(f"{section}: {{{name}: '{bomb}'}}\n"))
+    with pytest.raises(UserError, match=r"settings\.yaml: not valid YAML: line 1: more than 200,000 bytes"):
+        read_config(write_config(f"""{section}: {{{name}: ["['{bomb}']"]}}\n"""))
+    for words in ([f"--{key}", bomb], [f"--{key}={bomb}"]):
+        with pytest.raises(UserError, match=r" \.\.\.: not valid YAML: line 1: more than 200,000 bytes"):
+            parse_config([*TWEETS, *words])
+
+
+def test_a_label_that_stands_twice_on_the_command_line_is_refused():
+    with pytest.raises(UserError, match=r"'0' stands twice, in line 1 and in line 1"):
+        parse_config(["--data.csv", "r.csv", "--data.label_map", '{"0": negative, "0": positive}'])
+
+
+def test_aliases_that_cost_little_are_read(write_config):
+    path = write_config("data: {source: tweets}\nmodel: {units: &size 7, embedding_dim: *size}\n")
+    assert read_config(path).model == ModelConfig(units=7, embedding_dim=7)
+
+
+@pytest.mark.parametrize(
+    "content, key, first, second",
+    [
+        ("name: a\ntrain:\n  epochs: 1\nmodel: {units: 4}\ntrain:\n  batch_size: 16\n", "train", 2, 5),
+        ("train:\n  epochs: 1\n\n  epochs: 2\n", "epochs", 2, 4),
+        ('data:\n  label_map:\n    1: a\n    "1": b\n', "1", 3, 4),
+        ("data:\n  label_map:\n    1: a\n    1.0: b\n", "1.0", 3, 4),
+        ("data: {label_map: {a: b,\n a: c}}\n", "a", 1, 2),
+    ],
+    ids=["section", "setting", "quoted", "number", "on one line"],
+)
+def test_a_key_that_stands_twice_is_refused_with_both_lines(write_config, content, key, first, second):
+    message = rf"settings\.yaml: not valid YAML: '{key}' stands twice, in line {first} and in line {second}\."
+    with pytest.raises(UserError, match=message):
+        read_config(write_config(content))
+
+
+def test_only_a_regular_file_is_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero", tmp_path):
+        with pytest.raises(UserError, match=rf"--config: {path}: cannot be read: not a regular file"):
+            parse_config(["--config", str(path)])
+        with pytest.raises(UserError, match=rf"text\.stop_words: received '{path}', .*not a regular file"):
+            settle(parse_config([*TWEETS, "--text.stop_words", str(path)]))
+
+
+def test_no_more_stop_words_are_taken_than_a_config_can_hold(tmp_path):
+    words = ["--text.stop_words", str(tmp_path / "words.txt")]
+    for content in ("a\n" * 5001, f"{'😀' * 10}\n" * 1300):
+        (tmp_path / "words.txt").write_text(content, encoding="utf-8")
+        with pytest.raises(UserError, match=r"received (5,001|1,300) words, expected at most 5,000, in 50,000 bytes"):
+            settle(parse_config([*TWEETS, *words]))
+    (tmp_path / "words.txt").write_text("😀😀\n" * 4900, encoding="utf-8")
+    written = write_yaml(settle(parse_config([*TWEETS, *words])))
+    assert len(written.encode()) < parsing.MOST_YAML and len(parsing.parse_yaml(written)["text"]["stop_words"]) == 4900
+
+
+def test_the_settings_of_a_model_open_no_other_file(tmp_path):
+    (tmp_path / "weights.npz").touch()
+    (tmp_path / "words.txt").write_text("the\n")
+    (tmp_path / "config.yaml").write_text(f"text: {{stop_words: {tmp_path}/words.txt}}\n")
+    message = r"config\.yaml: text\.stop_words: received '.*words\.txt', expected `english` or the words themselves"
+    with pytest.raises(UserError, match=message):
+        read_config(tmp_path / "config.yaml")
+    with pytest.raises(UserError, match=message):
+        parse_config([*TWEETS, "--init_from", str(tmp_path)])
+    (tmp_path / "config.yaml").write_text(f"text: {{stop_words: [the], word_vectors: {tmp_path}/nowhere.txt}}\n")
+    assert parse_config([*TWEETS, "--init_from", str(tmp_path)]).text.word_vectors is None
+
+
 # What is shown
 
 
@@ -305,6 +411,59 @@ def test_other_ends_of_a_command_have_their_own_exit_codes(capsys, monkeypatch):
     assert run_command(lambda argv: None) == 0
     assert run_command(stop) == 130
     assert capsys.readouterr().err == "\nstopped.\n"
+
+
+SHOW = """
+import sys
+sys.path.insert(0, {root!r})
+from tqdm import tqdm
+from keras_senti.config import UserError
+from keras_senti.parsing import run_command
+
+def main(argv):
+    print("很好")
+    for _ in tqdm([1], desc="很好"):
+        pass
+    raise UserError("很好 " + argv[0])
+
+sys.exit(run_command(main))
+"""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_a_terminal_cannot_show_is_replaced(encoding):
+    environment = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
+    words = [sys.executable, "-c", SHOW.format(root=str(ROOT)), "不".encode()]
+    done = subprocess.run(words, capture_output=True, env=environment, timeout=60)
+    assert done.returncode == 2 and done.stdout == b"??\n"
+    assert b"Traceback" not in done.stderr and b"error: ?? " in done.stderr and b"??: 100%" in done.stderr
+
+
+def test_what_is_printed_to_be_read_again_is_written_otherwise_where_it_cannot_be_shown(capsys, monkeypatch, tmp_path):
+    with open(tmp_path / "my.yaml", "w", encoding="cp1252") as file, pytest.raises(SystemExit):
+        monkeypatch.setattr(sys, "stdout", file)
+        parse_config(["--data.csv", "情感.csv", "--print_config"])
+    assert read_config(tmp_path / "my.yaml").data.csv == "情感.csv"
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does_with_its_own_exit_code(monkeypatch, capsys):
+    monkeypatch.setattr(parsing.sys, "argv", ["train.py"])
+    cleaned = []
+
+    def wait(argv):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            cleaned.append("as after Ctrl-C")
+            raise
+
+    assert run_command(wait) == 143 and cleaned
+    assert capsys.readouterr().err == "\nstopped.\n" and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    with monkeypatch.context() as patch:  # what someone else has set stays
+        patch.setattr(parsing.signal, "signal", lambda *_: pytest.fail("handled"))
+        patch.setattr(parsing.signal, "getsignal", lambda _: signal.SIG_IGN)
+        assert run_command(lambda argv: None) == 0
 
 
 # --resume

@@ -163,6 +163,15 @@ def test_a_cache_is_cleared_of_half_written_files_only_while_nobody_else_uses_it
         assert not (tmp_path / "writing-2").exists()
 
 
+def test_a_folder_of_the_users_in_the_cache_stays_whatever_its_name(tmp_path):
+    (tmp_path / "writing-exercises").mkdir()
+    (tmp_path / "writing-exercises" / "mine.txt").touch()
+    (tmp_path / "writing-abcdefgh" / "ids-0123456789abcdef").mkdir(parents=True)
+    with runs.share_cache(tmp_path):
+        assert (tmp_path / "writing-exercises" / "mine.txt").exists()
+        assert not (tmp_path / "writing-abcdefgh").exists()
+
+
 def test_a_file_that_cannot_be_read_has_no_sha256(tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path}: cannot be read: Is a directory"):
         runs.compute_sha256(tmp_path)

@@ -251,6 +251,18 @@ def test_two_jobs_share_the_trials_and_the_cores_and_the_best_settings_do_not_kn
     assert len(list((tmp_path / "out" / "confirmed").glob("*/seed-*/metrics.json"))) == 4
 
 
+def test_a_folder_that_is_no_trials_costs_one_trial_and_stays_as_it_was(tmp_path):
+    (tmp_path / "out" / "trials" / "trial-000" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "out" / "trials" / "trial-000" / "checkpoints" / "step-1.npz").write_text("mine")
+    words = [*make_words(tmp_path, trials=1), "--train.epochs", "1"]
+    with pytest.raises(UserError, match=r"--out: .* is not empty, and has no search\.lock"):
+        main(words)
+    (tmp_path / "out" / "search.lock").touch()
+    with pytest.raises(UserError, match="trial-000 holds something else than a run, and is left as it is"):
+        main(words)
+    assert (tmp_path / "out" / "trials" / "trial-000" / "checkpoints" / "step-1.npz").read_text() == "mine"
+
+
 def test_if_the_trials_of_two_jobs_fail_both_stop(tmp_path):
     words = [*make_words(tmp_path, trials=30, jobs=2), "--train.learning_rate", "3"]
     with pytest.raises(UserError, match=r"search: all of \d trials failed"):

@@ -1,7 +1,11 @@
 import csv
+import errno
 import hashlib
+import io
 import re
 import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -113,6 +117,59 @@ def test_offline_the_message_says_how_to_bring_the_file(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"could not be fetched .*refused.* Fetch https://.* with --data\.csv"):
         prepare_source(settings(tmp_path))
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+class Stalls(BaseHTTPRequestHandler):
+    """Answers with a hundred bytes of a thousand; then it says nothing, or hangs up if the path ends so."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(b"x" * 100)
+        self.wfile.flush()
+        if self.path.startswith("/silent"):
+            self.server.may_end.wait(20)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stalls) as server:
+        server.may_end = threading.Event()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.may_end.set()
+        server.shutdown()
+
+
+def test_a_server_that_stalls_or_hangs_up_is_the_network_and_no_full_disk(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "NETWORK_SECONDS", 0.3)
+    monkeypatch.setattr(sources, "IMDB_URL", f"{server}/silent/aclImdb_v1.tar.gz")
+    with pytest.raises(UserError, match=r"imdb could not be fetched from http.*timed out\)\. Fetch https://"):
+        prepare_source(settings(tmp_path))
+    monkeypatch.setattr(sources, "IMDB_URL", f"{server}/short/aclImdb_v1.tar.gz")
+    with pytest.raises(UserError, match=r"could not be fetched .*IncompleteRead|it was cut off or changed"):
+        prepare_source(settings(tmp_path))
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_full_disk_while_fetching_is_no_fault_of_the_network(archive, tmp_path, monkeypatch):
+    class Full(io.FileIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sources, "IMDB_URL", archive.as_uri())
+    monkeypatch.setattr(sources, "open", lambda path, mode: Full(path, "w"), raising=False)
+    with pytest.raises(UserError, match=r"^data\.cache_dir: cannot write .*No space left on device.* Make room"):
+        prepare_source(settings(tmp_path))
+    monkeypatch.undo()
+    (tmp_path / "cache").rmdir()
+    (tmp_path / "cache").touch()
+    with pytest.raises(UserError, match=r"^data\.cache_dir: cannot write .*cache"):
+        prepare_source(settings(tmp_path))
 
 
 def test_missing_reviews_are_counted_and_named(imdb, tmp_path):

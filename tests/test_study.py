@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -24,6 +26,13 @@ from keras_senti.study import (
 )
 
 ROOT = Path(__file__).parents[1]
+STUDY = f"""
+import sys
+from keras_senti import study, trials
+from keras_senti.parsing import run_command
+trials.COMMAND = [sys.executable, {str(ROOT / "tests" / "stub_trial.py")!r}]
+sys.exit(run_command(study.main))
+"""
 WORDS = ["--data.source", "tweets", "--train.epochs", "1"]
 
 
@@ -161,6 +170,27 @@ def test_configs_that_are_scored_on_other_rows_are_not_compared(tmp_path):
     ):
         run_study(configs, [0, 1], tmp_path, [])
     assert not (tmp_path / "a" / "seed-1").exists()  # at once, not after all of them
+
+
+def test_a_folder_that_holds_something_else_is_refused_and_stays_as_it_was(tmp_path):
+    (tmp_path / "one" / "seed-0").mkdir(parents=True)
+    (tmp_path / "one" / "seed-0" / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"--out: .* is not empty, and has no study\.lock of an earlier start"):
+        run_study({"one": WORDS}, [0], tmp_path, [])
+    assert [path.name for path in tmp_path.rglob("*")] == ["one", "seed-0", "thesis.txt"]
+
+
+def test_sigterm_ends_the_runs_of_a_study(tmp_path, monkeypatch):
+    monkeypatch.setenv("STUB_PAUSE", "100")
+    words = ["--config", "configs/tweets.yaml", "--seeds", "1", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen([sys.executable, "-c", STUDY, *words], cwd=ROOT)
+    starts, deadline = tmp_path / "out" / "tweets" / "seed-0" / "starts", time.monotonic() + 60
+    while not starts.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert children and not any(Path(f"/proc/{child}").exists() for child in children)
 
 
 def test_a_second_process_does_not_disturb_a_study(tmp_path):

@@ -2,6 +2,8 @@ import csv
 import itertools
 import json
 import math
+import os
+import signal
 
 import keras
 import numpy as np
@@ -13,6 +15,7 @@ from keras_senti.checkpoints import Progress
 from keras_senti.config import ModelConfig, TrainConfig, UserError
 from keras_senti.models import build_model
 from keras_senti.optimizers import OPTIMIZERS
+from keras_senti.parsing import Terminated
 from keras_senti.pipeline import EncodedTexts, plan_epoch
 from keras_senti.tensorboard import Examples
 from keras_senti.training import (
@@ -198,6 +201,57 @@ def test_ctrl_c_before_the_first_epoch_is_over_goes_through_and_later_keeps_the_
     model, before, trained = train(tmp_path / "third", epochs=5)
     assert trained.interrupted and trained.epochs_run == 2 and trained.best_epoch <= 2
     assert any((w != old).any() for w, old in zip(model.get_weights(), before))
+
+
+@pytest.fixture
+def signal_in(monkeypatch):
+    """Sends this process signals where an epoch begins; SIGTERM is handled as in a command."""
+
+    def terminate(*_):
+        raise Terminated
+
+    def send(epoch, *numbers):
+        def on_epoch_begin(self, current, logs=None):
+            self.begin, self.seconds = 0.0, None
+            for number in numbers if current == epoch else ():
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(Throughput, "on_epoch_begin", on_epoch_begin)
+
+    before = signal.signal(signal.SIGTERM, terminate), signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield send
+    assert signal.getsignal(signal.SIGTERM) is terminate
+    signal.signal(signal.SIGTERM, before[0])
+    signal.signal(signal.SIGINT, before[1])
+
+
+def list_checkpoints(run_dir):
+    return sorted(path.name for path in (run_dir / "checkpoints").glob("step-*.npz"))
+
+
+def test_sigterm_leaves_a_checkpoint_of_its_step_from_which_training_goes_on_to_the_same_weights(tmp_path, signal_in):
+    whole, *_ = train(tmp_path / "whole", epochs=3)
+    signal_in(1, signal.SIGTERM)
+    with pytest.raises(Terminated):
+        train(tmp_path / "stopped", epochs=3)
+    assert list_checkpoints(tmp_path / "stopped") == ["step-00000003.npz", "step-00000004.npz"]
+    signal_in(None)
+    again, _, trained = train(tmp_path / "stopped", epochs=3)
+    assert trained.epochs_run == 3 and not trained.interrupted
+    for one, other in zip(whole.get_weights(), again.get_weights()):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_ctrl_c_in_the_first_epoch_leaves_a_checkpoint_and_a_second_one_is_not_waited_for(tmp_path, signal_in, capfd):
+    signal_in(0, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "once")
+    assert list_checkpoints(tmp_path / "once") == ["step-00000001.npz"]
+    assert "stopping after this step; once more: at once" in capfd.readouterr().err
+    signal_in(0, signal.SIGINT, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "twice")
+    assert list_checkpoints(tmp_path / "twice") == []
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop"])

@@ -12,7 +12,7 @@ import pytest
 from keras_senti import trials
 from keras_senti.config import UserError
 from keras_senti.parsing import parse_config
-from keras_senti.trials import TrialFailed, TrialStopped, format_duration, freeze_config, run_trial
+from keras_senti.trials import ForeignFolder, TrialFailed, TrialStopped, format_duration, freeze_config, run_trial
 
 ROOT = Path(__file__).parents[1]
 WORDS = ["--data.source", "tweets", "--train.epochs", "2"]
@@ -73,6 +73,28 @@ def test_what_was_stopped_before_it_began_begins_anew_and_a_begun_one_goes_on(tm
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "running"
     assert run_trial(WORDS, tmp_path / "run")["validation"]["rows"] == 9
     assert (tmp_path / "run" / "starts").read_text().count("begun") == 2
+
+
+def test_a_folder_that_no_trial_has_made_is_left_as_it_was(tmp_path):
+    (tmp_path / "run" / "writing-poems").mkdir(parents=True)
+    (tmp_path / "other" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "third").mkdir()
+    (tmp_path / "run" / "writing-poems" / "mine.txt").write_text("mine")
+    (tmp_path / "other" / "checkpoints" / "step-1.npz").write_text("mine")
+    (tmp_path / "third" / "manifest.json").write_text('{"name": "mine"}')
+    for name in ("run", "other", "third"):
+        before = sorted((tmp_path / name).rglob("*"))
+        with pytest.raises(ForeignFolder, match=f"{name} holds something else than a run, and is left as it is"):
+            run_trial(WORDS, tmp_path / name)
+        assert sorted((tmp_path / name).rglob("*")) == before
+
+
+def test_what_a_run_that_had_not_begun_has_left_is_removed(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "lock").touch()
+    (tmp_path / "run" / "writing-a1b2c3_d").mkdir()
+    (tmp_path / "run" / "writing-a1b2c3_d" / "manifest.json").write_text("{")
+    assert run_trial(WORDS, tmp_path / "run")["validation"]["rows"] == 9
 
 
 def test_durations_are_for_people():

@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import evaluate
 from keras_senti import evaluation, workflow
 from keras_senti.compact import read_run, write_compact
-from keras_senti.config import UserError
+from keras_senti.config import Config, UserError
 from keras_senti.parsing import parse_config, read_config
 
 ROOT = Path(__file__).parents[1]
@@ -347,6 +348,11 @@ def test_a_folder_that_is_not_empty_is_refused_before_any_work_and_stays_as_it_w
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_settings_without_data_are_refused_in_code_as_on_the_command_line():
+    with pytest.raises(UserError, match=r"settings: data\.csv: received nothing, .* Add --data\.csv FILE"):
+        workflow.train_run(Config())
+
+
 def test_a_layer_that_the_model_does_not_have_is_named_before_there_is_a_folder(tiny_settings, tmp_path):
     words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--train.train_from_epoch", "{recurrent_1: 2}"]
     with pytest.raises(UserError, match=r"received 'recurrent_1', .*: embedding, recurrent_0, head\. Did you mean"):
@@ -360,6 +366,19 @@ def test_a_baseline_whose_package_is_missing_is_named_before_there_is_a_folder(t
     with pytest.raises(UserError, match="vader needs the package vaderSentiment, which is not installed"):
         workflow.train_run(parse_config(words))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_text_may_begin_with_a_dash_and_was_typed_in_utf_8(monkeypatch, capsys):
+    monkeypatch.setattr(workflow, "evaluate_texts", lambda run, texts: f"{run} {texts}")
+    found = "很好".encode().decode("ascii", "surrogateescape")  # what Python makes of it where the terminal says ASCII
+    evaluate.main(["--text", "-bad", "--run", "r", "--text", "--really bad", "--text=-x", "--text", found])
+    assert capsys.readouterr().out == "r ['-bad', '--really bad', '-x', '很好']\n"
+    monkeypatch.setattr(workflow, "explain_texts", lambda run, texts, name: (Path("f"), f"{texts} {name}"))
+    evaluate.main(["--run", "r", "--explain", "-bad", "--explain_class", "-1"])
+    assert capsys.readouterr().out.startswith("['-bad'] -1")
+    with pytest.raises(SystemExit):
+        evaluate.main(["--text", "--run", "r"])  # a forgotten text is not `--run`
+    assert "argument --text: expected one argument" in capsys.readouterr().err
 
 
 @pytest.mark.slow
