@@ -32,7 +32,7 @@ from keras_senti import (
     tensorboard,
     vectors,
 )
-from keras_senti.compact import Pretrained, is_compact, read_calibration, write_compact
+from keras_senti.compact import Pretrained, is_compact, read_calibration, read_pretrained, write_compact
 from keras_senti.config import Config, UserError, suggest
 from keras_senti.corpus import Corpus, load_corpus
 from keras_senti.data import Dataset, clean_label, format_check, map_label
@@ -51,7 +51,7 @@ from keras_senti.pretraining import check_language_model, train_language_model
 from keras_senti.tables import Table
 from keras_senti.text import TextEncoder, make_simplifier
 from keras_senti.training import TrainedRun, make_predict, train_model
-from keras_senti.transfer import copy_weights, find_seen_rows, read_pretrained
+from keras_senti.transfer import copy_weights, find_seen_rows
 
 CHUNK_ROWS = 5000
 
