@@ -39,7 +39,7 @@ class _Served(tf.Module):
         self.class_names = tf.constant(list(class_names))
 
         def predict(token_ids):
-            probabilities = model(token_ids, training=False)
+            probabilities = model(_lengthen(token_ids), training=False)
             logits = tf.math.log(tf.maximum(probabilities, SMALLEST))  # but for a constant a row
             return {"probabilities": probabilities, "calibrated_probabilities": tf.nn.softmax(logits / temperature)}
 
@@ -54,7 +54,7 @@ class _Served(tf.Module):
 
         @tf.function(input_signature=[TOKEN_IDS])
         def training(token_ids):
-            return {"probabilities": model(token_ids, training=True)}
+            return {"probabilities": model(_lengthen(token_ids), training=True)}
 
         @tf.function(input_signature=[TEXTS])
         def tokenize(text):
@@ -63,8 +63,14 @@ class _Served(tf.Module):
         self.serve, self.tokens, self.training, self.tokenize = serve, tokens, training, tokenize
 
 
+def _lengthen(token_ids):
+    """Gives ids (batch, 0), which a batch without texts or without tokens has, one step of [UNK], as an empty text."""
+    missing = tf.cast(tf.shape(token_ids)[1] == 0, tf.int32)
+    return tf.pad(token_ids, [[0, 0], [0, missing]], constant_values=1)
+
+
 def export_model(model: keras.Model, encoder: TextEncoder, class_names, config: Config, run_dir: Path):
-    """Writes model.keras and saved_model/ into the run folder.
+    """Writes model.keras (to be read after `import keras_senti.layers`) and saved_model/ into the run folder.
 
     Endpoints (signatures, and functions of the loaded object):
         serving_default: text (batch,) string → probabilities, calibrated_probabilities (batch, classes) float32,
@@ -101,7 +107,6 @@ class Classifier:
     def __init__(self, path, pretrained: Pretrained):
         self.path, self.class_names = Path(path), list(pretrained.class_names)
         self.calibration, self._config = pretrained.calibration, pretrained.config
-        self._process = os.getpid()
         self.encoder = TextEncoder(pretrained.config.text, pretrained.vocabulary)
         model = build_model(pretrained.config.model, len(pretrained.vocabulary), len(self.class_names), "serving")
         assign_weights(model, pretrained.weights)
@@ -132,12 +137,7 @@ class Classifier:
 
     def predict_proba(self, texts, chunk_rows: int = 10_000, calibrated: bool = False) -> np.ndarray:
         """Returns the probabilities, (rows, classes) float32, in the order of `class_names`; arguments of `predict`."""
-        if self._process != os.getpid():
-            raise UserError(
-                "predict: this classifier was loaded before the process forked, and TensorFlow would wait for ever for "
-                "threads that the fork has not taken along. Load it in the child, or start children with "
-                'multiprocessing.get_context("spawn").'
-            )
+        _check_process()
         if calibrated and self.calibration is None:
             raise UserError(
                 f"predict: received calibrated=True, but {self.path} is from before models had a temperature (no "
@@ -174,6 +174,19 @@ class Classifier:
         probabilities = self.predict_proba(texts, chunk_rows, calibrated)
         table = make_table([texts] if isinstance(texts, str) else list(texts), probabilities, self.class_names)
         return table.set_axis(texts.index, axis=0) if isinstance(texts, pd.Series) else table
+
+
+_processes = set()  # that have used TensorFlow here: this one, and after a fork also its parent
+
+
+def _check_process():
+    """Raises a UserError in a child of a process that has used TensorFlow: there it would wait for ever for threads."""
+    _processes.add(os.getpid())
+    if len(_processes) > 1:
+        raise UserError(
+            "this process was forked from one that had loaded a classifier, and TensorFlow's threads are not forked "
+            'along. Load it in the child only, or start children with multiprocessing.get_context("spawn").'
+        )
 
 
 def _check_texts(texts):
@@ -226,8 +239,10 @@ def load(path) -> Classifier:
     The folder may be a stranger's: nothing in it is executed, see `compact.read_pretrained`.
 
     Raises:
-        UserError: if the folder is none of them, is damaged, or holds a language model.
+        UserError: if the folder is none of them, is damaged, or holds a language model; or in a process that was forked
+            from one that had loaded a classifier.
     """
+    _check_process()
     pretrained = read_pretrained(path)
     if pretrained.is_language_model:
         raise UserError(

@@ -266,6 +266,8 @@ def read_arrays(path: Path, check=None) -> dict[str, np.ndarray]:
         OSError, MemoryError: if it cannot be read now. ValueError, zipfile.BadZipFile and others: if it is damaged.
     """
     headers, arrays = {}, {}
+    if not path.is_file():
+        raise ValueError("it is missing, or no plain file")
     with _BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
         items = archive.infolist()
         if sum(item.file_size for item in items) > path.stat().st_size:  # compressed, or several in one place
@@ -334,9 +336,6 @@ def check_run_dir(path) -> Path:
         UserError: if it is no run folder, or its run has not finished.
     """
     status = read_manifest(path).get("status")
-    for file in Path(path).iterdir():
-        if not file.is_dir():
-            check_file(file, path, math.inf)
     if status != "finished":
         raise UserError(
             f"{path}: this run is '{status}', not 'finished'; there is nothing to evaluate. If it was "
@@ -360,7 +359,7 @@ def read_manifest(path) -> dict:
     """Returns the manifest of a run folder.
 
     Raises:
-        UserError: if it is no run folder, or the manifest is damaged.
+        UserError: if it is no run folder, a file in it is no plain one, or the manifest is damaged.
     """
     path = Path(path)
     if not path.is_dir():
@@ -369,7 +368,9 @@ def read_manifest(path) -> dict:
         runs = sorted(p.parent for p in path.glob("**/manifest.json"))
         hint = f" Did you mean {runs[-1]}?" if runs else ""
         raise UserError(f"{path}: not a run folder (no manifest.json).{hint}")
-    check_file(path / "manifest.json", path, most_mb=64)
+    for file in [path / "manifest.json", *path.iterdir()]:
+        if not file.is_dir():  # also those that are read later
+            check_file(file, path, most_mb=64 if file.name == "manifest.json" else math.inf)
     manifest = read_json(path / "manifest.json")
     if not isinstance(manifest, dict):
         raise UserError(f"{path / 'manifest.json'} is damaged: expected an object, received {type(manifest).__name__}.")
