@@ -286,8 +286,8 @@ def start_bulk(ids_file: Path, folder: Path, system: str):
     with np.load(ids_file) as file:
         encoded = pipeline.EncodedTexts(file["flat"], file["offsets"])
     if system == "ours":
-        loaded = export.load(folder).saved_model
-        return lambda: pipeline.predict_in_batches(lambda ids: loaded.tokens(ids)["probabilities"], encoded)
+        loaded = export.load(folder)
+        return lambda: pipeline.predict_in_batches(loaded.predict_token_ids, encoded)
     model = build_keras(20_000, trains=False)
     padded = encoded.pad(np.arange(len(encoded)), LENGTH)
     if system == "keras_predict":

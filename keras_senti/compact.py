@@ -10,18 +10,26 @@ hashes; folders from before there was one load too.
 """
 
 import argparse
+import functools
+import itertools
+import math
+import reprlib
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from keras_senti import runs
 from keras_senti.config import Config, UserError
-from keras_senti.models import EMBEDDINGS, build_model, name_of
+from keras_senti.folders import ModelFolder, check_file, find_model
+from keras_senti.models import iterate_weights, name_of
 from keras_senti.parsing import forget_places, read_config, run_command, write_yaml
-from keras_senti.text import TextEncoder
+from keras_senti.text import TextEncoder, check_vocabulary, read_vocabulary
 
 DTYPES = ("float32", "float16")
 
@@ -48,13 +56,10 @@ class Pretrained:
         return self.config.task == "language_model"
 
 
-def find_compact(path) -> Path | None:
-    """Returns the compact folder that a path means: itself, or encoder/ in the run folder of a language model."""
-    return next((folder for folder in (Path(path), Path(path) / "encoder") if is_compact(folder)), None)
-
-
 def is_compact(path) -> bool:
-    return (Path(path) / "weights.npz").is_file()
+    """Returns whether this very folder is a compact one: beside its weights nothing else in it counts."""
+    found = find_model(path)
+    return found is not None and not found.is_saved_model and found.path == Path(path)
 
 
 def write_compact(path: Path, model: Pretrained, dtype: str = "float32"):
@@ -96,57 +101,95 @@ def _forget_folders(data: dict) -> dict:
     return {"sha256": dict(zip(unique, data["sha256"].values())), **kept}
 
 
-def read_compact(path) -> Pretrained:
-    """Reads and checks a compact folder; weights come out as float32, whatever the file has.
+def read_pretrained(path) -> Pretrained:
+    """Reads a compact folder, a SavedModel (also one that was trained further in plain TensorFlow), or a run with one.
 
+    The folder may be a stranger's: nothing in it is executed. Of a SavedModel the assets are read, and the weights by
+    name; its graph is left alone. Sizes are compared with the settings before memory is spent on them.
+
+    Returns: the model, with weights in float32, whatever the file has.
     Raises:
-        UserError: if a part of it is missing or damaged, or the parts do not belong together; the message says which.
+        UserError: if it is none of them, a part of it is missing or damaged, or the parts do not belong together.
     """
-    path = Path(path)
-    _require_parts(path, "config.yaml", "vocabulary.txt", "weights.npz")
-    config = read_config(path / "config.yaml")
-    vocabulary = TextEncoder.load(config.text, path / "vocabulary.txt").vocabulary
+    found = find_model(path)
+    if found is None:
+        what = "has no weights.npz and no saved_model" if Path(path).is_dir() else "no such folder"
+        raise UserError(
+            f"{path}: {what}. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z, a SavedModel, or a "
+            "compact folder such as pretrained/imdb_classifier."
+        )
+    for name, most_mb in _MOST_MB.items():
+        check_file(found.settings / name, path, most_mb)
+    _require_parts(found, "config.yaml", "vocabulary.txt")
+    config = read_config(found.settings / "config.yaml")
+    vocabulary = read_vocabulary(found.settings / "vocabulary.txt")
     class_names, calibration = (), None
     if config.task == "classification":
-        _require_parts(path, "class_names.json")
-        class_names = _read_class_names(path / "class_names.json")
-        calibration = read_calibration(path / "calibration.json")
-    weights = _read_weights(path / "weights.npz")
-    counts = {EMBEDDINGS: ("vocabulary.txt", len(vocabulary)), "head/bias": ("class_names.json", len(class_names))}
-    for name, (file, count) in counts.items():
-        rows = np.atleast_1d(weights.get(name, ())).shape[0]
-        if rows != count:
-            raise UserError(
-                f"{path}: its parts do not belong together: {file} has {count:,} entries, but the weight {name} in "
-                f"weights.npz has {rows:,} rows. Bring the folder back as it was written."
-            )
-    return Pretrained(config, vocabulary, class_names, weights, _read_data(path / "data.json"), calibration)
+        _require_parts(found, "class_names.json")
+        class_names = _read_class_names(found.settings / "class_names.json")
+        calibration = read_calibration(found.settings / "calibration.json")
+    expected = functools.partial(iterate_weights, config, len(vocabulary), len(class_names))
+    if found.is_saved_model:
+        weights = _read_variables(found.path, path, expected)
+    else:
+        _require_parts(found, "weights.npz")
+        check_file(found.path / "weights.npz", path, math.inf)
+        weights = _read_npz(found.path / "weights.npz", expected)
+    for name, weight in weights.items():
+        if not np.isfinite(weight).all():
+            raise UserError(f"{found.path}: the weight {name} has values that are no finite numbers.")
+    check_vocabulary(vocabulary)
+    data = {} if found.is_saved_model else _read_data(found.path / "data.json")
+    return Pretrained(config, vocabulary, class_names, weights, data or _read_data_of_run(found.path), calibration)
 
 
-def _require_parts(path: Path, *names: str):
+_MOST_MB = {"config.yaml": 1, "vocabulary.txt": 64, "class_names.json": 4, "calibration.json": 1, "data.json": 4}
+
+
+def _require_parts(model: ModelFolder, *names: str):
     for name in names:
-        if not (path / name).is_file():
+        if not (model.settings / name).is_file():
             raise UserError(
-                f"{path}: has no {name}. A compact folder holds config.yaml, vocabulary.txt, weights.npz and, for a "
-                "classifier, class_names.json: bring back what is missing."
+                f"{model.path}: has no {'assets/' * model.is_saved_model}{name}. "
+                + (
+                    "Expected a SavedModel that keras_senti wrote. Another one can be used with tf.saved_model.load, "
+                    "which runs its author's operations."
+                    if model.is_saved_model
+                    else "A compact folder holds config.yaml, vocabulary.txt, weights.npz and, for a classifier, "
+                    "class_names.json: bring back what is missing."
+                )
             )
 
 
 def _read_class_names(file: Path) -> tuple[str, ...]:
     names = runs.read_json(file)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{file} is damaged: expected a list of names, received {names!r}.")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
+        raise UserError(f"{file} is damaged: expected a list of different names, received {reprlib.repr(names)}.")
     return tuple(names)
 
 
 def _read_data(file: Path) -> dict:
     data = runs.read_json(file) if file.is_file() else {}
-    if data and not (isinstance(data, dict) and data.get("sha256") and "train" in data.get("split_sha256", ())):
+    if data and not _says_data(data):
         raise UserError(
-            f"{file} is damaged: expected sha256 and split_sha256, received {data!r}. Bring it back as it was written, "
-            "or remove it, and the model loads without what it says."
+            f"{file} is damaged: expected sha256 and split_sha256, received {reprlib.repr(data)}. Bring it back as it "
+            "was written, or remove it, and the model loads without what it says."
         )
     return data or {}
+
+
+def _read_data_of_run(path: Path) -> dict:
+    """Returns what the manifest beside a model says of its data, {} if there is none, or of something else."""
+    file = path.parent / "manifest.json"
+    check_file(file, path.parent, most_mb=64)
+    manifest = runs.read_json(file) if file.is_file() else None
+    data = manifest.get("data") if isinstance(manifest, dict) else None
+    return data if _says_data(data) else {}
+
+
+def _says_data(data) -> bool:
+    hashes = [data.get(name) for name in ("sha256", "split_sha256")] if isinstance(data, dict) else [None]
+    return all(isinstance(found, dict) and found for found in hashes) and "train" in hashes[1]
 
 
 def read_calibration(file: Path) -> dict | None:
@@ -161,28 +204,91 @@ def read_calibration(file: Path) -> dict | None:
     try:
         temperature = calibration["temperature"]
         thresholds = [entry["threshold"] for entry in calibration["abstain"] if entry["threshold"] is not None]
-        whole = all(isinstance(value, int | float) and value > 0 for value in (temperature, *thresholds))
+        whole = all(isinstance(value, int | float) and 0 < value < math.inf for value in (temperature, *thresholds))
     except (KeyError, TypeError):
         whole = False
     if not whole:
         raise UserError(
             f"{file} is damaged: expected a temperature above 0 and a list of abstain thresholds, received "
-            f"{calibration!r}. Bring it back as it was written."
+            f"{reprlib.repr(calibration)}. Bring it back as it was written."
         )
     return calibration
 
 
-def _read_weights(file: Path) -> dict[str, np.ndarray]:
+def _read_npz(file: Path, expected) -> dict[str, np.ndarray]:
     try:
-        arrays = runs.read_arrays(file)
-        for name, array in arrays.items():
-            if array.dtype.name not in DTYPES:
-                raise ValueError(f"{name} is {array.dtype}, expected {' or '.join(DTYPES)}")
+        arrays = runs.read_arrays(file, lambda headers: _compare(headers, expected, file))
+    except UserError:
+        raise
     except (OSError, MemoryError) as error:
         raise UserError(f"{file} cannot be read: {error}.") from None
     except Exception as error:  # a damaged zip file fails in many ways
         raise UserError(f"{file} is damaged: {error}. Bring it back as it was written.") from None
     return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
+def _compare(headers: dict, expected, file: Path):
+    """Raises a UserError unless the weights in a file are those that the settings beside it mean.
+
+    Args:
+        headers: (dtype, shape) by name. expected: returns an iterator over (name, shape); its end may be far away.
+    """
+    wanted, wrong = dict(itertools.islice(expected(), len(headers) + 1)), None
+    for name in [*wanted, *headers]:
+        (dtype, shape), right = headers.get(name, (None, None)), wanted.get(name)
+        if shape != right:
+            wrong = f"the weight {name} has the shape {shape}, expected {right}"
+            break
+        if dtype.name not in DTYPES:
+            raise UserError(f"{file} is damaged: {name} is {dtype}, expected {' or '.join(DTYPES)}.")
+    if wrong:
+        wrong = wrong.replace("has the shape None", "is missing").replace("expected None", "expected none of this name")
+        raise UserError(
+            f"{file} does not belong to the config.yaml, vocabulary.txt and class_names.json of its model: {wrong}. "
+            "Bring the folder back as it was written."
+        )
+
+
+def _read_variables(path: Path, folder, expected) -> dict[str, np.ndarray]:
+    """Reads the weights of a SavedModel, without its graph, whose operations are its author's.
+
+    The checkpoint in variables/ says which tensor is which attribute of which object; `export` names the weights in the
+    dictionary `weights` of the root, and TensorFlow keeps that when it loads, trains and saves again.
+    """
+    variables = path / "variables"
+    check_file(variables / "variables.index", folder, most_mb=16)
+    for file in variables.glob("variables.data-*"):
+        check_file(file, folder, math.inf)
+    try:
+        reader = tf.train.load_checkpoint(str(variables / "variables"))
+        shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+        likely = sum(4 * math.prod(shape) for _, shape in itertools.islice(expected(), len(shapes)))
+        size = sum(file.stat().st_size for file in variables.glob("variables.data-*"))
+        if size > 4 * likely + 64e6:  # an optimiser's share is 2 of the 4
+            raise ValueError(f"{size / 1e6:,.0f} MB, where the settings mean weights of {likely / 1e6:,.0f} MB")
+        graph = TrackableObjectGraph.FromString(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
+        places = {child.local_name: child.node_id for child in graph.nodes[0].children}
+        if "weights" not in places:
+            raise ValueError(f"no weights by name, only {', '.join(places) or 'nothing'}")
+        keys = {
+            child.local_name: graph.nodes[child.node_id].attributes[0].checkpoint_key
+            for child in graph.nodes[places["weights"]].children
+        }
+        headers = {name: (np.dtype(dtypes[key].as_numpy_dtype), tuple(shapes[key])) for name, key in keys.items()}
+    except (tf.errors.OpError, ValueError, LookupError, TypeError, OSError, DecodeError) as error:
+        raise UserError(
+            f"{variables}: received {_first_line(error)}, expected the weights of a SavedModel that keras_senti wrote. "
+            "Another one can be used with tf.saved_model.load, which runs its author's operations."
+        ) from None
+    _compare(headers, expected, variables)
+    try:
+        return {name: reader.get_tensor(key).astype(np.float32) for name, key in keys.items()}
+    except (tf.errors.OpError, ValueError) as error:
+        raise UserError(f"{variables} is damaged: {_first_line(error)}. Bring it back as it was written.") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def assign_weights(model: keras.Model, weights: dict[str, np.ndarray]):
@@ -207,25 +313,13 @@ def assign_weights(model: keras.Model, weights: dict[str, np.ndarray]):
 
 
 def read_run(run_dir) -> Pretrained:
-    """Reads what a finished run has learned: a classifier from model.keras, a language model from encoder/.
+    """Reads what a finished run has learned, and from which files: also what a compact folder does not say of them.
 
     Raises:
         UserError: if it is no finished run, or a file of it is missing or damaged.
     """
     run_dir = runs.check_run_dir(run_dir)
-    data = runs.read_manifest(run_dir).get("data", {})
-    if is_compact(run_dir / "encoder"):
-        return replace(read_compact(run_dir / "encoder"), data=data)
-    config = read_config(run_dir / "config.yaml")
-    vocabulary = TextEncoder.load(config.text, run_dir / "vocabulary.txt").vocabulary
-    class_names = _read_class_names(run_dir / "class_names.json")
-    model = build_model(config.model, len(vocabulary), len(class_names))
-    try:
-        model.load_weights(run_dir / "model.keras")
-    except Exception as error:  # a damaged file fails in many ways
-        raise UserError(f"{run_dir / 'model.keras'} is missing, damaged or not this run's: {error}.") from None
-    weights = {name_of(v): v.numpy() for v in model.weights}
-    return Pretrained(config, vocabulary, class_names, weights, data, read_calibration(run_dir / "calibration.json"))
+    return replace(read_pretrained(run_dir), data=runs.read_manifest(run_dir).get("data", {}))
 
 
 def main(argv):

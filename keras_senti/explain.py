@@ -28,12 +28,11 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from keras_senti.compact import assign_weights
+from keras_senti.compact import assign_weights, read_pretrained
 from keras_senti.config import UserError, suggest
 from keras_senti.layers import AttentionPooling, BigramEmbedding
 from keras_senti.models import build_model
 from keras_senti.text import UNKNOWN, TextEncoder, encode_utf8, make_simplifier
-from keras_senti.transfer import read_pretrained
 
 # Of the integral. Of 300 tweets and a model each, 32 steps sufficed for 300 (two-directional GRU), 298 (the same with
 # convolution, pairs and attention) and 258 (one-directional LSTM), of 20 film reviews for 12; 128 for all of them.

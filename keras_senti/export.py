@@ -1,5 +1,9 @@
 """The SavedModel, out and back in: strings in, probabilities out, anywhere TensorFlow runs; and it can be trained."""
 
+import functools
+import os
+import reprlib
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 
 import keras
@@ -7,11 +11,11 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from keras_senti.compact import Pretrained, assign_weights, find_compact, read_calibration, read_compact
+from keras_senti.compact import Pretrained, assign_weights, read_pretrained
 from keras_senti.config import Config, UserError
 from keras_senti.evaluation import SMALLEST, apply_temperature
 from keras_senti.models import build_model, name_of
-from keras_senti.pipeline import encode_texts, predict_in_batches
+from keras_senti.pipeline import SCORED_ROWS, encode_texts, predict_in_batches
 from keras_senti.runs import read_json, replace
 from keras_senti.text import TextEncoder, make_simplifier
 
@@ -35,7 +39,7 @@ class _Served(tf.Module):
         self.class_names = tf.constant(list(class_names))
 
         def predict(token_ids):
-            probabilities = model(token_ids, training=False)
+            probabilities = model(_lengthen(token_ids), training=False)
             logits = tf.math.log(tf.maximum(probabilities, SMALLEST))  # but for a constant a row
             return {"probabilities": probabilities, "calibrated_probabilities": tf.nn.softmax(logits / temperature)}
 
@@ -50,7 +54,7 @@ class _Served(tf.Module):
 
         @tf.function(input_signature=[TOKEN_IDS])
         def training(token_ids):
-            return {"probabilities": model(token_ids, training=True)}
+            return {"probabilities": model(_lengthen(token_ids), training=True)}
 
         @tf.function(input_signature=[TEXTS])
         def tokenize(text):
@@ -59,8 +63,14 @@ class _Served(tf.Module):
         self.serve, self.tokens, self.training, self.tokenize = serve, tokens, training, tokenize
 
 
+def _lengthen(token_ids):
+    """Gives ids (batch, 0), which a batch without texts or without tokens has, one step of [UNK], as an empty text."""
+    missing = tf.cast(tf.shape(token_ids)[1] == 0, tf.int32)
+    return tf.pad(token_ids, [[0, 0], [0, missing]], constant_values=1)
+
+
 def export_model(model: keras.Model, encoder: TextEncoder, class_names, config: Config, run_dir: Path):
-    """Writes model.keras and saved_model/ into the run folder.
+    """Writes model.keras (to be read after `import keras_senti.layers`) and saved_model/ into the run folder.
 
     Endpoints (signatures, and functions of the loaded object):
         serving_default: text (batch,) string → probabilities, calibrated_probabilities (batch, classes) float32,
@@ -90,25 +100,66 @@ class Classifier:
     """A trained classifier, from `load`.
 
     Args:
-        path: the folder that it is from. saved_model: an object with the endpoints of `export_model` as functions.
-        calibration: of `evaluation.fit_calibration`; None for a model from before there was one.
+        path: the folder that it is from, for messages.
+        pretrained: a classifier's. Its network is built here, anew: nothing that a folder brings is executed.
     """
 
-    def __init__(self, path: Path, saved_model, class_names, calibration: dict | None):
-        self.path, self.saved_model, self.class_names = path, saved_model, list(class_names)
-        self.calibration = calibration
+    def __init__(self, path, pretrained: Pretrained):
+        self.path, self.class_names = Path(path), list(pretrained.class_names)
+        self.calibration, self._config = pretrained.calibration, pretrained.config
+        self.encoder = TextEncoder(pretrained.config.text, pretrained.vocabulary)
+        model = build_model(pretrained.config.model, len(pretrained.vocabulary), len(self.class_names), "serving")
+        assign_weights(model, pretrained.weights)
+        self._tokenize = tf.function(self.encoder, input_signature=[TEXTS])
+        # Where the rows of a batch are known, no choice between ways to compute it has to be traced, which takes longer
+        # than all the rest of loading.
+        self._run = {
+            rows: tf.function(
+                functools.partial(model, training=False), input_signature=[tf.TensorSpec((rows, None), tf.int32)]
+            )
+            for rows in (1, SCORED_ROWS, None)
+        }
 
-    def predict_probabilities(self, texts: list[str]) -> np.ndarray:
-        """Returns (rows, classes) float32, in the order of the texts; texts of similar length are batched together."""
-        encoded = encode_texts(lambda batch: self.saved_model.tokenize(batch)["token_ids"], texts)
-        probabilities = predict_in_batches(lambda ids: self.saved_model.tokens(ids)["probabilities"], encoded)
-        return probabilities.reshape(len(texts), len(self.class_names))
+    def __repr__(self):
+        model = self._config.model
+        cell = f"{'bidirectional ' * model.bidirectional}{model.cell}"
+        return (
+            f"Classifier({str(self.path)!r}, class_names={self.class_names}, {model.num_layers} × {cell} of "
+            f"{model.units} units, {len(self.encoder.vocabulary):,} tokens)"
+        )
+
+    def predict_token_ids(self, token_ids: tf.Tensor) -> tf.Tensor:
+        """Returns the probabilities (batch, classes) float32 of token_ids (batch, time) int32, 0 = padding."""
+        rows = len(token_ids)
+        if SCORED_ROWS // 2 <= rows < SCORED_ROWS:
+            token_ids = tf.pad(token_ids, [[0, SCORED_ROWS - rows], [0, 0]], constant_values=1)
+        return self._run.get(len(token_ids), self._run[None])(token_ids)[:rows]
+
+    def predict_proba(self, texts, chunk_rows: int = 10_000, calibrated: bool = False) -> np.ndarray:
+        """Returns the probabilities, (rows, classes) float32, in the order of `class_names`; arguments of `predict`."""
+        _check_process()
+        if calibrated and self.calibration is None:
+            raise UserError(
+                f"predict: received calibrated=True, but {self.path} is from before models had a temperature (no "
+                "calibration.json). Leave it out, or train the model again."
+            )
+        texts, parts = _clean(texts), [np.zeros((0, len(self.class_names)), np.float32)]
+        for begin in range(0, len(texts), chunk_rows):
+            encoded = encode_texts(self._tokenize, texts[begin : begin + chunk_rows])
+            parts.append(predict_in_batches(self.predict_token_ids, encoded))
+        probabilities = np.concatenate(parts)
+        return (
+            np.float32(apply_temperature(probabilities, self.calibration["temperature"]))
+            if calibrated
+            else probabilities
+        )
 
     def predict(self, texts, chunk_rows: int = 10_000, calibrated: bool = False) -> pd.DataFrame:
         """Classifies texts.
 
         Args:
-            texts: a string, or a sequence of strings such as a list or a pandas column. A missing value counts as "".
+            texts: a string, or a sequence of strings such as a list or a column of a table, whose index the answer then
+                has. A missing value counts as "".
             chunk_rows: texts that are in memory as ids at once.
             calibrated: give probabilities that are as high as the model is right, by the temperature that was fitted on
                 the validation part (see `evaluation.fit_temperature`); the labels are the same. The thresholds in
@@ -116,25 +167,61 @@ class Classifier:
         Returns:
             One row a text, in order: text, label, and probability_<class> for each class.
         Raises:
-            UserError: for an entry that is no text, or if the model has no temperature.
+            UserError: for what is no text, if the model has no temperature, or in a process that forked after loading.
         """
-        if calibrated and self.calibration is None:
-            raise UserError(
-                f"predict: received calibrated=True, but {self.path} is from before models had a temperature (no "
-                "calibration.json). Leave it out, or train the model again."
-            )
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        clean = []
-        for row, text in enumerate(texts):
-            if not isinstance(text, str) and not (pd.api.types.is_scalar(text) and pd.isna(text)):
-                raise UserError(f"predict: entry {row} is {type(text).__name__} ({text!r}), expected a string.")
-            clean.append(text if isinstance(text, str) else "")
-        chunks = range(0, len(clean), chunk_rows)
-        parts = [self.predict_probabilities(clean[begin : begin + chunk_rows]) for begin in chunks]
-        probabilities = np.concatenate([np.zeros((0, len(self.class_names)), np.float32), *parts])
-        if calibrated:
-            probabilities = np.float32(apply_temperature(probabilities, self.calibration["temperature"]))
-        return make_table(texts, probabilities, self.class_names)
+        if not isinstance(texts, str | pd.Series):
+            texts = list(_check_texts(texts))
+        probabilities = self.predict_proba(texts, chunk_rows, calibrated)
+        table = make_table([texts] if isinstance(texts, str) else list(texts), probabilities, self.class_names)
+        return table.set_axis(texts.index, axis=0) if isinstance(texts, pd.Series) else table
+
+
+_processes = set()  # that have used TensorFlow here: this one, and after a fork also its parent
+
+
+def _check_process():
+    """Raises a UserError in a child of a process that has used TensorFlow: there it would wait for ever for threads."""
+    _processes.add(os.getpid())
+    if len(_processes) > 1:
+        raise UserError(
+            "this process was forked from one that had loaded a classifier, and TensorFlow's threads are not forked "
+            'along. Load it in the child only, or start children with multiprocessing.get_context("spawn").'
+        )
+
+
+def _check_texts(texts):
+    """Returns what may be a sequence of texts.
+
+    Raises:
+        UserError: for what looks like one and is none: iterating over a table gives its column names, for instance.
+    """
+    if isinstance(texts, pd.DataFrame):
+        names = [str(name) for name in texts.columns]
+        name = next((name for name in names if name in ("text", "review", "tweet", "sentence")), (*names, "text")[0])
+        raise UserError(
+            f"predict: received a table with the columns {', '.join(names)[:100]}, expected one column of texts, such "
+            f'as predict(frame["{name}"]).'
+        )
+    if isinstance(texts, Mapping):
+        raise UserError(f"predict: received a {type(texts).__name__}, expected texts: predict(list(texts.values())).")
+    if isinstance(texts, bytes | bytearray):
+        raise UserError(f'predict: received {type(texts).__name__}, expected a string: text.decode("utf-8").')
+    if isinstance(texts, Set) or not isinstance(texts, Iterable) or getattr(texts, "ndim", 1) != 1:
+        raise UserError(
+            f"predict: received {reprlib.repr(texts)} ({type(texts).__name__}), expected a string or a sequence of "
+            "them, such as a list."
+        )
+    return texts
+
+
+def _clean(texts) -> list[str]:
+    """Returns a list of strings, "" for what is missing; see `Classifier.predict`."""
+    clean = []
+    for row, text in enumerate([texts] if isinstance(texts, str) else _check_texts(texts)):
+        if not isinstance(text, str) and not (pd.api.types.is_scalar(text) and pd.isna(text)):
+            raise UserError(f"predict: entry {row} is {type(text).__name__} ({reprlib.repr(text)}), expected a string.")
+        clean.append(text if isinstance(text, str) else "")
+    return clean
 
 
 def make_table(texts, probabilities: np.ndarray, class_names) -> pd.DataFrame:
@@ -148,50 +235,19 @@ def make_table(texts, probabilities: np.ndarray, class_names) -> pd.DataFrame:
 def load(path) -> Classifier:
     """Loads a trained classifier from a run folder, a SavedModel folder or a compact folder.
 
+    The folder may be a stranger's: nothing in it is executed, see `compact.read_pretrained`.
+
     Raises:
-        UserError: if the folder is none of them, is damaged, or holds a language model.
+        UserError: if the folder is none of them, is damaged, or holds a language model; or in a process that was forked
+            from one that had loaded a classifier.
     """
-    path = Path(path)
-    for candidate in (path / "saved_model", path):
-        if (candidate / "saved_model.pb").exists():
-            return _load_saved_model(candidate)
-    if folder := find_compact(path):
-        return _build_classifier(folder, read_compact(folder))
-    what = "has no saved_model and no weights.npz" if path.is_dir() else "no such folder"
-    raise UserError(
-        f"{path}: {what}. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z, a SavedModel, or a compact "
-        "folder such as pretrained/imdb_classifier."
-    )
-
-
-def _load_saved_model(path: Path) -> Classifier:
-    saved_model = tf.saved_model.load(str(path))
-    endpoints = getattr(saved_model, "signatures", {})
-    if not {"serving_default", "tokens", "tokenize"} <= set(endpoints):
-        raise UserError(f"{path}: this SavedModel was not written by keras_senti (endpoints: {list(endpoints)}).")
-    assets = path / "assets"
-    calibration = read_calibration(assets / "calibration.json")
-    return Classifier(path, saved_model, read_json(assets / "class_names.json"), calibration)
-
-
-def _build_classifier(path: Path, pretrained: Pretrained) -> Classifier:
-    config, class_names = pretrained.config, pretrained.class_names
+    _check_process()
+    pretrained = read_pretrained(path)
     if pretrained.is_language_model:
         raise UserError(
             f"{path}: a language model: it has no classes. Fine-tune it on labelled texts with "
             f"`python train.py --init_from {path} --data.csv FILE`, and load the run that comes of it."
         )
-    if config.text.simplify_chinese:
-        make_simplifier()  # which a SavedModel holds; without opencc the graph could not be made
-    encoder = TextEncoder(config.text, pretrained.vocabulary)
-    model = build_model(config.model, len(encoder.vocabulary), len(class_names), "serving")
-    try:
-        assign_weights(model, pretrained.weights)
-    except ValueError as error:
-        raise UserError(
-            f"{path}: its parts do not belong together: of config.yaml and weights.npz, {error}. Bring the folder back "
-            "as it was written."
-        ) from None
-    temperature = pretrained.calibration["temperature"] if pretrained.calibration else 1.0  # 1 changes nothing
-    served = _Served(model, encoder, class_names, temperature, assets=[])
-    return Classifier(path, served, class_names, pretrained.calibration)
+    if pretrained.config.text.simplify_chinese:
+        make_simplifier()  # without opencc it says so
+    return Classifier(path, pretrained)

@@ -30,6 +30,7 @@ from keras_senti import devices
 # does not train, none below PART_ROWS rows, where products get slow. With two threads forward and backward of 64
 # rows and 256 units took 0.6 to 0.8 of the time so, on a noisy machine.
 MOST_PARTS, PART_ROWS = 4, 16
+SERVED_PARTS = 2  # in a SavedModel, whose graph is then the same wherever it was made
 
 
 _has_own_gradient = contextvars.ContextVar("_has_own_gradient", default=False)
@@ -321,7 +322,7 @@ def _run_fused(inputs, mask, state, weights):
 
 
 def run(
-    cell, inputs, mask, state, weights, input_masks, recurrent_masks, *, sequences, training, compiled, fused=False
+    cell, inputs, mask, state, weights, input_masks, recurrent_masks, *, sequences, training, compiled, serving=False
 ):
     """Runs a recurrent cell over a batch of sequences; differentiable for inputs, state and weights.
 
@@ -334,7 +335,8 @@ def run(
         training: with the gradient of this file; otherwise (see `own_gradient`) TensorFlow derives one itself, if it
             is asked for, and keeps far more in memory.
         compiled: by XLA, anew for each shape, so only where shapes are few.
-        fused: one text alone may be computed by an operation that XLA cannot compile.
+        serving: for a graph that goes to other machines. One text alone may be computed by an operation that XLA cannot
+            compile, and a batch of any size is cut into SERVED_PARTS, not into as many as this machine has threads.
     Returns: ([all states (B, T, H)] or [], the last state [h] or [h, c]), float32.
     """
     forward, backward = _compile(cell) if compiled else CELLS[cell]
@@ -381,21 +383,26 @@ def run(
         last = [tf.concat(part, 0) for part in zip(*(r[1] for r in results))]
         return [tf.concat([r[0] for r in results], 0)] if sequences else [], last
 
+    def run_one():
+        all_states, last = _run_fused(inputs, mask, state, weights)
+        return [all_states] if sequences else [], last
+
     # On a GPU or TPU, and outside of a graph, parts would not run side by side.
     is_parallel = devices.find_device_kind() == "cpu" and tf.inside_function()
     parts = min(devices.count_threads(), MOST_PARTS) if is_parallel else 1
     rows = inputs.shape[0]
+    if serving and rows is None:
+        parts = min(SERVED_PARTS, MOST_PARTS)
+    can_fuse = serving and not training and cell == "lstm" and inputs.dtype == tf.float32
+    if can_fuse and rows == 1:
+        return run_one()
     if rows is None and not training:  # one text alone must not wait for empty parts
-
-        def run_one():
-            all_states, last = _run_fused(inputs, mask, state, weights)
-            return [all_states] if sequences else [], last
 
         def run_few():
             return tf.cond(tf.shape(inputs)[0] >= parts * PART_ROWS, lambda: run_parts(parts), lambda: run_parts(1))
 
         run_many = run_few if parts > 1 else lambda: run_parts(1)
-        if fused and cell == "lstm" and inputs.dtype == tf.float32:
+        if can_fuse:
             return tf.cond(tf.shape(inputs)[0] == 1, run_one, run_many)
         return run_many()
     return run_parts(parts if rows is None else max(1, min(parts, rows // PART_ROWS)))

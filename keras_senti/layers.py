@@ -80,7 +80,7 @@ class _FastRecurrence:
             sequences=self.return_sequences,
             training=bool(training),
             compiled=bool(training) and self.used_kernel == "xla" and tf.inside_function(),
-            fused=self.used_kernel == "serving",
+            serving=self.used_kernel == "serving",
         )
         for array, shape in [*((o, sequences.shape[:2]) for o in outputs), *((s, sequences.shape[:1]) for s in last)]:
             array.set_shape((*shape, self.units))  # which loops and parts of a batch forget

@@ -6,7 +6,7 @@ import dataclasses
 import keras
 
 from keras_senti import devices, layers
-from keras_senti.config import ModelConfig, PretrainConfig, UserError
+from keras_senti.config import Config, ModelConfig, PretrainConfig, UserError
 from keras_senti.language_model import LanguageModel, NextToken
 
 CELLS = {"lstm": layers.LSTM, "gru": layers.GRU, "simple_rnn": keras.layers.SimpleRNN}
@@ -93,6 +93,52 @@ def build_language_model(
             )
         )
         return LanguageModel(stack, name="language_model")
+
+
+def iterate_weights(config: Config, vocabulary_size: int, num_classes: int):
+    """Yields (name, shape) of each weight of the network that the settings mean, without building it.
+
+    What a file says it holds is compared with this before memory is spent on either.
+
+    Args:
+        num_classes: of a classifier; a language model has none.
+    """
+    settings, width = config.model, config.model.embedding_dim
+    yield EMBEDDINGS, (vocabulary_size, width)
+    if settings.bigram_buckets:
+        yield "embedding/bigrams", (settings.bigram_buckets, width)
+    if settings.conv_filters:
+        yield "convolution/kernel", (settings.conv_width, width, settings.conv_filters)
+        yield "convolution/bias", (settings.conv_filters,)
+        width = settings.conv_filters
+    units, directions = settings.units, ["forward", "backward"] if settings.bidirectional else [""]
+    gates = {"lstm": 4, "gru": 3, "simple_rnn": 1}[settings.cell] * units
+    for index in range(settings.num_layers):
+        place = f"residual_{index}/" if settings.residual else ""
+        for direction in directions:
+            inner = f"{direction}_recurrent_{index}/" if direction else ""
+            cell = f"{place}recurrent_{index}/{inner}{settings.cell}_cell"
+            yield f"{cell}/kernel", (width, gates)
+            yield f"{cell}/recurrent_kernel", (units, gates)
+            yield f"{cell}/bias", (2, gates) if settings.cell == "gru" else (gates,)
+        if settings.layer_normalization:
+            place = f"{place}normalization" if settings.residual else f"normalization_{index}"
+            yield from ((f"{place}/{name}", (width,)) for name in ("gamma", "beta"))
+        if settings.residual and width != units * len(directions):
+            yield f"residual_{index}/projection/kernel", (width, units * len(directions))
+        width = units * len(directions)
+    if config.task == "language_model":
+        yield "output/bias", (vocabulary_size,)
+        if not config.pretrain.tie_embeddings:
+            yield "output/kernel", (vocabulary_size, settings.embedding_dim)
+        if width != settings.embedding_dim:
+            yield "output/projection", (width, settings.embedding_dim)
+            yield "output/projection_bias", (settings.embedding_dim,)
+        return
+    if settings.pooling == "attention":
+        yield from (("pooling/kernel", (width, width)), ("pooling/bias", (width,)), ("pooling/context", (width, 1)))
+    yield "head/kernel", (width * (3 if settings.pooling == "concat" else 1), num_classes)
+    yield "head/bias", (num_classes,)
 
 
 @contextlib.contextmanager

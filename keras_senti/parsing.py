@@ -21,6 +21,7 @@ import jsonargparse
 import yaml
 
 from keras_senti.config import BOOLEAN_LABEL, Config, DataConfig, UserError, check_source, require, suggest
+from keras_senti.folders import check_file, find_model
 
 _NOT_INHERITED = ("extend_vocabulary", "word_vectors", "embedding_trainable")  # by init_from
 # Nor are these from a language model, which reads whole documents and has no pooling.
@@ -215,7 +216,7 @@ def _read_model_settings(model_dir: str, task: str | None) -> dict:
     Args:
         model_dir: as `init_from` says. task: of the new run; None: the default.
     """
-    model = read_config(_list_model_configs(model_dir)[0])
+    model = read_config(_find_model_config(model_dir))
     is_encoder = model.task == "language_model"
     if task == "language_model" and not is_encoder:
         raise UserError(
@@ -236,12 +237,13 @@ def _get(config: Config, key: str):
     return getattr(getattr(config, section), name)
 
 
-def _list_model_configs(folder) -> list[Path]:
-    """Returns the config.yaml files of a model that a folder holds, or an empty list."""
-    path = Path(folder)
-    found = [path / name for name in ("assets", "saved_model/assets", "encoder")]
-    found += [path] if (path / "weights.npz").is_file() else []  # every run has a config.yaml, also one with no model
-    return [file for place in found if (file := place / "config.yaml").is_file()]
+def _find_model_config(folder) -> Path | None:
+    """Returns the config.yaml of the model that a folder is or holds, None if there is none."""
+    model = find_model(folder)  # every run has a config.yaml, also one with no model
+    if model is None or not os.path.lexists(file := model.settings / "config.yaml"):
+        return None
+    check_file(file, folder, most_mb=1)
+    return file
 
 
 def _find_model(model_dir: str) -> str:
@@ -251,11 +253,11 @@ def _find_model(model_dir: str) -> str:
         UserError: if it is none of what can be trained further.
     """
     path = Path(model_dir)
-    if _list_model_configs(path):
+    if _find_model_config(path):
         return model_dir
-    finished = [folder for folder in path.glob("*/") if _list_model_configs(folder)]
+    finished = [folder for folder in path.glob("*/") if _find_model_config(folder)]
     if finished:
-        return str(max(finished, key=lambda folder: _list_model_configs(folder)[0].stat().st_mtime))
+        return str(max(finished, key=lambda folder: _find_model_config(folder).stat().st_mtime))
     what = "neither a finished run nor a SavedModel of ours, nor a compact folder with config.yaml and weights.npz"
     if not path.is_dir():
         what = "no such folder"

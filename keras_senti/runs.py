@@ -12,8 +12,10 @@ content or the new, never half.
 import contextlib
 import datetime
 import hashlib
+import io
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -27,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_senti.config import UserError
+from keras_senti.folders import check_file
 
 try:
     import fcntl
@@ -260,22 +263,55 @@ def read_json(path: Path):
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {path.parent} is not the folder of a finished run.") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Reads an .npz file, every checksum of it, without pickles.
+class _BoundedFile(io.FileIO):
+    """Refuses to read much at once: zipfile does that only where an archive says that its directory is so long."""
 
+    def read(self, size=-1):
+        if (size if size >= 0 else os.fstat(self.fileno()).st_size - self.tell()) > 2**20:
+            raise ValueError("its directory is too long")
+        return super().read(size)
+
+
+def read_arrays(path: Path, check=None) -> dict[str, np.ndarray]:
+    """Reads an .npz file as `numpy.savez` writes it, every checksum of it, without pickles.
+
+    No array is given memory before the whole file is known to hold what its headers say.
+
+    Args:
+        check: called with (dtype, shape) by name before an array is read; raises what it has against them.
     Raises:
         OSError, MemoryError: if it cannot be read now. ValueError, zipfile.BadZipFile and others: if it is damaged.
     """
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()  # before NumPy believes a damaged header and asks for terabytes
-    if damaged is not None:
-        raise ValueError(f"wrong checksum of {damaged}")
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+    headers, arrays = {}, {}
+    if not path.is_file():
+        raise ValueError("it is missing, or no plain file")
+    with _BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
+        items = archive.infolist()
+        if sum(item.file_size for item in items) > path.stat().st_size:  # compressed, or several in one place
+            raise ValueError("its entries are larger than the file, expected them as numpy.savez writes them")
+        for item in items:
+            name = item.filename.removesuffix(".npy")
+            with archive.open(item) as stream:
+                version = np.lib.format.read_magic(stream)
+                if version != (1, 0) or name in headers:
+                    raise ValueError(f"{name} is not as numpy.savez writes it")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+                size = math.prod(shape) * dtype.itemsize
+                if dtype.hasobject or size != item.file_size - stream.tell():
+                    raise ValueError(
+                        f"{name} of {dtype} {shape} has another size in the file, {item.file_size:,} bytes"
+                    )
+            headers[name] = dtype, shape
+        if check is not None:
+            check(headers)
+        for name, item in zip(headers, items):
+            with archive.open(item) as stream:
+                arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
+    return arrays
 
 
 def update_manifest(run_dir: Path, **entries):
@@ -347,7 +383,7 @@ def read_manifest(path) -> dict:
     """Returns the manifest of a run folder.
 
     Raises:
-        UserError: if it is no run folder, or the manifest is damaged.
+        UserError: if it is no run folder, a file in it is no plain one, or the manifest is damaged.
     """
     path = Path(path)
     if not path.is_dir():
@@ -356,6 +392,9 @@ def read_manifest(path) -> dict:
         runs = sorted(p.parent for p in path.glob("**/manifest.json"))
         hint = f" Did you mean {runs[-1]}?" if runs else ""
         raise UserError(f"{path}: not a run folder (no manifest.json).{hint}")
+    for file in [path / "manifest.json", *path.iterdir()]:
+        if not file.is_dir():  # also those that are read later
+            check_file(file, path, most_mb=64 if file.name == "manifest.json" else math.inf)
     manifest = read_json(path / "manifest.json")
     if not isinstance(manifest, dict):
         raise UserError(f"{path / 'manifest.json'} is damaged: expected an object, received {type(manifest).__name__}.")

@@ -6,6 +6,7 @@ ids. Words: `token_ids` (batch, time) int32; id 0 is padding, id 1 is [UNK], an 
 
 import functools
 import re
+from collections import Counter
 from pathlib import Path
 
 import keras
@@ -18,6 +19,7 @@ from keras_senti.parsing import read_words
 from keras_senti.runs import write_text
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"
+MOST_TOKENS = 3_600_000  # `layers.BigramEmbedding` can hash no more
 URL_TOKEN, MENTION_TOKEN = "[URL]", "[USER]"
 # Removing these would turn "not good" into "good".
 NEGATIONS = frozenset("against cannot cant couldnt hasnt neither never no nobody none nor not nothing nowhere without "
@@ -163,13 +165,7 @@ class TextEncoder:
     """
 
     def __init__(self, settings: TextConfig, vocabulary: list[str]):
-        if list(vocabulary[:2]) != [PADDING, UNKNOWN]:
-            raise UserError(f"vocabulary: received {list(vocabulary[:2])} first, expected {[PADDING, UNKNOWN]}.")
-        if len(vocabulary) < 3:
-            raise UserError(
-                "vocabulary: the train texts clean to nothing, so there is no token to learn. Check data.text_column "
-                "and what the text settings drop."
-            )
+        check_vocabulary(vocabulary)
         self.settings, self.vocabulary = settings, list(vocabulary)
         self.vectorizer = _build_vectorizer(settings, vocabulary=self.vocabulary[2:])
 
@@ -206,11 +202,36 @@ class TextEncoder:
 
     @classmethod
     def load(cls, settings: TextConfig, path: Path) -> "TextEncoder":
-        try:
-            content = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: the vocabulary cannot be read: {error}.") from None
-        return cls(settings, content.removesuffix("\n").split("\n"))
+        return cls(settings, read_vocabulary(path))
+
+
+def read_vocabulary(path: Path) -> list[str]:
+    """Reads what `TextEncoder.save` writes.
+
+    Raises:
+        UserError: if it cannot be read, or has more than MOST_TOKENS.
+    """
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: the vocabulary cannot be read: {error}.") from None
+    if content.count("\n") > MOST_TOKENS:
+        raise UserError(f"{path}: received {content.count(chr(10)):,} lines, expected at most {MOST_TOKENS:,} tokens.")
+    return content.removesuffix("\n").split("\n")
+
+
+def check_vocabulary(vocabulary: list[str]):
+    """Raises a UserError unless it begins with [PAD] and [UNK], has another token, and none twice."""
+    if list(vocabulary[:2]) != [PADDING, UNKNOWN]:
+        raise UserError(f"vocabulary: received {list(vocabulary[:2])} first, expected {[PADDING, UNKNOWN]}.")
+    if len(vocabulary) < 3:
+        raise UserError(
+            "vocabulary: the train texts clean to nothing, so there is no token to learn. Check data.text_column "
+            "and what the text settings drop."
+        )
+    if len(set(vocabulary)) < len(vocabulary):
+        twice = next(token for token, count in Counter(vocabulary).items() if count > 1)
+        raise UserError(f"vocabulary: received the token {twice!r} twice, expected each once.")
 
 
 def fit_vocabulary(settings: TextConfig, batches) -> list[str]:

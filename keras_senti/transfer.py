@@ -1,64 +1,13 @@
 """Further training: the weights, vocabulary and classes of a finished model, put into a new one."""
 
-import dataclasses
-from pathlib import Path
-
 import keras
 import numpy as np
 
-from keras_senti.compact import Pretrained, assign_weights, find_compact, read_compact
+from keras_senti.compact import Pretrained, assign_weights
 from keras_senti.config import UserError
-from keras_senti.export import Classifier, load
-from keras_senti.models import EMBEDDINGS, build_model, name_of
-from keras_senti.parsing import read_config
-from keras_senti.runs import read_json
-from keras_senti.text import TextEncoder
+from keras_senti.models import EMBEDDINGS, name_of
 
 BY_TOKEN = (EMBEDDINGS, "output/kernel", "output/bias")  # weights with one row a token
-
-
-def read_pretrained(path) -> Pretrained:
-    """Reads a run folder, a compact folder, or a SavedModel, also one that was trained further in plain TensorFlow.
-
-    Raises:
-        UserError: if the folder is none of them, or its parts do not belong together.
-    """
-    if folder := find_compact(path):
-        pretrained = read_compact(folder)
-    else:
-        classifier = load(path)
-        folder, pretrained = Path(classifier.path), _read_saved_model(classifier)
-    manifest = folder.parent / "manifest.json"
-    if pretrained.data or not manifest.is_file():
-        return pretrained
-    return dataclasses.replace(pretrained, data=read_json(manifest).get("data", {}))
-
-
-def _read_saved_model(classifier: Classifier) -> Pretrained:
-    assets = Path(classifier.path) / "assets"
-    try:
-        config = read_config(assets / "config.yaml")
-        class_names = tuple(read_json(assets / "class_names.json"))
-        vocabulary = TextEncoder.load(config.text, assets / "vocabulary.txt").vocabulary
-        model = build_model(config.model, len(vocabulary), len(class_names))
-        assign_weights(model, _read_weights(classifier.saved_model, model))
-    except (AttributeError, ValueError, UserError) as error:
-        raise UserError(
-            f"init_from: the SavedModel {classifier.path} cannot be trained further: its weights and its assets/ "
-            f"do not belong together ({error})."
-        ) from None
-    return Pretrained(config, vocabulary, class_names, {name_of(v): v.numpy() for v in model.weights})
-
-
-def _read_weights(saved_model, model: keras.Model) -> dict[str, np.ndarray]:
-    """Returns the weights by name, from a SavedModel that has no names too: they stand in the order of the model's."""
-    if hasattr(saved_model, "weights"):
-        return {name: weight.numpy() for name, weight in saved_model.weights.items()}
-    stored = list(saved_model.variables)
-    if len(stored) != len(model.variables):
-        raise ValueError(f"{len(stored)} variables instead of {len(model.variables)}")
-    names = {v.path for v in model.weights}
-    return {name_of(v): value.numpy() for v, value in zip(model.variables, stored) if v.path in names}
 
 
 def find_seen_rows(before: dict, now: dict) -> str:

@@ -32,10 +32,11 @@ from keras_senti import (
     tensorboard,
     vectors,
 )
-from keras_senti.compact import Pretrained, is_compact, read_calibration, write_compact
+from keras_senti.compact import Pretrained, is_compact, read_calibration, read_pretrained, write_compact
 from keras_senti.config import Config, UserError, suggest
 from keras_senti.corpus import Corpus, load_corpus
 from keras_senti.data import Dataset, clean_label, format_check, map_label
+from keras_senti.folders import find_model
 from keras_senti.models import (
     build_language_model,
     build_model,
@@ -51,7 +52,7 @@ from keras_senti.pretraining import check_language_model, train_language_model
 from keras_senti.tables import Table
 from keras_senti.text import TextEncoder, make_simplifier
 from keras_senti.training import TrainedRun, make_predict, train_model
-from keras_senti.transfer import copy_weights, find_seen_rows, read_pretrained
+from keras_senti.transfer import copy_weights, find_seen_rows
 
 CHUNK_ROWS = 5000
 
@@ -503,15 +504,12 @@ def evaluate_stored(run_dir) -> str:
 def write_report(run_dir) -> str:
     """Writes report.html into the folder of a finished run, from its stored predictions; returns where it is.
 
-    The words of its mistakes are coloured, for which the model is needed; the report that training leaves does without.
-
     Raises:
-        UserError: see `report.write_run_report` and `explain.load_explainer`.
+        UserError: see `report.write_run_report`.
     """
     if read_config(Path(run_dir) / "config.yaml").task == "language_model":
         return "no report.html: a language model predicts words, not classes; TensorBoard has its curves"
-    explainer = explain.load_explainer(run_dir) if (Path(run_dir) / "saved_model").is_dir() else None
-    return f"the report: {report.write_run_report(run_dir, explainer and explainer.color_words)}"
+    return f"the report: {report.write_run_report(run_dir)}"
 
 
 def compare_stored(first_dir, second_dir) -> tuple[Path, str]:
@@ -552,10 +550,10 @@ def explain_texts(path, texts: list[str], class_name: str | None = None) -> tupl
     Raises:
         UserError: for a language model, an unfinished run or an unknown class, before anything is written.
     """
-    home = Path(path)
-    if not (home / "saved_model.pb").is_file():
-        _check_model_dir(home)
-    elif (home.parent / "manifest.json").is_file():
+    home, model = Path(path), find_model(path)
+    if model is None or model.path != home:
+        runs.check_run_dir(home)
+    elif model.is_saved_model and (home.parent / "manifest.json").is_file():
         home = home.parent
     explainer = explain.load_explainer(path)
     found = [explainer.explain(text, class_name) for text in tqdm(texts, "explaining", delay=2, disable=None)]

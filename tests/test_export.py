@@ -1,7 +1,9 @@
 import dataclasses
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +16,11 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_senti
+from keras_senti import devices, kernels, layers
 from keras_senti.compact import read_run, write_compact
 from keras_senti.config import Config, DataConfig, ModelConfig, TextConfig, UserError
 from keras_senti.evaluation import apply_temperature
-from keras_senti.export import export_model
+from keras_senti.export import TOKEN_IDS, export_model
 from keras_senti.models import build_model
 from keras_senti.parsing import read_config
 from keras_senti.pipeline import encode_texts, predict_in_batches
@@ -40,7 +43,7 @@ def test_strings_ids_keras_and_the_reloaded_file_give_the_same_probabilities(tra
     from_ids = saved.signatures["tokens"](token_ids=ids)["probabilities"].numpy()
     reloaded = keras.models.load_model(trained_run / "model.keras")
     in_batches = predict_in_batches(make_predict(reloaded), encode_texts(encoder, TEXTS), batch_size=2)
-    loaded = keras_senti.load(trained_run).predict_probabilities(TEXTS)
+    loaded = keras_senti.load(trained_run).predict_proba(TEXTS)
     for other in (from_ids, reloaded(ids).numpy(), in_batches, loaded):
         np.testing.assert_allclose(other, from_strings, atol=1e-6)
 
@@ -179,12 +182,129 @@ def test_predict_gives_a_table_in_the_order_of_the_texts_and_drops_none(trained_
     np.testing.assert_allclose(table.filter(like="probability_").sum(axis=1), 1, atol=1e-6)
 
 
-def test_predict_takes_one_string_and_an_empty_list_and_refuses_a_number(trained_run):
-    classifier = keras_senti.load(trained_run)
+@pytest.fixture(scope="module")
+def classifier(trained_run):
+    return keras_senti.load(trained_run)
+
+
+def test_predict_takes_whatever_is_one_text_or_several_in_order(classifier):
     assert len(classifier.predict("the film was great")) == 1
-    assert len(classifier.predict([])) == 0
-    with pytest.raises(UserError, match="entry 1 is int"):
-        classifier.predict(["a", 3])
+    assert len(classifier.predict([])) == 0 and classifier.predict_proba([]).shape == (0, 3)
+    expected = classifier.predict_proba(TEXTS)
+    assert expected.dtype == np.float32 and expected.shape == (6, 3)
+    for texts in (tuple(TEXTS), np.array(TEXTS), pd.Index(TEXTS), (text for text in TEXTS), {"a": TEXTS}["a"]):
+        table = classifier.predict(texts)
+        assert table["text"].tolist() == TEXTS
+        np.testing.assert_allclose(table.iloc[:, 2:], expected, atol=1e-6)
+    for rows in (1, 2, 100):  # each has a function of its own, of which one is for more rows
+        np.testing.assert_allclose(classifier.predict_proba(TEXTS[:1] * rows), expected[:1].repeat(rows, 0), atol=1e-6)
+
+
+def test_a_column_keeps_its_index(classifier):
+    column = pd.Series(TEXTS[:3], index=[7, 3, 5], name="review")
+    table = classifier.predict(column)
+    assert table.index.tolist() == [7, 3, 5] and table["text"].tolist() == TEXTS[:3]
+    assert table.loc[7, "label"] == "positive" and classifier.predict(column[:0]).empty
+
+
+@pytest.mark.parametrize(
+    "texts, message",
+    [
+        (["a", 3], r"entry 1 is int \(3\), expected a string"),
+        (["a", b"b"], r"entry 1 is bytes \(b'b'\), expected a string"),
+        (np.array([["a"]]), r"received array.* \(ndarray\), expected a string or a sequence"),
+        (3, r"received 3 \(int\), expected a string or a sequence of them"),
+        (None, r"received None \(NoneType\), expected a string"),
+        ({"a", "b"}, r"\(set\), expected a string or a sequence of them"),
+        (b"good", r'received bytes, expected a string: text\.decode\("utf-8"\)'),
+        ({"text": ["a"]}, r"received a dict, expected texts: predict\(list\(texts\.values\(\)\)\)"),
+        (pd.DataFrame({"id": [1], "review": ["a"]}), r'with the columns id, review, .* predict\(frame\["review"\]\)'),
+    ],
+)
+def test_what_is_no_text_is_refused_with_the_call_that_works(classifier, texts, message):
+    for ask in (classifier.predict, classifier.predict_proba):
+        with pytest.raises(UserError, match=f"predict: {message}"):
+            ask(texts)
+
+
+def test_a_classifier_says_what_it_is(classifier, trained_run):
+    assert re.fullmatch(
+        rf"Classifier\('{trained_run}', class_names=\['negative', 'neutral', 'positive'\], "
+        r"1 × bidirectional lstm of 8 units, \d\d tokens\)",
+        repr(classifier),
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_is_told_at_once_instead_of_waiting_for_ever(classifier, trained_run):
+    received, sent = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        for use in (lambda: classifier.predict("the film"), lambda: keras_senti.load(trained_run)):
+            try:
+                use()
+            except UserError as error:
+                os.write(sent, f"{error}\n".encode())
+        os._exit(0)
+    os.close(sent)
+    assert os.waitpid(child, 0)[1] == 0
+    with open(received) as file:
+        messages = file.read().splitlines()
+    assert len(messages) == 2 and set(messages) == {messages[0]}
+    assert re.search(r'forked from .* Load it in the child only, or .*get_context\("spawn"\)', messages[0])
+    assert len(classifier.predict("the film")) == 1  # here it goes on
+
+
+def test_a_batch_without_texts_or_tokens_gives_empty_arrays(saved):
+    served = saved.signatures["serving_default"](text=tf.constant([], tf.string))
+    assert {name: tuple(array.shape) for name, array in served.items()} == {
+        "probabilities": (0, 3), "calibrated_probabilities": (0, 3), "label": (0,)
+    }  # fmt: skip
+    assert saved.tokenize(tf.constant([], tf.string))["token_ids"].shape == (0, 0)
+    for shape in ((0, 0), (0, 5)):
+        for endpoint in (saved.tokens, saved.training):
+            assert endpoint(tf.zeros(shape, tf.int32))["probabilities"].shape == (0, 3)
+    nothing = saved.tokens(tf.zeros((2, 0), tf.int32))["probabilities"]  # as two texts without a token
+    np.testing.assert_allclose(nothing, saved.serve(tf.constant(["", " "]))["probabilities"], atol=1e-6)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_an_export_does_not_depend_on_the_threads_or_the_gpu_of_its_machine(monkeypatch, cell):
+    settings = ModelConfig(cell=cell, units=2, embedding_dim=2, pooling="mean", bidirectional=False)
+    graphs = []
+    monkeypatch.setattr(kernels, "MOST_PARTS", 4)  # as in the program
+    for kind, threads in (("cpu", 1), ("cpu", 16), ("gpu", 4)):
+        monkeypatch.setattr(devices, "count_threads", lambda: threads)
+        monkeypatch.setattr(devices, "find_device_kind", lambda: kind)
+        model = build_model(settings, 5, 2, "serving")
+        operations = []
+        for training in (False, True):
+            traced = tf.function(lambda ids: model(ids, training=training), input_signature=[TOKEN_IDS])
+            graph = traced.get_concrete_function().graph.as_graph_def()
+            operations += [node.op for function in graph.library.function for node in function.node_def]
+            operations += [node.op for node in graph.node]
+        graphs.append(sorted(operations))
+    assert len(graphs[0]) > 100 and graphs[0] == graphs[1] == graphs[2]
+
+
+def test_the_keras_file_loads_in_a_process_that_has_imported_our_layers(trained_run):
+    code = (
+        "import sys, keras\n"
+        f"path = {str(trained_run / 'model.keras')!r}\n"
+        "try:\n    keras.models.load_model(path)\nexcept TypeError as error:\n    print(error)\n"
+        "import keras_senti.layers\n"
+        "print('shape', keras.models.load_model(path)(keras.ops.ones((2, 3), 'int32')).shape)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=README.parent)
+    assert done.returncode == 0, done.stderr[-2000:]
+    # Keras' own words, of which the module to import is ours.
+    assert "make sure they are all imported" in done.stdout and "'module': 'keras_senti.layers'" in done.stdout
+    assert "shape (2, 3)" in done.stdout
+    ours = [item for item in vars(layers).values() if getattr(item, "__module__", "") == layers.__name__]
+    for layer in (item for item in ours if isinstance(item, type) and not item.__name__.startswith("_")):
+        assert keras.saving.get_registered_name(layer) == f"keras_senti>{layer.__name__}"
 
 
 def test_chunks_change_nothing(trained_run):
@@ -205,9 +325,7 @@ def test_a_language_model_has_no_classes_to_predict(language_model, tmp_path):
     (tmp_path / "run").mkdir()
     write_compact(tmp_path / "run" / "encoder", language_model)
     for path in (tmp_path / "run", tmp_path / "run" / "encoder"):
-        with pytest.raises(
-            UserError, match=r"encoder: a language model: it has no classes\. Fine-tune it .*--init_from"
-        ):
+        with pytest.raises(UserError, match=r": a language model: it has no classes\. Fine-tune it .*--init_from"):
             keras_senti.load(path)
 
 
@@ -216,7 +334,7 @@ def test_a_compact_folder_whose_settings_are_of_another_model_is_refused(trained
     config = tmp_path / "compact" / "config.yaml"
     config.write_text(config.read_text().replace("units: 8", "units: 9"))
     message = (
-        r"compact: its parts do not belong together: of config\.yaml and weights\.npz, the weight .* has the shape"
+        r"weights\.npz does not belong to the config\.yaml, .* has the shape \(6, 32\), expected \(6, 36\)\. Bring"
     )
     with pytest.raises(UserError, match=message):
         keras_senti.load(tmp_path / "compact")
@@ -235,10 +353,13 @@ def test_a_compact_folder_that_needs_opencc_says_so(trained_run, tmp_path, monke
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         keras_senti.load(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"has no saved_model and no weights\.npz\. Expected a run folder"):
+    with pytest.raises(UserError, match=r"has no weights\.npz and no saved_model\. Expected a run folder"):
         keras_senti.load(tmp_path)
     module = tf.Module()
     module.f = tf.function(lambda x: x, input_signature=[tf.TensorSpec([], tf.float32)])
     tf.saved_model.save(module, str(tmp_path / "foreign"))
-    with pytest.raises(UserError, match="was not written by keras_senti"):
+    with pytest.raises(
+        UserError,
+        match=r"foreign: has no assets/config\.yaml\. Expected a SavedModel that keras_senti wrote\. .* its author's",
+    ):
         keras_senti.load(tmp_path / "foreign")

@@ -6,7 +6,7 @@ import pytest
 
 import keras_senti
 from keras_senti import pretraining, workflow
-from keras_senti.compact import read_compact
+from keras_senti.compact import read_pretrained
 from keras_senti.config import UserError
 from keras_senti.corpus import load_corpus
 from keras_senti.models import build_language_model, name_of
@@ -137,7 +137,7 @@ def test_a_profile_of_the_steps_that_are_asked_for_lies_beside_the_curves(langua
 
 def test_the_perplexity_is_that_of_its_encoder_by_hand(language_model, settings):
 
-    stored = read_compact(language_model / "encoder")
+    stored = read_pretrained(language_model / "encoder")
     held_out = load_corpus(parse_config(settings)).encoded["validation"]
     w = stored.weights
     lstm = keras.layers.LSTM(8, return_sequences=True)
@@ -187,7 +187,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_encoder(
 
 def test_the_model_makes_up_texts_of_known_tokens(language_model):
 
-    stored = read_compact(language_model / "encoder")
+    stored = read_pretrained(language_model / "encoder")
     model = build_language_model(stored.config.model, stored.config.pretrain, len(stored.vocabulary), 4)
     texts = sample_texts(model, stored.vocabulary, " ", seed=0)
     assert len(texts) == 4 and texts == sample_texts(model, stored.vocabulary, " ", seed=0)
@@ -234,7 +234,7 @@ def test_a_language_model_goes_on_from_another_one(settings, language_model, tmp
     drop = ("--model.units", "--model.embedding_dim", "--model.bidirectional")
     words = [word for pair in zip(settings[::2], settings[1::2]) if pair[0] not in drop for word in pair]
     pretrain(words, tmp_path / "run", *short.split(), "--init_from", language_model)
-    before, after = (read_compact(run / "encoder").weights for run in (language_model, tmp_path / "run"))
+    before, after = (read_pretrained(run / "encoder").weights for run in (language_model, tmp_path / "run"))
     assert before.keys() == after.keys()
     for name, weight in before.items():
         np.testing.assert_allclose(after[name], weight, atol=1e-5, err_msg=name)
@@ -258,7 +258,7 @@ def test_a_classifier_begins_with_the_weights_of_a_pre_training_run_and_learns(
     assert "init_from: 4 weights from tiny_lm; starting anew: head\n" in shown  # concat pooling has no weights
     assert "WARNING: the model in init_from" not in shown  # it has read this train part
     ((model, before, first),) = begun
-    encoder = read_compact(language_model / "encoder")
+    encoder = read_pretrained(language_model / "encoder")
     names = {name for name in encoder.weights if not name.startswith("output/")}
     assert len(names) == 4 and names < before.keys()
     for name in names:
@@ -270,7 +270,7 @@ def test_a_classifier_begins_with_the_weights_of_a_pre_training_run_and_learns(
 
 
 def test_an_encoder_knows_the_data_that_it_was_trained_on(language_model, tiny_csv):
-    data = read_compact(language_model / "encoder").data
+    data = read_pretrained(language_model / "encoder").data
     assert data["sha256"] == {"reviews.csv": compute_sha256(tiny_csv)} and set(data) == {"sha256", "split_sha256"}
 
 
@@ -286,4 +286,4 @@ def test_rows_without_label_are_counted_and_read_if_their_file_is_named_for_it(s
     assert message not in capsys.readouterr().out
     data = read_manifest(run_dir)["data"]
     assert data["rows"]["unlabeled"] == 9 and data["unlabeled_sha256"] == compute_sha256(path)
-    assert read_compact(run_dir / "encoder").data["unlabeled_sha256"] == data["unlabeled_sha256"]
+    assert read_pretrained(run_dir / "encoder").data["unlabeled_sha256"] == data["unlabeled_sha256"]

@@ -7,10 +7,10 @@ import pytest
 from conftest import ROOT
 
 import keras_senti
-from keras_senti.compact import read_compact
+from keras_senti.compact import read_pretrained
 from keras_senti.models import build_model
 from keras_senti.parsing import parse_config
-from keras_senti.transfer import copy_weights, read_pretrained
+from keras_senti.transfer import copy_weights
 
 CLASSIFIER, ENCODER = ROOT / "pretrained" / "imdb_classifier", ROOT / "pretrained" / "imdb_encoder"
 
@@ -34,7 +34,7 @@ def test_a_classifier_begins_with_the_shipped_encoder(monkeypatch):
 
 @pytest.mark.parametrize("folder", [CLASSIFIER, ENCODER])
 def test_what_is_shipped_knows_what_it_has_learned_from_and_says_it_on_its_card(folder):
-    assert read_compact(folder).data == json.loads((folder / "data.json").read_text())
+    assert read_pretrained(folder).data == json.loads((folder / "data.json").read_text())
     card = (folder / "README.md").read_text()
     for word in ("made by", "recipe", "data", "time", "What it is bad at", "Licence", "Maas et al. 2011"):
         assert word in card

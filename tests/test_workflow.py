@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 import evaluate
-from keras_senti import evaluation, workflow
+from keras_senti import compact, evaluation, workflow
 from keras_senti.compact import read_run, write_compact
 from keras_senti.config import Config, UserError
 from keras_senti.parsing import parse_config, read_config
@@ -108,7 +108,10 @@ def test_no_text_is_in_two_parts_and_the_vocabulary_is_that_of_the_train_part(tr
     assert set(vocabulary) == {word for text in train for word in text.split()}
 
 
-def test_evaluating_a_run_draws_its_score_from_stored_predictions_and_changes_nothing(trained_run, tmp_path):
+def test_evaluating_a_run_draws_its_score_from_stored_predictions_and_changes_nothing(trained_run, monkeypatch):
+    monkeypatch.setattr(compact, "read_pretrained", lambda path: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(workflow.explain, "read_pretrained", compact.read_pretrained)
+    monkeypatch.setattr(workflow.export, "read_pretrained", compact.read_pretrained)
     before = fingerprint(trained_run)
     shown = workflow.evaluate_stored(trained_run)
     assert workflow.write_report(trained_run) == f"the report: {trained_run / 'report.html'}"
@@ -117,14 +120,6 @@ def test_evaluating_a_run_draws_its_score_from_stored_predictions_and_changes_no
     assert f"{error:.3f} after scaling (temperature" in shown
     assert f"accuracy {metrics['test']['accuracy']:.3f}" in shown and "words_characters" in shown
     assert fingerprint(trained_run) == before
-
-
-def test_the_report_is_given_the_means_to_color_words(trained_run, monkeypatch):
-    given = []
-    monkeypatch.setattr(workflow.report, "write_run_report", lambda run_dir, color_words: given.append(color_words))
-    workflow.write_report(trained_run)
-    (pieces,) = given[0](["so good"], [2])
-    assert [piece for piece, _ in pieces] == ["so", " good"] and any(weight for _, weight in pieces)
 
 
 @pytest.mark.slow
