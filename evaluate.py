@@ -36,7 +36,12 @@ def main(argv):
         metavar="C",
         help="default: as in the run's settings, if the file has it; empty: no labels",
     )
-    add("--data.label_map", dest="label_map", type=_mapping, help='e.g. \'{"0": negative, "1": positive}\'')
+    add(
+        "--data.label_map",
+        dest="label_map",
+        type=_mapping,
+        help='e.g. \'{"0": negative, "9": null}\'; null: not scored',
+    )
     options = parser.parse_args(_join_values(argv, [name for a in parser._actions for name in a.option_strings]))
     if options.csv is None and (options.text_column or options.label_column is not None or options.label_map):
         raise UserError("--data.*: received settings of a file but no file. Add --data.csv FILE.")
@@ -87,14 +92,14 @@ def _join_values(argv: list[str], names: list[str]) -> list[str]:
     return joined
 
 
-def _mapping(text: str) -> dict[str, str]:
+def _mapping(text: str) -> dict[str, str | None]:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = None
     if not isinstance(value, dict) or any(isinstance(key, bool) for key in value):
         raise argparse.ArgumentTypeError(f'expected labels in quotes, such as {{"no": negative}}, received {text}')
-    return {str(key): str(name) for key, name in value.items()}
+    return {str(key): None if name is None else str(name) for key, name in value.items()}
 
 
 if __name__ == "__main__":

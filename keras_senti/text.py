@@ -6,6 +6,7 @@ ids. Words: `token_ids` (batch, time) int32; id 0 is padding, id 1 is [UNK], an 
 
 import functools
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -41,16 +42,30 @@ _ANY_ENTITY = r"&(?:[A-Za-z][A-Za-z0-9]*|#[0-9]+|#[xX][0-9A-Fa-f]+);"
 _URL = r"(?i)\b(?:https?://|www\.)[!-~]+"  # ASCII only: Chinese text may follow without a space
 _MENTION = r"(^|[^\pL\pN_@.])@[\pL\pN_]+"  # not in name@example.org; a {1,30} here runs RE2 out of memory
 _APOSTROPHE = r"([\pL\pN])['’]([\pL\pN])"
+_RANGES = {
+    "Chinese or Japanese": "\u3040-\u30ff\u3400-\u9fff",
+    "Thai": "\u0e00-\u0e7f",
+    "Lao": "\u0e80-\u0eff",
+    "Burmese": "\u1000-\u109f",
+    "Khmer": "\u1780-\u17ff",
+}
+_CODES = 2**21  # more than there are code points
 _LETTER_APOSTROPHE = "ʼ"  # U+02BC counts as a letter, so it survives the splitting of punctuation
 _PLACEHOLDER = r"\[URL\]|\[USER\]"
-_HAN_OR_KANA = r"([\p{Han}\p{Hiragana}\p{Katakana}])"
+# Scripts whose words have no spaces between them; a vowel sign or tone mark stays with the letter that bears it.
+_UNSPACED = "Thai Lao Khmer Myanmar Tai_Le New_Tai_Lue Tai_Tham Tai_Viet Javanese Balinese".split()
+_WITHOUT_SPACES = (
+    r"([\p{Han}\p{Hiragana}\p{Katakana}]|(?:"
+    + "|".join(rf"[^\P{{{script}}}\p{{M}}\p{{N}}]" for script in _UNSPACED)  # of the script, no mark, no digit
+    + r")\p{M}*)"
+)
 
 
 def read_stop_words(setting: str | list[str]) -> list[str]:
     """Returns the words that `text.stop_words` names; see `read_words` for what can be wrong."""
     if setting == "english":
         return sorted(word for word in ENGLISH_STOP_WORDS if word not in NEGATIONS)
-    return read_words(setting)
+    return [unicodedata.normalize("NFC", word) for word in read_words(setting)]
 
 
 def standardize(texts: tf.Tensor, settings: TextConfig) -> tf.Tensor:
@@ -68,6 +83,7 @@ def standardize(texts: tf.Tensor, settings: TextConfig) -> tf.Tensor:
     texts = replace(texts, r"\x00", " ")
     if settings.strip_control_characters:
         texts = replace(replace(texts, r"\p{Cc}", " "), _INVISIBLE, "")
+    texts = compose(texts)
     if settings.fold_full_width:
         texts = _fold_full_width(texts)
     if settings.simplify_chinese:
@@ -112,6 +128,60 @@ def _map_characters(texts: tf.Tensor, table: np.ndarray) -> tf.Tensor:
     return tf.strings.unicode_encode(characters.with_flat_values(code), "UTF-8")
 
 
+def compose(texts: tf.Tensor) -> tf.Tensor:
+    """Joins letters and the accents that follow them into one character each, as Unicode's NFC does.
+
+    An accent that does not follow at once, as behind another one that joins nothing, stays. So do characters that NFC
+    replaces by others or takes apart. Texts (batch,) without such accents cost one search for them.
+    """
+    has_marks = tf.reduce_any(tf.strings.regex_full_match(texts, rf"(?s).*[{_make_compositions()[2]}].*"))
+    return tf.cond(has_marks, lambda: _compose(texts), lambda: texts)
+
+
+def _compose(texts: tf.Tensor) -> tf.Tensor:
+    keys, values, _ = _make_compositions()
+    characters = tf.strings.unicode_decode(texts, "UTF-8")
+    for _ in range(3):  # accents on one letter
+        code, row = characters.flat_values, characters.value_rowids()
+        following = tf.concat([tf.where(row[1:] == row[:-1], code[1:], 0), tf.zeros_like(code[:1])], 0)
+        pair = tf.cast(code, tf.int64) * _CODES + tf.cast(following, tf.int64)
+        index = tf.minimum(tf.searchsorted(keys, pair), len(keys) - 1)
+        joined = tf.where(tf.gather(keys, index) == pair, tf.gather(values, index), 0)
+        # Hangul has a formula: 19 initials, 21 vowels, and 27 finals or none (The Unicode Standard, 3.12).
+        initial, vowel, final, syllable = code - 0x1100, following - 0x1161, following - 0x11A7, code - 0xAC00
+        has_vowel = (initial >= 0) & (initial < 19) & (vowel >= 0) & (vowel < 21)
+        joined = tf.where(has_vowel, 0xAC00 + (initial * 21 + vowel) * 28, joined)
+        has_final = (syllable >= 0) & (syllable < 11172) & (syllable % 28 == 0) & (final > 0) & (final < 28)
+        joined = tf.where(has_final, code + final, joined)
+        stays = tf.concat([tf.ones_like(joined[:1], tf.bool), joined[:-1] == 0], 0)
+        code = tf.where(joined > 0, joined, code)
+        characters = tf.ragged.boolean_mask(characters.with_flat_values(code), characters.with_flat_values(stays))
+    return tf.strings.unicode_encode(characters, "UTF-8")
+
+
+@functools.cache
+def _make_compositions() -> tuple[np.ndarray, np.ndarray, str]:
+    """Returns what two characters compose to, but for Hangul, and the second ones as a class of characters for RE2.
+
+    Returns: ((pairs,) int64 ascending, first · _CODES + second; (pairs,) int32, the character they make; the class).
+    """
+    made = {}
+    for code in range(0xC0, 0x3100):  # beyond are Hangul, what NFC does not compose, and a few rare scripts
+        parts = unicodedata.decomposition(chr(code)).split()
+        if len(parts) == 2 and parts[0][0] != "<" and unicodedata.normalize("NFC", chr(code)) == chr(code):
+            first, second = (int(part, 16) for part in parts)
+            made[first, second] = code
+    seconds = sorted({second for _, second in made})
+    for first in set(made.values()):  # accents in another order: â and a dot below, which is ạ and a circumflex
+        for second in seconds:
+            if len(both := unicodedata.normalize("NFC", chr(first) + chr(second))) == 1:
+                made[first, second] = ord(both)
+    pairs = sorted((first * _CODES + second, code) for (first, second), code in made.items())
+    keys, values = (np.array(column) for column in zip(*pairs))
+    marks = "".join(rf"\x{{{code:X}}}" for code in seconds) + r"\x{1161}-\x{1175}\x{11A8}-\x{11C2}"
+    return keys.astype(np.int64), values.astype(np.int32), marks
+
+
 @functools.cache
 def make_simplifier() -> np.ndarray:
     """Returns (65536,) int32, the code point of the simplified form of each traditional Chinese character.
@@ -136,13 +206,22 @@ def make_simplifier() -> np.ndarray:
     return table
 
 
+def find_script_without_spaces(texts: list[str]) -> str | None:
+    """Returns the script, written without spaces between words, that most letters of the texts are of, or None."""
+    letters = "".join(c for t in texts for c in t if c.isalpha())
+    for name, ranges in _RANGES.items():
+        if len(re.findall(f"[{ranges}]", letters)) > len(letters) / 2:
+            return name
+    return None
+
+
 def split_tokens(texts: tf.Tensor, settings: TextConfig) -> tf.RaggedTensor:
     """Splits standardised strings (batch,) into tokens (batch, None) string, stop words removed."""
     if settings.split == "character":
         tokens = tf.strings.unicode_split(texts, "UTF-8")
     else:
         if settings.split == "mixed":
-            texts = tf.strings.regex_replace(texts, _HAN_OR_KANA, r" \1 ")
+            texts = tf.strings.regex_replace(texts, _WITHOUT_SPACES, r" \1 ")
         tokens = tf.strings.split(texts)
     if settings.stop_words is not None:
         # No look-up table, which the graph would have to carry: one regular expression that a stop word fills.
@@ -167,7 +246,7 @@ class TextEncoder:
     def __init__(self, settings: TextConfig, vocabulary: list[str]):
         check_vocabulary(vocabulary)
         self.settings, self.vocabulary = settings, list(vocabulary)
-        self.vectorizer = _build_vectorizer(settings, vocabulary=self.vocabulary[2:])
+        self.vectorizer = _build_vectorizer(settings, vocabulary=_compose_tokens(self.vocabulary[2:]))
 
     def __call__(self, texts) -> tf.Tensor:
         return self.encode(texts).to_tensor(0)
@@ -232,6 +311,18 @@ def check_vocabulary(vocabulary: list[str]):
     if len(set(vocabulary)) < len(vocabulary):
         twice = next(token for token, count in Counter(vocabulary).items() if count > 1)
         raise UserError(f"vocabulary: received the token {twice!r} twice, expected each once.")
+
+
+def _compose_tokens(tokens: list[str]) -> list[str]:
+    """Returns the tokens as `standardize` leaves them now: an older vocabulary may hold letters apart from accents."""
+    known = set(tokens)
+    for i, token in enumerate(tokens):
+        if not token.isascii() and not unicodedata.is_normalized("NFC", token):
+            composed = compose(tf.constant([token])).numpy()[0].decode()
+            if composed not in known:
+                known.add(composed)
+                tokens = [*tokens[:i], composed, *tokens[i + 1 :]]
+    return tokens
 
 
 def fit_vocabulary(settings: TextConfig, batches) -> list[str]:

@@ -35,7 +35,16 @@ from keras_senti import (
 from keras_senti.compact import Pretrained, is_compact, read_calibration, read_pretrained, write_compact
 from keras_senti.config import Config, UserError, suggest
 from keras_senti.corpus import Corpus, load_corpus
-from keras_senti.data import Dataset, clean_label, format_check, map_label
+from keras_senti.data import (
+    Dataset,
+    clean_label,
+    clean_label_map,
+    describe_reading,
+    format_check,
+    format_reading,
+    map_label,
+    read_label,
+)
 from keras_senti.folders import find_model
 from keras_senti.models import (
     build_language_model,
@@ -49,12 +58,13 @@ from keras_senti.parsing import check_settings, read_config, settle, write_yaml
 from keras_senti.pipeline import Bucket, find_bucket, predict_in_batches
 from keras_senti.predictions import read_parts
 from keras_senti.pretraining import check_language_model, train_language_model
-from keras_senti.tables import Table
+from keras_senti.tables import Table, read_text
 from keras_senti.text import TextEncoder, make_simplifier
 from keras_senti.training import TrainedRun, make_predict, train_model
 from keras_senti.transfer import copy_weights, find_seen_rows
 
 CHUNK_ROWS = 5000
+NO_LABEL, LEFT_OUT = -1, -2  # instead of the index of a class
 
 
 def train_run(config: Config) -> Path | None:
@@ -572,14 +582,15 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
 
     The folder has predictions.csv, metrics.json and report.html.
 
-    All input columns are kept; `predicted` and `probability_<class>` are added. No row is dropped: one without text is
-    predicted as [UNK], one without label is predicted and not scored. Texts are read in chunks; of a row only its label
-    and probabilities stay in memory.
+    All input columns are kept; `predicted` and `probability_<class>` are added. No row is dropped but those that repeat
+    the header: one without text is predicted as [UNK], one without label is predicted and not scored. Texts are read in
+    chunks; of a row only its label and probabilities stay in memory.
 
     Args:
         run_dir: run folder or compact folder.
         text_column, label_column, label_map: None: as in the run's settings. A label column that the run's settings
-            name, but the file lacks, means that there are no labels; so does label_column "".
+            name, but the file lacks, means that there are no labels; so does label_column "". A label that label_map
+            gives as None is not scored.
     Returns: (folder, what to print).
     Raises:
         UserError: for a damaged file, a missing column or an unknown label, before anything is written.
@@ -588,16 +599,26 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
     run_dir, class_names = Path(run_dir), model.class_names
     settings = read_config(run_dir / "config.yaml").data
     table = Table(csv_file)
-    text_column, label_map = text_column or settings.text_column, label_map or settings.label_map
+    text_column, label_map = text_column or settings.text_column, clean_label_map(label_map or settings.label_map)
     table.require_column(text_column, "--data.text_column")
     if label_column:
         table.require_column(label_column, "--data.label_column")
     if label_column == "":
         label_column = None
-    elif label_column is None and settings.label_column in table.columns:
-        label_column = settings.label_column
+    elif label_column is None:
+        with contextlib.suppress(UserError):
+            table.require_column(settings.label_column, "--data.label_column")
+            label_column = settings.label_column
     # The first pass finds whatever is wrong with the file before the slow second one begins.
-    labels = np.array([_read_label(table, row, line, label_column, label_map, class_names) for line, row in table], int)
+    # An older model's names may not be as labels are read now.
+    index = {clean_label(name): i for i, name in enumerate(class_names)} | {n: i for i, n in enumerate(class_names)}
+    labels = []
+    for line, row in table:
+        where = f"{table.path}, line {line}"
+        read_text(row, text_column, where)
+        labels.append(_read_class(row, where, label_column, label_map, class_names, index))
+    labels = np.array(labels, int)
+    notes = describe_reading(table, label_column, label_map or class_names)
     if not len(labels):
         raise UserError(f"{csv_file}: has no rows. Is it the right file?")
     folder = runs.create_stamped_dir(run_dir / "evaluations", f"{table.path.name}-")
@@ -607,17 +628,22 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
         "file": str(csv_file),
         "sha256": runs.compute_sha256(csv_file),
         "rows": len(labels),
-        "rows_without_label": int((~labelled).sum()),
+        "rows_without_label": int((labels == NO_LABEL).sum()),
+        "rows_left_out": int((labels == LEFT_OUT).sum()),
+        "reading": notes,
     }
     lines = [f"{len(labels):,} rows predicted"]
     if labelled.any():
         scores = _compute_scores(labels[labelled], probabilities[labelled], class_names, model.calibration)
         result["scores"] = scores
         lines = [evaluation.format_metrics(scores, class_names, str(csv_file))]
-        if not labelled.all():
-            lines.append(f"{(~labelled).sum():,} rows have no label: predicted, not scored")
+        if unlabelled := result["rows_without_label"]:
+            lines.append(f"{unlabelled:,} rows have no label: predicted, not scored")
     else:
         lines.append("no labels: predictions only")
+    if left_out := result["rows_left_out"]:
+        lines.append(f"{left_out:,} rows have a label that label_map leaves out: predicted, not scored")
+    lines += format_reading(notes)
     runs.write_json(folder / "metrics.json", result)
     columns = text_column, [name for name in table.columns if name not in (text_column, label_column)]
     found = labels, probabilities, model.calibration
@@ -626,21 +652,23 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
     return folder, "\n".join(lines)
 
 
-def _read_label(table: Table, row: dict, line: int, label_column, label_map, class_names) -> int:
-    """Returns the class index of a row, -1 without a label."""
-    raw = clean_label(row.get(label_column)) if label_column else ""
+def _read_class(row: dict, where: str, label_column, label_map, class_names, index: dict[str, int]) -> int:
+    """Returns the class index of a row, NO_LABEL, or LEFT_OUT."""
+    _, raw = read_label(row, label_column, label_map, where) if label_column else ("", "")
     if not raw:
-        return -1
+        return NO_LABEL
     # As in training the map comes first; a label that it does not name may be a class name already.
-    known = label_map and raw not in label_map and raw in class_names
-    name = raw if known else map_label(raw, label_map, f"{table.path}, line {line}")
-    if name not in class_names:
+    known = label_map and raw not in label_map and raw in index
+    name = raw if known else map_label(raw, label_map, where)
+    if name is None:
+        return LEFT_OUT
+    if name not in index:
         raise UserError(
-            f"{table.path}, line {line}: unknown label '{name}', but this model knows {', '.join(class_names)}."
+            f"{where}: unknown label '{name}', but this model knows {', '.join(class_names)}."
             f"{suggest(name, class_names)} Translate every label with --data.label_map '{{\"{raw}\": CLASS, ...}}', or "
             "predict without scoring: --data.label_column ''."
         )
-    return class_names.index(name)
+    return index[name]
 
 
 def _write_predictions(model, table: Table, text_column: str, rows: int, folder: Path) -> np.ndarray:
@@ -652,7 +680,8 @@ def _write_predictions(model, table: Table, text_column: str, rows: int, folder:
         for number, (_, row) in enumerate(table, 1):
             chunk.append(row)
             if len(chunk) == CHUNK_ROWS or number == rows:
-                predicted = model.predict([row.get(text_column) for row in chunk]).drop(columns="text")
+                texts = [read_text(row, text_column, str(table.path)) for row in chunk]
+                predicted = model.predict(texts).drop(columns="text")
                 frame = pd.DataFrame(chunk, columns=table.columns)
                 both = pd.concat([frame, predicted.set_axis(added, axis=1)], axis=1)
                 file.write(_to_csv(both, header=False))

@@ -1,0 +1,116 @@
+"""What a file that cannot be read as it stands probably is, and the line of pandas that makes it one that can."""
+
+import re
+
+# First bytes → what it is, and the function of pandas that reads it; None: none does.
+_FORMATS = {
+    b"PAR1": ("a Parquet file", "read_parquet"),
+    b"ARROW1": ("an Arrow (Feather) file", "read_feather"),
+    b"FEA1": ("a Feather file", "read_feather"),
+    b"ORC": ("an ORC file", "read_orc"),
+    b"\xd0\xcf\x11\xe0": ("an Excel workbook (.xls)", "read_excel"),
+    b"\x89HDF": ("an HDF5 file", "read_hdf"),
+    b"SQLite format 3": ("an SQLite database", None),
+    b"\x80\x04\x95": ("a Python pickle, which runs its author's code when it is read", None),
+    b"\x80\x05\x95": ("a Python pickle, which runs its author's code when it is read", None),
+    b"\x93NUMPY": ("a NumPy array", None),
+    b"BZh": ("a bzip2 file", "read_csv"),
+    b"\x28\xb5\x2f\xfd": ("a Zstandard file", "read_csv"),
+    b"7z\xbc\xaf": ("a 7z archive", None),
+    b"Rar!": ("a RAR archive", None),
+    b"%PDF": ("a PDF", None),
+    b"\x89PNG": ("a picture", None),
+}
+_ZIPPED = {
+    ".xlsx": ("an Excel workbook", "read_excel"),
+    ".xlsm": ("an Excel workbook", "read_excel"),
+    ".ods": ("an OpenDocument table", "read_excel"),
+}
+
+
+def describe_format(head: bytes, path) -> tuple[str, str] | None:
+    """Returns what a file is that is no text, and the remedy; None if its first bytes may be text."""
+    found = next((what for magic, what in _FORMATS.items() if head.startswith(magic)), None)
+    if head.startswith(b"PK\x03\x04"):
+        is_excel = head[30:].startswith((b"[Content_Types]", b"xl/", b"_rels/"))
+        found = _ZIPPED.get(path.suffix.lower(), _ZIPPED[".xlsx"] if is_excel else ("a zip archive", "read_csv"))
+    if found is None:
+        return None
+    what, function = found
+    if function is None:
+        return what, "Export its table as CSV."
+    unpack = "Unpack it, or convert" if function == "read_csv" else "Convert"
+    call = f"pandas.{function}({path.name!r}).to_csv({path.stem + '.csv'!r}, index=False)"
+    return what, f"{unpack} it to CSV with pandas: {call}"
+
+
+def suggest_conversion(path, separator: str | None, encoding: str | None) -> str:
+    """Returns a sentence with the line of pandas that saves a file with commas and in UTF-8."""
+    options = [repr(path.name)]
+    if separator:
+        options += [f"sep={separator!r}"] if len(separator) == 1 else [f"sep={re.escape(separator)!r}, engine='python'"]
+    options += [f"encoding={encoding!r}"] if encoding else []
+    name = path.name.split(".")[0] + "-utf8.csv"
+    return (
+        f"Save it with commas and in UTF-8, such as with pandas: pandas.read_csv({', '.join(options)}, dtype=str, "
+        f"keep_default_na=False).to_csv({name!r}, index=False)"
+    )
+
+
+def guess_separator(lines: list[str], expected: str, column: str = "") -> str | None:
+    """Returns what separates the fields of the first lines, if it is not what was expected, or None.
+
+    Args:
+        column: the name of a column that the header should have; "": not known.
+    """
+    lines = [line for line in lines[:20] if line.strip()]
+    if not lines:
+        return None
+    names = [name.strip(' "') for name in lines[0].split(expected)]
+    if column in names or (not column and len(names) > 1):
+        return None
+    for separator in sorted(set(re.findall(r"""[^\w\s"'.-]+|[\t\x01| ]""", lines[0])) - {expected}, key=len):
+        cells = [name.strip(' "') for name in lines[0].split(separator)]
+        count = lines[0].count(separator)
+        if column in cells or (separator != " " and all(line.count(separator) == count for line in lines)):
+            return separator
+    return None
+
+
+def guess_encoding(sample: bytes) -> str | None:
+    """Returns the probable encoding of bytes that are not UTF-8, None if they are.
+
+    Each is tried in turn: what its bytes mean there must be mostly what is common in that writing.
+    """
+    sample = sample[: sample.rfind(b"\n") + 1] or sample
+    try:
+        return sample.decode("utf-8") and None
+    except UnicodeDecodeError:
+        pass
+    for name, is_common, least in _ENCODINGS:
+        try:
+            text = sample.decode(name)
+        except UnicodeDecodeError:
+            continue
+        foreign = [c for c in text if c > "\x7f"][:20_000]
+        if sum(map(is_common, foreign)) >= least * len(foreign):
+            return name
+    return "cp1252"
+
+
+def _is_in_rows(encoding: str, low: int, high: int):
+    def is_common(character: str) -> bool:
+        code = character.encode(encoding, "ignore")
+        return len(code) == 2 and (low <= code[0] <= high or 0xA1 <= code[0] <= 0xA3)
+
+    return is_common
+
+
+_ENCODINGS = [
+    ("euc_kr", lambda c: "가" <= c <= "힣", 0.9),
+    ("shift_jis", lambda c: "ぁ" <= c <= "ヿ" or c in "、。", 0.3),
+    ("gb18030", _is_in_rows("gb2312", 0xB0, 0xD7), 0.8),  # the 3,755 common characters, and marks
+    ("big5", _is_in_rows("big5", 0xA4, 0xC6), 0.8),
+    ("cp1251", lambda c: "а" <= c <= "я", 0.6),
+    ("koi8_r", lambda c: "а" <= c <= "я", 0.6),
+]
