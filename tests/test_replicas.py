@@ -452,8 +452,8 @@ def test_after_sigterm_to_launch_the_workers_leave_a_checkpoint_and_can_be_resum
     words = make_words(tmp_path, "--train.epochs", "500")
     run_dir = tmp_path / "run"
     launched = subprocess.Popen(
-        [*MODES["workers"], *words, "--run_dir", str(run_dir)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        text=True,
+        [*MODES["workers"], *words, "--run_dir", str(run_dir)], cwd=ROOT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 200
     while not list(run_dir.glob("checkpoints/step-*.npz")) and time.monotonic() < deadline:
