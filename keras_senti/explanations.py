@@ -47,7 +47,7 @@ def format_explanation(explanation: Explanation, color: bool) -> str:
     """Returns lines for the terminal: the prediction, the words by their integrated gradients, the strongest, notes."""
     name = _plain(explanation.class_name)
     lines = [
-        ", ".join(f"{_plain(explanation.class_names[i])} {p:.3f}" for i, p in _rank(explanation.probabilities)),
+        ", ".join(f"{_plain(explanation.class_names[i])} {p:.3f}" for i, p in _rank(explanation.probabilities)[:10]),
         f"{'green' if color else '+'} speaks for {name}, {'red' if color else '-'} against it:",
         format_words(explanation, explanation.gradients, color),
         *_list_strongest(explanation),

@@ -547,6 +547,8 @@ def evaluate_texts(run_dir, texts: list[str]) -> str:
     """Returns the table of a few texts for the terminal. The model may be in a compact folder too."""
     table = export.load(_check_model_dir(run_dir)).predict(texts)
     table["text"] = [text if len(text) <= 60 else text[:59] + "…" for text in texts]
+    if len(table.columns) > 2 + evaluation.LISTED_CLASSES:
+        table = table[["text", "label"]].assign(probability=table.iloc[:, 2:].max(axis=1))
     return table.to_string(index=False, float_format="{:.3f}".format)
 
 

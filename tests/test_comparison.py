@@ -60,6 +60,19 @@ def test_the_order_of_classes_and_a_test_part_that_one_lacks_do_not_matter(tmp_p
     assert "There is no text that only A has right" in read_shown((folder / "compare.html").read_text())
 
 
+def test_of_many_classes_those_that_differ_most_are_drawn(tmp_path):
+    names = [f"class {i}" for i in range(30)]
+    labels, probabilities = make_predictions(600, 30)
+    other = np.roll(probabilities, 1, axis=1)
+    other[labels == 7] = probabilities[labels == 7]  # the one class of which both find the same
+    first, second = (write_run(tmp_path / n, labels, p, names) for n, p in (("a", probabilities), ("b", other)))
+    page = (compare_runs(first, second)[0] / "compare.html").read_text()
+    before = page[: page.index("Recall of B minus recall of A")]
+    card = before[before.rindex("<h3>") :]
+    assert card.count('class="bar"') == 20 and ">class 7<" not in card
+    assert "Of 30 classes, those that differ most." in page
+
+
 def test_other_rows_are_refused_and_the_difference_is_named(tmp_path):
     first = write_run(tmp_path / "a", LABELS, FIRST)
     texts = [f"text number {i} " + "word " * (i % 50) for i in range(300)]

@@ -360,6 +360,13 @@ def test_only_the_most_frequent_words_are_written(words, tmp_path, monkeypatch):
     assert len((tmp_path / "train" / "metadata.tsv").read_text().splitlines()) == 1 + 4
 
 
+def test_of_many_classes_a_word_has_no_column_for_each(words, tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorboard, "MOST_COUNTED_CLASSES", 2)
+    tensorboard.write_projector(tmp_path, words[1], make_predict(words[1]), VOCABULARY, CLASSES)
+    lines = [line.split("\t") for line in (tmp_path / "train" / "metadata.tsv").read_text().splitlines()]
+    assert lines[0] == ["word", "predicted", "rank"] and {len(line) for line in lines} == {3}
+
+
 # Settings and scores
 
 

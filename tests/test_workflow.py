@@ -418,5 +418,7 @@ def test_1200_classes_of_three_rows_take_little_memory_and_leave_pages_to_be_rea
     assert max(map(len, done.stdout.splitlines())) < 1000 and "PerformanceWarning" not in done.stderr
     for name, megabytes in (("metrics.json", 3), ("report.html", 1)):
         assert (tmp_path / "run" / name).stat().st_size < megabytes * 1e6, name
+    done = run("evaluate.py", "--run", tmp_path / "run", "--text", "this is topic7 with word3")
+    assert done.returncode == 0 and max(map(len, done.stdout.splitlines())) < 200 and " probability" in done.stdout
     done = run("evaluate.py", "--run", tmp_path / "run")
     assert done.returncode == 0 and "of 1,200 classes, the 20 of which it finds the least" in done.stdout
