@@ -177,6 +177,8 @@ def parse_config(argv: list[str], is_stored: bool = False) -> Config:
         values = parser.parse_args(argv)
         values.pop("config")
         config = Config(**vars(parser.instantiate(values)))
+        if is_stored or resume is not None:
+            _check_stored(config, file)
         if model_dir:
             _check_inherited(settle(config), model_settings)
         require(config.resume is None, "resume", config.resume, "it on the command line: --resume RUN_DIR")
@@ -299,7 +301,7 @@ def read_words(setting: str | list[str]) -> list[str]:
     """
     try:
         content = "\n".join(setting) if isinstance(setting, list) else read_text(setting)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"text.stop_words: received '{setting}', expected `english` or a UTF-8 file with one word a line ({error})."
         ) from None
@@ -379,7 +381,9 @@ def _write_commented(config, indent: str = "") -> str:
             comment = textwrap.fill(
                 " ".join(meanings[item.name].split()), 100, initial_indent="# ", subsequent_indent="# "
             )
-            can_show = (sys.stdout.encoding or "utf").lower().startswith("utf")  # else "?" would stand in its place
+            can_show = (
+                (getattr(sys.stdout, "encoding", None) or "utf").lower().startswith("utf")
+            )  # else "?" would stand in its place
             pair = yaml.safe_dump({item.name: value}, allow_unicode=can_show, default_flow_style=False)
             lines.append(textwrap.indent(f"{comment}\n{pair}", indent))
     return "".join(lines)
@@ -389,15 +393,18 @@ def read_config(path) -> Config:
     """Reads the settings that stand beside a run or a model, which may be a stranger's: they open no file.
 
     Raises:
-        UserError: as `parse_config`; and if the stop words are in a file, since `settle` has put them in themselves.
+        UserError: as `parse_config`.
     """
-    config = parse_config(["--config", str(path)], is_stored=True)
+    return parse_config(["--config", str(path)], is_stored=True)
+
+
+def _check_stored(config: Config, file: str):
+    """Raises a ValueError if stored settings name a file of stop words, which `settle` has put in themselves."""
     if config.text.stop_words not in (None, "english") and not isinstance(config.text.stop_words, list):
-        raise UserError(
-            f"{path}: text.stop_words: received {config.text.stop_words!r}, expected `english` or the words "
+        raise ValueError(
+            f"{file}: text.stop_words: received {config.text.stop_words!r}, expected `english` or the words "
             "themselves: the settings of a run or a model open no other file. Write the words there, as a list."
         )
-    return config
 
 
 def write_yaml(config: Config) -> str:

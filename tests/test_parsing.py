@@ -318,6 +318,8 @@ def test_the_settings_of_a_model_open_no_other_file(tmp_path):
         read_config(tmp_path / "config.yaml")
     with pytest.raises(UserError, match=message):
         parse_config([*TWEETS, "--init_from", str(tmp_path)])
+    with pytest.raises(UserError, match=message):
+        parse_config(["--resume", str(tmp_path)])
     (tmp_path / "config.yaml").write_text(f"text: {{stop_words: [the], word_vectors: {tmp_path}/nowhere.txt}}\n")
     assert parse_config([*TWEETS, "--init_from", str(tmp_path)]).text.word_vectors is None
 

@@ -246,15 +246,6 @@ def test_predictions_come_back_in_order(tmp_path):
         np.testing.assert_allclose(ReplicaLoop(model, device).predict(texts, 12, bucket), expected, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("error::RuntimeWarning")
-def test_a_validation_loss_that_is_no_number_ends_the_run_before_anything_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(ReplicaLoop, "predict", lambda *_: np.full((45, 3), np.nan, np.float32))
-    with pytest.raises(UserError, match="the validation loss became nan in epoch 1"):
-        train(tmp_path, make_device())
-    (folder,) = tmp_path.iterdir()
-    assert not list((folder / "checkpoints").iterdir())
-
-
 def test_another_workers_end_is_told_and_what_to_do(tmp_path, monkeypatch):
     device = make_device(workers=2, worker=1)
     loop = ReplicaLoop(None, device)
@@ -264,7 +255,7 @@ def test_another_workers_end_is_told_and_what_to_do(tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop, "_fit", fail)
     with pytest.raises(UserError, match="worker 1: another worker is gone .* again with --resume"):
-        loop.fit(None, None, 1, 0, 0, 1, [], dict)
+        loop.fit(None, None, 1, 0, 0, 1, [])
 
 
 def test_what_several_replicas_cannot_do_is_refused(tiny_settings):
@@ -452,18 +443,15 @@ def test_after_sigterm_to_launch_the_workers_leave_a_checkpoint_and_can_be_resum
     words = make_words(tmp_path, "--train.epochs", "500")
     run_dir = tmp_path / "run"
     launched = subprocess.Popen(
-        [*MODES["workers"], *words, "--run_dir", str(run_dir)], cwd=ROOT,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        [*MODES["workers"], *words, "--run_dir", str(run_dir)], cwd=ROOT, text=True, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )  # fmt: skip
     deadline = time.monotonic() + 200
     while not list(run_dir.glob("checkpoints/step-*.npz")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    written = sorted(path.name for path in run_dir.glob("checkpoints/step-*.npz"))
     launched.send_signal(signal.SIGTERM)
     _, said = launched.communicate(timeout=60)
     assert launched.returncode == 143 and "stopped." in said and "another worker is gone" not in said, said
-    steps = sorted(int(path.stem[5:]) for path in run_dir.glob("checkpoints/step-*.npz"))
-    assert f"step-{steps[-1]:08}.npz" > written[-1]
     assert json.loads((run_dir / "manifest.json").read_text())["error"] == "Terminated: "
     epochs = str(len(read_history(run_dir)) + 1)
     run_command([*MODES["workers"], "--resume", str(run_dir), "--train.epochs", epochs])
