@@ -132,7 +132,6 @@ def read_pretrained(path) -> Pretrained:
     if found.is_saved_model:
         weights = _read_variables(found.path, path, expected)
     else:
-        _require_parts(found, "weights.npz")
         check_file(found.path / "weights.npz", path, math.inf)
         weights = _read_npz(found.path / "weights.npz", expected)
     for name, weight in weights.items():
@@ -189,7 +188,8 @@ def _read_data_of_run(path: Path) -> dict:
 
 def _says_data(data) -> bool:
     hashes = [data.get(name) for name in ("sha256", "split_sha256")] if isinstance(data, dict) else [None]
-    return all(isinstance(found, dict) and found for found in hashes) and "train" in hashes[1]
+    whole = all(found and isinstance(found, dict) for found in hashes) and "train" in hashes[1]
+    return whole and all(isinstance(value, str | None) for found in hashes for value in found.values())
 
 
 def read_calibration(file: Path) -> dict | None:

@@ -38,6 +38,7 @@ def _require_fraction(key: str, value: float):
 
 
 def _require_at_least(minimum, key: str, value):
+    require(not isinstance(value, int) or value < 2**31, key, value, "less than 2**31")  # TensorFlow's sizes are int32
     require(value is None or (math.isfinite(value) and value >= minimum), key, value, f"at least {minimum}")
 
 

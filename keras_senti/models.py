@@ -33,8 +33,9 @@ def build_model(
     Args:
         vocabulary_size: tokens, padding and [UNK] included.
         num_classes: size of the output, at least 2.
-        kernel: loop | xla | keras, what computes the recurrent layers: see `devices.choose_kernel`. The weights are the
-            same; a model with `loop` holds nothing that needs a GPU or XLA, so it can be exported.
+        kernel: loop | xla | keras, what computes the recurrent layers: see `devices.choose_kernel`; serving: see
+            `layers.LSTM`. The weights are the same; `loop` and `serving` hold nothing that needs a GPU or XLA, so a
+            model with one of them can be exported, and one with `serving` gives the same graph on every machine.
         precision: float32 | mixed_bfloat16, Keras' dtype policy of all layers but the last.
     Returns: a model from token_ids (batch, time) int32, 0 = padding, to probabilities (batch, num_classes) float32.
     Raises:

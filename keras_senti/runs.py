@@ -379,6 +379,12 @@ def check_unfinished_run_dir(path) -> Path:
     return Path(path)
 
 
+_READ_LATER = (
+    "config.yaml", "vocabulary.txt", "class_names.json", "calibration.json", "data_check.json", "metrics.json",
+    "history.csv", "predictions.csv",
+)  # fmt: skip
+
+
 def read_manifest(path) -> dict:
     """Returns the manifest of a run folder.
 
@@ -392,9 +398,9 @@ def read_manifest(path) -> dict:
         runs = sorted(p.parent for p in path.glob("**/manifest.json"))
         hint = f" Did you mean {runs[-1]}?" if runs else ""
         raise UserError(f"{path}: not a run folder (no manifest.json).{hint}")
-    for file in [path / "manifest.json", *path.iterdir()]:
-        if not file.is_dir():  # also those that are read later
-            check_file(file, path, most_mb=64 if file.name == "manifest.json" else math.inf)
+    check_file(path / "manifest.json", path, most_mb=64)
+    for name in _READ_LATER:
+        check_file(path / name, path, math.inf)
     manifest = read_json(path / "manifest.json")
     if not isinstance(manifest, dict):
         raise UserError(f"{path / 'manifest.json'} is damaged: expected an object, received {type(manifest).__name__}.")

@@ -155,6 +155,23 @@ def test_a_part_that_is_damaged_is_named(folder, name, content, message):
         read_pretrained(folder)
 
 
+def test_a_vocabulary_with_a_token_twice_or_without_padding_is_refused(folder):
+    tokens = (folder / "vocabulary.txt").read_text().splitlines()
+    for wrong, message in (
+        ([*tokens[:-1], tokens[2]], "received the token '.*' twice"),
+        (tokens[::-1], r"\['.*first, ex"),
+    ):
+        (folder / "vocabulary.txt").write_text("\n".join(wrong) + "\n")
+        with pytest.raises(UserError, match=f"vocabulary: .*{message}"):
+            read_pretrained(folder)
+
+
+def test_hashes_of_another_kind_are_refused(folder):
+    (folder / "data.json").write_text('{"sha256": {"a.csv": []}, "split_sha256": {"train": "a"}}')
+    with pytest.raises(UserError, match="data.json is damaged: expected sha256 and split_sha256"):
+        read_pretrained(folder)
+
+
 def test_weights_that_are_damaged_or_no_numbers_are_refused(folder):
     whole = (folder / "weights.npz").read_bytes()
     middle = whole.index(b"NUMPY") + 200

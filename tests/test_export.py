@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -223,7 +224,7 @@ def test_a_column_keeps_its_index(classifier):
 )
 def test_what_is_no_text_is_refused_with_the_call_that_works(classifier, texts, message):
     for ask in (classifier.predict, classifier.predict_proba):
-        with pytest.raises(UserError, match=f"predict: {message}"):
+        with pytest.raises(UserError, match=f"predict: .*{message}"):
             ask(texts)
 
 
@@ -276,12 +277,12 @@ def test_an_export_does_not_depend_on_the_threads_or_the_gpu_of_its_machine(monk
     graphs = []
     monkeypatch.setattr(kernels, "MOST_PARTS", 4)  # as in the program
     for kind, threads in (("cpu", 1), ("cpu", 16), ("gpu", 4)):
-        monkeypatch.setattr(devices, "count_threads", lambda: threads)
-        monkeypatch.setattr(devices, "find_device_kind", lambda: kind)
+        monkeypatch.setattr(devices, "count_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(devices, "find_device_kind", lambda kind=kind: kind)
         model = build_model(settings, 5, 2, "serving")
         operations = []
         for training in (False, True):
-            traced = tf.function(lambda ids: model(ids, training=training), input_signature=[TOKEN_IDS])
+            traced = tf.function(functools.partial(model, training=training), input_signature=[TOKEN_IDS])
             graph = traced.get_concrete_function().graph.as_graph_def()
             operations += [node.op for function in graph.library.function for node in function.node_def]
             operations += [node.op for node in graph.node]

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from keras_senti import layers
-from keras_senti.config import ModelConfig, UserError
-from keras_senti.models import build_model, list_learning_layers
+from keras_senti.config import Config, DataConfig, ModelConfig, PretrainConfig, UserError
+from keras_senti.models import build_language_model, build_model, iterate_weights, list_learning_layers, name_of
 from keras_senti.parsing import read_config
 
 CELLS, POOLINGS = ("lstm", "gru", "simple_rnn"), ("last", "mean", "max", "attention", "concat")
@@ -26,6 +26,32 @@ def test_every_combination_is_sequential_and_does_not_change_with_padding(cell, 
     np.testing.assert_allclose(model(np.pad(IDS, ((0, 0), (0, 7)))), probabilities, atol=1e-6)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
     assert abs(probabilities[0] - probabilities[1]).max() > 1e-6  # and it does read the text
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"cell": "gru", "bidirectional": False, "pooling": "last", "num_layers": 2},
+        {"cell": "simple_rnn", "pooling": "attention", "layer_normalization": True, "num_layers": 2},
+        {"residual": True, "layer_normalization": True, "conv_filters": 5, "bigram_buckets": 7, "num_layers": 2},
+        {"residual": True, "bidirectional": False, "embedding_dim": 4, "pooling": "mean", "conv_width": 2},
+        {"conv_filters": 8, "conv_width": 2, "residual": True, "weight_drop": 0.1, "word_dropout": 0.1},
+    ],
+)
+def test_the_weights_of_a_network_are_known_before_it_is_built(options):
+    config = Config(data=DataConfig(source="tweets"), model=ModelConfig(**{**SMALL, **options}))
+    built = {name_of(v): tuple(v.shape) for v in build_model(config.model, 9, 3).weights}
+    assert dict(iterate_weights(config, 9, 3)) == built
+
+
+@pytest.mark.parametrize("tied, units", [(True, 4), (False, 4), (True, 3)])
+def test_the_weights_of_a_language_model_are_known_before_it_is_built(tied, units):
+    settings = ModelConfig(**{**SMALL, "units": units, "bidirectional": False})
+    pretrain = PretrainConfig(tie_embeddings=tied)
+    config = Config(task="language_model", data=DataConfig(source="tweets"), model=settings, pretrain=pretrain)
+    built = build_language_model(settings, pretrain, 9, batch_size=2)
+    assert dict(iterate_weights(config, 9, 0)) == {name_of(v): tuple(v.shape) for v in built.weights}
 
 
 OPTIONS = {"bigram_buckets": 7, "conv_filters": 5, "residual": True, "layer_normalization": True}
