@@ -5,10 +5,10 @@
 
 Importing this package imports nothing heavy: TensorFlow starts when something that needs it is first used.
 The modules are stages, in the order in which text flows through them; each imports only from those above it:
-config, folders, parsing, runs, devices, tables, sources, data, text, vectors, pipeline, corpus, kernels, layers,
-language_model, models, evaluation, baselines, tensorboard, checkpoints, optimizers, replicas, training, pretraining,
-compact, export, transfer, explain, predictions, page, explanations, charts, findings, weaknesses, report, comparison,
-workflow, faults, launch, trials, study, space, search.
+config, folders, parsing, runs, devices, records, formats, tables, sources, data, text, vectors, pipeline, corpus,
+kernels, layers, language_model, models, evaluation, baselines, tensorboard, checkpoints, optimizers, replicas,
+training, pretraining, compact, export, transfer, explain, predictions, page, explanations, charts, findings,
+weaknesses, report, comparison, workflow, faults, launch, trials, study, space, search.
 """
 
 import os

@@ -649,16 +649,13 @@ def _format_labels(check: dict) -> list[str]:
             if kind == "label" and not check["has_label_map"]:
                 remedy += ', or leave the label out with data.label_map: {"' + next(iter(counts)) + '": null, ...}'
             lines.append(f"WARNING: {kind}s that may stand for a missing value were kept: {shown}; {remedy}")
-    for group in check.get("case_twins", []):
-        most = max(group, key=group.get)
-        shown = " and ".join(f"'{name}' ({rows:,})" for name, rows in group.items())
-        names = check["class_names"] if len(check["class_names"]) <= 12 else list(group)
-        line = json.dumps({name: most if name in group else name for name in names}, ensure_ascii=False)
+    if twins := check.get("case_twins"):
+        shown = "; ".join(" and ".join(f"'{n}' ({rows:,})" for n, rows in group.items()) for group in twins[:5])
+        joined = {name: max(group, key=group.get) for group in twins for name in group}
+        names = check["class_names"] if len(check["class_names"]) <= 12 else list(joined)[:12]
+        line = json.dumps({name: joined.get(name, name) for name in names}, ensure_ascii=False)
         line = line if len(names) == len(check["class_names"]) else f"{line[:-1]}, ...}}"
-        join = (
-            "give them one name in data.label_map"
-            if check["has_label_map"]
-            else f"join them: --data.label_map '{line}'"
-        )
-        lines.append(f"WARNING: the classes {shown} differ only in case; if they mean the same, {join}")
+        join = f"join them: --data.label_map '{line}'"
+        join = "give them one name in data.label_map" if check["has_label_map"] else join
+        lines.append(f"WARNING: classes differ only in case: {shown}; if they mean the same, {join}")
     return lines

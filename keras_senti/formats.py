@@ -40,7 +40,8 @@ def describe_format(head: bytes, path) -> tuple[str, str] | None:
     if function is None:
         return what, "Export its table as CSV."
     unpack = "Unpack it, or convert" if function == "read_csv" else "Convert"
-    call = f"pandas.{function}({path.name!r}).to_csv({path.stem + '.csv'!r}, index=False)"
+    name = path.stem + (".csv" if path.suffix != ".csv" else "-text.csv")
+    call = f"pandas.{function}({path.name!r}).to_csv({name!r}, index=False)"
     return what, f"{unpack} it to CSV with pandas: {call}"
 
 
@@ -87,30 +88,36 @@ def guess_encoding(sample: bytes) -> str | None:
         return sample.decode("utf-8") and None
     except UnicodeDecodeError:
         pass
-    for name, is_common, least in _ENCODINGS:
+    for name, count_common, least in _ENCODINGS:
         try:
             text = sample.decode(name)
         except UnicodeDecodeError:
             continue
-        foreign = [c for c in text if c > "\x7f"][:20_000]
-        if sum(map(is_common, foreign)) >= least * len(foreign):
+        if count_common(text) >= least * sum(c > "\x7f" for c in text):
             return name
     return "cp1252"
 
 
-def _is_in_rows(encoding: str, low: int, high: int):
-    def is_common(character: str) -> bool:
-        code = character.encode(encoding, "ignore")
-        return len(code) == 2 and (low <= code[0] <= high or 0xA1 <= code[0] <= 0xA3)
-
-    return is_common
+def _count(pattern: str):
+    return lambda text: sum(map(len, re.findall(pattern, text)))
 
 
+def _count_in_rows(encoding: str, low: int, high: int):
+    """Counts characters by the first of their two bytes; 0xA1 to 0xA3 are marks."""
+
+    def count(text: str) -> int:
+        codes = (c.encode(encoding, "ignore") for c in text if c > "\x7f")
+        return sum(len(code) == 2 and (low <= code[0] <= high or 0xA1 <= code[0] <= 0xA3) for code in codes)
+
+    return count
+
+
+# What is common in the writing, and its least share of the characters beyond ASCII.
 _ENCODINGS = [
-    ("euc_kr", lambda c: "가" <= c <= "힣", 0.9),
-    ("shift_jis", lambda c: "ぁ" <= c <= "ヿ" or c in "、。", 0.3),
-    ("gb18030", _is_in_rows("gb2312", 0xB0, 0xD7), 0.8),  # the 3,755 common characters, and marks
-    ("big5", _is_in_rows("big5", 0xA4, 0xC6), 0.8),
-    ("cp1251", lambda c: "а" <= c <= "я", 0.6),
-    ("koi8_r", lambda c: "а" <= c <= "я", 0.6),
+    ("euc_kr", _count("[가-힣]"), 0.9),
+    ("shift_jis", _count("[ぁ-ヿ、。]"), 0.3),
+    ("gb18030", _count_in_rows("gb2312", 0xB0, 0xD7), 0.8),  # the 3,755 most used
+    ("big5", _count_in_rows("big5", 0xA4, 0xC6), 0.8),  # the 5,401 most used
+    ("cp1251", _count("[А-я]?[а-я]{2,}"), 0.6),  # several in a row, as no accents are
+    ("koi8_r", _count("[А-я]?[а-я]{2,}"), 0.6),
 ]

@@ -76,7 +76,9 @@ class Records:
                 return
             except csv.Error as error:
                 record, problem = None, error
-            if record and self.columns is None:
+            if self.columns is None and (problem or record):
+                record = record or self._mend(record, problem)
+                reader = self._parse(self._feed()) if problem else reader
                 self.columns = columns = name_columns(record)
                 width, key = len(columns), max((i for i, name in enumerate(record) if name.strip()), default=0)
                 last = columns[key].casefold()
@@ -98,7 +100,7 @@ class Records:
     def _feed(self):
         """Yields lines, those in `again` first, and keeps those of the record in `taken`."""
         again, taken, lines, size = self.again, self.taken, self.lines, 0
-        spaced = f'{self.delimiter} "'
+        spaced, more = f'{self.delimiter} "', f"{self.delimiter}  "
         while True:
             line = again.popleft() if again else next(lines, None)
             if line is None:
@@ -108,7 +110,7 @@ class Records:
                 pieces = self._split_at_returns(line)
                 line = pieces[0]
                 again.extendleft(pieces[:0:-1])
-            if spaced in line or line.startswith(' "'):
+            if spaced in line or more in line or line.startswith(' "'):
                 line = self._drop_spaces(line)
             size = size + len(line) if taken else len(line)
             if size > MOST_BYTES:
@@ -172,7 +174,7 @@ class Records:
             if len(record) < width and all(name.startswith("Unnamed: ") for name in self.columns[len(record) :]):
                 return record + [""] * (width - len(record))
         for what, (pattern, by) in _REPAIRS.items():
-            if not width or not any(pattern.search(line) for line in held):
+            if not any(pattern.search(line) for line in held):
                 continue
             self.again.extendleft(reversed(taken))
             taken.clear()
@@ -181,7 +183,7 @@ class Records:
                 found = next(reader, [])
             except csv.Error:
                 continue
-            if len(found) == width:
+            if found and len(found) == (width or len(found)):
                 self.again.extendleft(reversed(taken[reader.line_num :]))
                 del taken[reader.line_num :]
                 self._note(what)

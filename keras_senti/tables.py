@@ -176,7 +176,7 @@ class Table:
                 hint = self._explain_format(name) or hint
             raise UserError(f"{self.path}: no column '{name}' ({setting}). The file has {shown}.{hint}{remedy}")
 
-    def _explain_format(self, column: str = "") -> str:
+    def _explain_format(self, column: str = "", encoding: str | None = None) -> str:
         """Returns which other separator and encoding the file seems to have and how to convert it, or ""."""
         sample, size = [], 0
         for _, raw in read_lines(self.path):
@@ -184,13 +184,14 @@ class Table:
             size += len(raw)
             if size > 1_000_000:
                 break
-        encoding = guess_encoding(b"".join(sample))
+        encoding = encoding or guess_encoding(b"".join(sample))
         lines = b"".join(sample).decode(encoding or "utf-8-sig", "replace").splitlines()
         separator = guess_separator(lines, self.delimiter, column)
         found = [f"separated by {separator!r}"] if separator else []
         found += [f"encoded in {encoding.upper()}"] if encoding else []
         if not found:
             return ""
+        separator = separator or (self.delimiter if self.delimiter != "," else None)
         return f" It seems to be {' and '.join(found)}. {suggest_conversion(self.path, separator, encoding)}"
 
     def __iter__(self):
@@ -201,8 +202,9 @@ class Table:
         for number, raw in read_lines(self.path):
             if number == 1:
                 if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or raw.count(b"\0") > len(raw) // 3:
-                    convert = suggest_conversion(self.path, None, "utf-16")
-                    raise UserError(f"{self.path}: is UTF-16, expected UTF-8. {convert}")
+                    has_mark = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
+                    name = "utf-16" if has_mark else "utf-16-be" if raw[0] == 0 else "utf-16-le"
+                    raise UserError(f"{self.path}: is not UTF-8.{self._explain_format('', name)}")
                 raw = raw.removeprefix(b"\xef\xbb\xbf")
             if b"\0" in raw:
                 raise UserError(

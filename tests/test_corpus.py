@@ -7,6 +7,7 @@ import pytest
 from keras_senti import corpus, pipeline
 from keras_senti.config import UserError
 from keras_senti.corpus import load_corpus
+from keras_senti.data import format_check
 from keras_senti.parsing import parse_config
 
 ROWS = [(f"{'good' if i % 2 else 'bad'} film {'and ' * (i % 5)}number {i % 7}", "pn"[i % 2]) for i in range(60)]
@@ -242,3 +243,25 @@ def test_files_that_change_places_have_caches_of_their_own(load, tmp_path):
     other.write_text("text,sentiment\none text,p\nanother text,n\n", encoding="utf-8")
     both = [("--data.validation_csv", str(other), "--data.test_csv", str(path)) for path in (other, tmp_path / "a.csv")]
     assert load(*both[0]).cache != load(*both[1]).cache
+
+
+THAI = [(f"{'ดีมาก' if i % 2 else 'แย่มาก'}ร้านนี้อาหาร{'ก' * (i % 9)}{'ข' * (i // 9)}", "pn"[i % 2]) for i in range(60)]
+
+
+def test_a_script_that_the_split_does_not_suit_is_warned_of(load):
+    check = load("--text.split", "word", rows=THAI).splits.check
+    assert check["reads"]["unknown_tokens"] > 0.9
+    shown = format_check(check)
+    assert "WARNING: most letters of the texts are Thai, which has no spaces between words, but text.split is" in shown
+    assert "of the tokens of the validation part are unknown to the vocabulary, so the model cannot read" in shown
+    check = load(rows=THAI).splits.check
+    assert check["reads"]["unknown_tokens"] < 0.1 and "WARNING: most" not in format_check(check)
+
+
+def test_a_vocabulary_that_does_not_know_the_texts_is_warned_of(load):
+    check = load(vocabulary=["[PAD]", "[UNK]", "film"]).splits.check
+    encoded = [text.split() for text in load().splits.validation.texts]
+    known = sum(text.count("film") for text in encoded) / sum(map(len, encoded))
+    assert check["reads"]["unknown_tokens"] == pytest.approx(1 - known) and known < 0.5
+    assert f"WARNING: {1 - known:.0%} of the tokens of the validation part are unknown" in format_check(check)
+    assert "are unknown" not in format_check(load().splits.check)

@@ -1,5 +1,6 @@
 import gzip
 import importlib.util
+import json
 import lzma
 import random
 import re
@@ -185,7 +186,7 @@ def test_json_rows_without_a_key_or_with_null_are_dropped(write):
         ("a.csv", b"text,sentiment,text\na,p,b\n", r"a\.csv, line 1: the column 'text' occurs twice"),
         ("a.csv", HEADER + b"a,p\ncaf\xe9,p\n", r"a\.csv, line 3: byte 0xe9 is not UTF-8 \(byte 4 of the line\)\. "
                                                      r"It seems to be encoded in CP1252\. Save .*encoding='cp1252'"),
-        ("a.csv", "text,sentiment\na,p\n".encode("utf-16"), r"a\.csv: is UTF-16, expected UTF-8\. Save.*utf-16"),
+        ("a.csv", "text,sentiment\na,p\n".encode("utf-16"), r"is not UTF-8\. It seems to be encoded in UTF-16\. Save"),
         ("a.csv", HEADER + b'a,p\n"b,p\nc,n\n', r"a\.csv, line 3: .*begins here is not valid CSV.*quote is never clos"),
         ("a.csv", HEADER + b'a,p\n"b" c,p\n', r"a\.csv, line 3: the record that begins here is not valid CSV"),
         ("a.csv", HEADER + b"a,p\nb,c,p\n", r"a\.csv, line 3: 3 fields, expected 2 as in the header\. Quote texts"),
@@ -368,6 +369,169 @@ def test_a_label_that_only_a_separate_file_has_is_an_error_with_its_line(write, 
 def test_too_little_to_train_on_is_an_error(write, rows, message):
     with pytest.raises(UserError, match=message):
         split(write("a.csv", rows))
+
+
+# Labels in many spellings, several labels, words for nothing
+
+
+@pytest.mark.parametrize(
+    "raw, label",
+    [
+        ("1.0", "1"), ("+1", "1"), ("+1.00", "1"), ("\u22121", "-1"), ("-2.0", "-2"), ("-0.0", "0"), ("0", "0"),
+        ("4.5", "4.5"), ("+1 star", "+1 star"), ("007", "007"), ("+", "+"), (None, ""), ("\u200b", ""),
+        ("très\u200b positif", "très positif"), ("\ufefftrès positif", "très positif"),
+        ("tre\u0300s positif", "très positif"), ("très\u00a0positif", "très positif"),
+        ("  très\t  positif\u3000", "très positif"), ("posi\u00adtif\ufe0f", "positif"),
+    ],
+)  # fmt: skip
+def test_a_label_is_read_as_it_is_meant(raw, label):
+    assert data.clean_label(raw) == label
+    assert data.clean_label(label) == label
+
+
+def test_spellings_of_a_label_are_one_class_and_counted(write):
+    rows = [(f"a {i}", "+1") for i in range(4)] + [(f"b {i}", "1") for i in range(5)]
+    rows += [(f"c {i}", "bad\u200b") for i in range(5)] + [(f"d {i}", " bad") for i in range(3)]
+    check = split(write("a.csv", rows)).check
+    assert check["class_names"] == ["1", "bad"]
+    assert check["normalized_labels"] == [
+        {"stands": "bad\u200b", "read": "bad", "rows": 5},
+        {"stands": "+1", "read": "1", "rows": 4},
+        {"stands": " bad", "read": "bad", "rows": 3},
+    ]
+    shown = r"normalised labels: 12 rows: 'bad\u200b' is 'bad' (5), '+1' is '1' (4), ' bad' is 'bad' (3)"
+    assert shown in format_check(check)
+
+
+def test_the_keys_of_a_label_map_are_read_as_labels_are(write):
+    path = write("a.csv", [("a", "1.0"), ("b", "+5"), ("c", "tre\u0300s  bon")])
+    label_map = {"1.0": "negative", "5.0": "positive", "très bon ": "positive"}
+    dataset, class_names, _ = read(path, label_map=label_map)
+    assert (class_names, dataset.labels.tolist()) == (("negative", "positive"), [0, 1, 1])
+    with pytest.raises(UserError, match=r"data\.label_map: received both 'a' and 'b' for the label '1' \(as '1\.0' is"):
+        read(path, label_map={"1": "a", "1.0": "b"})
+
+
+def test_null_in_a_label_map_leaves_a_label_out_for_a_reason_of_its_own(write):
+    rows = [*number_texts({"1": 9, "3": 2, "5": 9}), ("", "3"), ("x", "")]
+    splits = split(write("a.csv", rows), label_map={"1": "negative", "3": None, "5": "positive"})
+    assert splits.class_names == ("negative", "positive")
+    assert splits.check["dropped_rows"] == {"a label left out": 2, "no text": 1, "no label": 1}
+    assert [row["text"] for row in splits.dropped if row["reason"] == "a label left out"] == ["3 0", "3 1"]
+
+
+def test_classes_that_differ_only_in_case_are_said_with_the_label_map_that_joins_them(write):
+    rows = number_texts({"Good": 9, "good": 5, "bad": 9, "so": 2, "SO": 4})
+    shown = format_check(split(write("a.csv", rows)).check)
+    assert "WARNING: classes differ only in case: 'Good' (9) and 'good' (5); 'SO' (4) and 'so' (2); if they" in shown
+    label_map = {"Good": "Good", "SO": "SO", "bad": "bad", "good": "Good", "so": "SO"}
+    assert f"--data.label_map '{json.dumps(label_map)}'" in shown
+    joined = split(write("a.csv", rows), label_map=label_map)
+    assert joined.class_names == ("Good", "SO", "bad") and "differ only in case" not in format_check(joined.check)
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.jsonl", b'{"text": "a", "sentiment": "p"}\n{"text": "b", "sentiment": [2]}\n'),
+        ("a.jsonl", b'{"text": "a", "sentiment": "p"}\n{"text": "b", "sentiment": ["p", "n"]}\n'),
+        ("a.csv", b'text,sentiment\n"b","[0, 2]"\n'),
+        ("a.csv", b"text,sentiment\nb,\"['p', 'n']\"\n"),
+    ],
+    ids=["a list of one", "a list", "a list in a cell", "a list of Python in a cell"],
+)
+def test_several_labels_of_a_text_are_refused_with_what_to_do(write, name, content):
+    message = (
+        r"line 2: the label is a list \(.*\), expected one label a text\. Make a column of each .* for each aspect"
+    )
+    with pytest.raises(UserError, match=message):
+        read(write(name, content))
+
+
+def test_a_label_that_joins_others_is_refused_unless_the_label_map_says_it_is_a_class(write):
+    path = write("a.csv", number_texts({"p": 9, "n": 9, "p|n": 9}))
+    with pytest.raises(UserError, match=r"a\.csv: the label 'p\|n' holds several of the others, expected one label a"):
+        split(path)
+    assert split(path, label_map={"p": "p", "n": "n", "p|n": "p|n"}).class_names == ("n", "p", "p|n")
+
+
+def test_words_that_may_stand_for_nothing_are_kept_counted_and_warned_of(write):
+    rows = number_texts({"positive": 9, "nan": 5, "NULL": 4}) + [("None", "positive"), ("nan", "positive")]
+    splits = split(write("a.csv", rows))
+    assert splits.class_names == ("NULL", "nan", "positive") and sum(splits.check["rows"].values()) == 20
+    assert splits.check["missing_words"] == {"text": {"None": 1, "nan": 1}, "label": {"nan": 5, "NULL": 4}}
+    shown = format_check(splits.check)
+    assert "WARNING: texts that may stand for a missing value were kept: 'None' (1), 'nan' (1); leave these" in shown
+    assert "WARNING: labels that may stand for a missing value were kept: 'nan' (5), 'NULL' (4); leave" in shown
+    label_map = {"positive": "positive", "nan": "negative", "NULL": None}
+    assert split(write("a.csv", rows), label_map=label_map).check["missing_words"]["label"] == {}  # on purpose then
+
+
+def test_nan_of_json_is_missing(write):
+    lines = b'{"text": NaN, "sentiment": "p"}\n{"text": "a", "sentiment": NaN}\n{"text": "b", "sentiment": "p"}\n'
+    dataset, _, found = read(write("a.jsonl", lines))
+    assert list(dataset.texts) == ["b"] and found.counts == {"no text": 1, "no label": 1}
+
+
+def test_a_list_of_tokens_is_joined_and_anything_else_is_refused(write):
+    lines = b'{"text": ["so", "\\ud83d", "good"], "sentiment": "p"}\n{"text": [], "sentiment": "p"}\n'
+    dataset, _, found = read(write("a.jsonl", lines))
+    assert list(dataset.texts) == ["so ? good"] and found.counts == {"no text": 1}
+    with pytest.raises(
+        UserError, match=r"a\.jsonl, line 1: 'text' is a list that holds more than strings \(\[1, 2\]\)"
+    ):
+        read(write("a.jsonl", b'{"text": [1, 2], "sentiment": "p"}\n'))
+    for column in ("text", "sentiment"):
+        line = {"text": "a", "sentiment": "p"} | {column: {"en": "b"}}
+        with pytest.raises(UserError, match=rf"a\.jsonl, line 1: '{column}' is an object, .* such as '{column}\.en'"):
+            read(write("a.jsonl", json.dumps(line).encode()))
+
+
+def test_a_dot_names_a_nested_field_of_json_for_every_column(write):
+    rows = [
+        {"review": {"text": f"{label} {i}", "by": {"name": f"{i // 2}"}}, "tag.name": {"x": label}, "w": {"x": i}}
+        for label in ("negative", "positive")
+        for i in range(10)
+    ]
+    path = write("a.jsonl", "\n".join(map(json.dumps, [*rows, {"review": None}, {"review": {"text": "a"}}])).encode())
+    settings = {"text_column": "review.text", "label_column": "tag.name.x", "weight_column": "w.x"}
+    splits = split(path, group_column="review.by.name", **settings)
+    assert sorted(find_parts(splits)) == sorted(row["review"]["text"] for row in rows)
+    assert splits.check["dropped_rows"] == {"no text": 1, "no label": 1}
+    assert sorted(splits.train.weights.tolist())[-1] == 9.0 and splits.class_names == ("negative", "positive")
+    with pytest.raises(UserError, match=r"no column 'review\.txt' \(data\.text_column\)\. The file has 'review'"):
+        split(path, text_column="review.txt")
+
+
+def test_a_record_that_swallows_rows_is_warned_of_with_its_lines(write):
+    rows = [f"{label} {i},{label}" for i in range(9) for label in ("negative", "positive")]
+    swallowing = [*rows[:4], '"a stray quote,positive', *rows[4:7], 'a shelf of 30",positive', *rows[7:]]
+    check = split(write("a.csv", "\n".join(["text,sentiment", *swallowing]).encode())).check
+    assert sum(check["rows"].values()) == 16  # of 20
+    assert check["notes"] == [{"file": "a.csv", "what": "swallowed lines", "rows": 1, "lines": ["6 to 10"]}]
+    shown = "WARNING: a.csv: lines that look like rows of their own stand inside one record (line 6 to 10): a quote"
+    assert shown in format_check(check)
+
+
+@pytest.mark.parametrize("texts", [
+    ['"Hello, friend\nbye",positive', '"Hello, you\nand, you\nand, you",positive'],  # as many commas as a row
+    ['positive,"Hello\nbye"', 'positive,"a\nb, c"'],
+], ids=["label last", "label first"])  # fmt: skip
+def test_texts_of_several_lines_are_not_taken_for_rows(write, texts):
+    rows = [f"negative {i},negative" for i in range(9)] + [f"positive {i},positive" for i in range(9)]
+    header, rows = "text,sentiment", rows
+    if texts[0].startswith("positive"):
+        header, rows = "sentiment,text", [",".join(row.split(",")[::-1]) for row in rows]
+    check = split(write("a.csv", "\n".join([header, *rows, *texts]).encode())).check
+    assert sum(check["rows"].values()) == 20 and check["notes"] == []
+
+
+def test_repeated_headers_are_dropped_counted_and_listed(write):
+    rows = number_texts({"negative": 9, "positive": 9})
+    splits = split(write("a.csv", [*rows[:4], ("text", "sentiment"), *rows[4:], ("text", "sentiment")]))
+    assert splits.class_names == ("negative", "positive")
+    assert splits.check["dropped_rows"] == {"a repeated header": 2} and [r["line"] for r in splits.dropped] == [6, 21]
+    assert "a.csv: the header again, dropped, in 2 rows (lines 6, 21)" in format_check(splits.check)
 
 
 # The split

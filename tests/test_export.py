@@ -298,7 +298,7 @@ def test_the_keras_file_loads_in_a_process_that_has_imported_our_layers(trained_
         "import keras_senti.layers\n"
         "print('shape', keras.models.load_model(path)(keras.ops.ones((2, 3), 'int32')).shape)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=README.parent)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PAGE.parents[1])
     assert done.returncode == 0, done.stderr[-2000:]
     # Keras' own words, of which the module to import is ours.
     assert "make sure they are all imported" in done.stdout and "'module': 'keras_senti.layers'" in done.stdout

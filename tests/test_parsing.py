@@ -74,6 +74,16 @@ def test_a_label_map_can_be_given_in_the_file_and_on_the_line(write_config):
     assert parse_config(argv).data.label_map == {"no": "negative", "1": "positive"}
 
 
+def test_null_in_a_label_map_is_kept_as_none_and_written_again(write_config):
+    expected = {"1": "negative", "3": None, "5": "null"}
+    path = write_config('data:\n  csv: r.csv\n  label_map: {1: negative, 3: null, 5: "null"}\n')
+    assert read_config(path).data.label_map == expected
+    argv = ["--data.csv", "r.csv", "--data.label_map", '{"1": negative, "3": null, "5": "null"}']
+    config = parse_config(argv)
+    assert config.data.label_map == expected
+    assert read_config(write_config(write_yaml(config))).data.label_map == expected
+
+
 # What is refused
 
 

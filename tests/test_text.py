@@ -1,10 +1,20 @@
 import sys
+import unicodedata
 
 import pytest
 import tensorflow as tf
 
 from keras_senti.config import TextConfig, UserError
-from keras_senti.text import TextEncoder, fit_vocabulary, make_simplifier, read_stop_words, split_tokens, standardize
+from keras_senti.text import (
+    TextEncoder,
+    compose,
+    find_script_without_spaces,
+    fit_vocabulary,
+    make_simplifier,
+    read_stop_words,
+    split_tokens,
+    standardize,
+)
 
 ABC = ["[PAD]", "[UNK]", "a", "b", "c", "d", "e", "f"]  # ids 0 to 7
 
@@ -40,6 +50,15 @@ SPECIFICATION = [
     ("これは良いカメラです", "こ れ は 良 い カ メ ラ で す"),
     ("ラーメン 々", "ラ ー メ ン 々"),
     ("한국어 좋아", "한국어 좋아"),
+    # Scripts without spaces: each letter with its signs; stray signs and digits stay where they are
+    ("ร้านนี้ดี good", "ร้ า น นี้ ดี good"),
+    ("ກິນ ခင်ဗျား ខ្ញុំ", "ກິ ນ ခ င် ဗျား ខ្ ញុំ"),
+    ("•็ั๑ हिन्दी भाषा", "• ็ั๑ हिन्दी भाषा"),
+    # Accents apart from their letters
+    ("Cafe\u0301 re\u0301sume\u0301", "café résumé"),
+    ("Vie\u0323\u0302t Vi\u00ea\u0323t", "việt việt"),
+    ("\u1112\u1161\u11ab\u1100\u116e\u11a8 \u304b\u3099", "한국 が"),
+    ("q\u0301 \u0301x", "q\u0301 \u0301x"),  # which have no character of their own
     # Mixed
     ("iPhone很好用2天", "iphone 很 好 用 2 天"),
     ("这个app不错, really!", "这 个 app 不 错 , really !"),
@@ -156,6 +175,34 @@ def test_each_setting_does_what_it_says(settings, text, tokens):
 
 def test_split_by_character_keeps_the_spaces():
     assert tokenize(["Ab  好,"], split="character") == [["a", "b", " ", "好", " ", ","]]
+
+
+def test_all_that_nfc_composes_is_composed_and_in_a_graph_too():
+    characters = [chr(code) for code in range(0xC0, 0xD7A4)]
+    composed = [c for c in characters if unicodedata.normalize("NFC", c) == c != unicodedata.normalize("NFD", c)]
+    apart = tf.constant([unicodedata.normalize("NFD", c) for c in composed])
+    in_graph = tf.function(compose, input_signature=[tf.TensorSpec([None], tf.string)])
+    assert len(composed) > 12_000
+    assert [c.decode() for c in compose(apart).numpy()] == composed == [c.decode() for c in in_graph(apart).numpy()]
+    assert in_graph(tf.constant([], tf.string)).shape == (0,)
+    plain = ["naïve café", "plain", "", "好", "हिन्दी"]
+    assert [text.decode() for text in compose(tf.constant(plain)).numpy()] == plain
+
+
+def test_an_older_vocabulary_with_accents_apart_still_knows_its_words(tmp_path):
+    (tmp_path / "vocabulary.txt").write_text("[PAD]\n[UNK]\ncafe\u0301\nthe\nbe\u0301\nbé\n", encoding="utf-8")
+    encoder = TextEncoder.load(TextConfig(), tmp_path / "vocabulary.txt")
+    assert encode(encoder, "cafe\u0301 café the be\u0301 bé") == [[2, 2, 3, 5, 5]]
+    encoder.save(tmp_path / "again.txt")
+    assert (tmp_path / "again.txt").read_bytes() == (tmp_path / "vocabulary.txt").read_bytes()
+
+
+@pytest.mark.parametrize("text, script", [
+    ("ร้านนี้ดีมาก", "Thai"), ("这个电影, ok", "Chinese or Japanese"), ("a long English text, 好", None), ("", None),
+    ("한국어 좋아", None),
+])  # fmt: skip
+def test_the_script_without_spaces_is_found(text, script):
+    assert find_script_without_spaces([text, "1 2 3"]) == script
 
 
 # Stop words

@@ -215,6 +215,55 @@ def test_without_labels_there_are_predictions_only_and_every_column_is_kept(trai
     assert not list(folder.glob("writing-*"))
 
 
+def test_a_file_with_columns_that_have_no_name_is_predicted_and_reported(trained_run, tmp_path):
+    other = tmp_path / "unnamed.csv"
+    pd.DataFrame({"text": ["the film was great", "an awful hotel"], "sentiment": ["positive", "neutral"], "": ["", ""]}
+                 ).to_csv(other)  # fmt: skip
+    folder, summary = workflow.evaluate_file(trained_run, other)
+    table = read_table(folder / "predictions.csv")
+    assert list(table)[:5] == ["Unnamed: 0", "text", "sentiment", "Unnamed: 3", "predicted"]
+    assert table["Unnamed: 0"].tolist() == ["0", "1"] and table["predicted"].tolist() == ["positive", "negative"]
+    assert "accuracy" in summary and "awful" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_nested_fields_and_lists_of_tokens_are_predicted_and_reported(trained_run, tmp_path):
+    other = tmp_path / "nested.jsonl"
+    rows = [
+        {"a": {"tokens": ["the", "film", "was", w], "label": n}} for w, n in (("great", "positive"), ("stone", "x"))
+    ]
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    label_map = {"positive": "negative", "x": None}  # so that the one that is scored is wrong, and shown
+    folder, summary = workflow.evaluate_file(trained_run, other, "a.tokens", "a.label", label_map)
+    table = read_table(folder / "predictions.csv")
+    assert list(table)[:4] == ["a", "a.tokens", "a.label", "predicted"]
+    assert table["predicted"].tolist() == ["positive", "neutral"]
+    result = json.loads((folder / "metrics.json").read_text())
+    assert [result[key] for key in ("rows", "rows_without_label", "rows_left_out")] == [2, 0, 1]
+    assert result["scores"]["rows"] == 1
+    assert "1 rows have a label that label_map leaves out: predicted, not scored" in summary
+
+
+def test_what_was_not_read_as_it_stands_is_said_of_a_predicted_file_too(trained_run, tmp_path):
+    other = tmp_path / "joined.csv"
+    other.write_text('text,sentiment\nthe film was great, "positive"\ntext,sentiment\nan\rawful hotel,Negative \n')
+    folder, summary = workflow.evaluate_file(
+        trained_run, other, label_map={"positive": "positive", "Negative": "negative"}
+    )
+    assert 'joined.csv: a space before a quote (, "...), left out, in 1 row (line 2)' in summary
+    assert "joined.csv: the header again, dropped, in 1 row (line 3)" in summary
+    assert "joined.csv: a carriage return inside the line, read as a space, in 1 row (line 4)" in summary
+    assert len(read_table(folder / "predictions.csv")) == 2
+    assert [note["lines"] for note in json.loads((folder / "metrics.json").read_text())["reading"]] == [[2], [3], [4]]
+
+
+def test_the_label_map_of_a_predicted_file_takes_labels_as_they_stand_and_null(trained_run, tmp_path, capsys):
+    other = tmp_path / "stars.csv"
+    other.write_text("text,stars\nthe film was great,5.0\nan awful hotel,+1\nthe table was stone,3.0\n")
+    words = ["--run", str(trained_run), "--data.csv", str(other), "--data.label_column", "stars"]
+    evaluate.main([*words, "--data.label_map", '{"5.0": positive, "1.0": negative, 3: null}'])
+    assert "1 rows have a label that label_map leaves out" in (shown := capsys.readouterr().out) and "accuracy" in shown
+
+
 def test_a_map_is_applied_before_class_names_as_in_training(trained_run, tmp_path):
     other = tmp_path / "crossed.csv"
     other.write_text("text,sentiment\nthe film was great,negative\nan awful hotel,neutral\n")
