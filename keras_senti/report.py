@@ -52,11 +52,13 @@ def write_run_report(run_dir, color_words=None) -> Path:
     Args:
         run_dir: see `runs.check_run_dir`.
         color_words: from (texts, predicted classes: (texts,) int) to the pieces of each text in order, a word with the
-            space before it, as [(piece, weight), ...]: how much it speaks for the predicted class. None: not coloured.
+            space before it, as [(piece, weight), ...]: how much it speaks for the predicted class. They are kept in
+            attributions.json; None: those that lie there already, so that drawing a page again needs no model.
     Raises:
         UserError: if a file is missing, damaged, or cannot be written.
     """
     run_dir = Path(run_dir)
+    color_words = _keep_attributions(color_words, run_dir / "attributions.json")
     class_names = tuple(runs.read_json(run_dir / "class_names.json"))
     metrics, manifest = runs.read_json(run_dir / "metrics.json"), runs.read_manifest(run_dir)
     stored = run_dir / "predictions.csv"
@@ -97,6 +99,20 @@ def write_run_report(run_dir, color_words=None) -> Path:
     sections = _draw_scored(subject, found, rivals, ours, color_words, note, learned)
     runs.write_text(run_dir / "report.html", make_page(subject.title, *sections))
     return run_dir / "report.html"
+
+
+def _keep_attributions(color_words, file: Path):
+    """Returns `color_words` that also writes what it finds, text → pieces; without it one that reads that, or None."""
+    if color_words is None:
+        stored = runs.read_json(file) if file.exists() else None
+        return stored and (lambda texts, predicted: [stored.get(text) for text in texts])
+
+    def color_and_write(texts, predicted):
+        pieces = color_words(texts, predicted)
+        runs.write_json(file, dict(zip(texts, pieces)))
+        return pieces
+
+    return color_and_write
 
 
 def write_file_report(

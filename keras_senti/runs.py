@@ -2,8 +2,8 @@
 
 config.yaml · manifest.json · data_check.json · dropped_rows.csv · vocabulary.txt · class_names.json · checkpoints/
 (until the run has finished) · history.csv · tensorboard/ · model.keras · saved_model/ · metrics.json ·
-predictions.csv · report.html · evaluations/;
-with the task language_model encoder/ instead of model.keras, saved_model/, predictions.csv and report.html
+predictions.csv · attributions.json (of the mistakes that report.html shows) · report.html · evaluations/;
+with the task language_model encoder/ instead of model.keras, saved_model/, predictions.csv and what a report needs
 
 Everything but tensorboard/ is written in a temporary folder (writing-...) and then renamed: whoever reads finds the old
 content or the new, never half.
@@ -169,6 +169,7 @@ def remove_leftovers(run_dir: Path):
         "calibration.json",
         "metrics.json",
         "predictions.csv",
+        "attributions.json",
         "report.html",
     )
     for path in [*run_dir.glob("writing-*"), *run_dir.glob("checkpoints/writing-*"), *map(run_dir.joinpath, again)]:

@@ -125,7 +125,7 @@ def train_run(config: Config) -> Path | None:
         runs.update_manifest(run_dir, status="finished", seconds=seconds, memory_gb=runs.read_peak_memory())
         if config.task == "classification" and device.is_chief:
             with runs.only_shown("report.html", f"`python evaluate.py --run {run_dir}` draws it again."):
-                report.write_run_report(run_dir)
+                report.write_run_report(run_dir, explain.load_explainer(run_dir).color_words)
     if not device.is_chief:
         return None
     runs.remove_checkpoints(run_dir)

@@ -247,7 +247,7 @@ def test_a_text_is_cut_and_its_words_are_coloured_by_their_weights():
     assert len(draw_text("", "", [("long word ", 0.0)] * 10_000)) < 10_000
 
 
-def test_a_run_report_asks_for_the_weights_of_the_errors_that_it_shows(tmp_path):
+def test_a_run_report_asks_once_for_the_weights_of_the_errors_that_it_shows(tmp_path):
     labels, probabilities = make_predictions(100)
     asked = []
 
@@ -255,13 +255,16 @@ def test_a_run_report_asks_for_the_weights_of_the_errors_that_it_shows(tmp_path)
         asked.append((texts, predicted))
         return [[(text, 1.0)] for text in texts]
 
-    page = write_run_report(write_run(tmp_path, labels, probabilities), color_words).read_text()
+    run = write_run(tmp_path, labels, probabilities)
+    assert "Blue words speak for" not in write_run_report(run).read_text()
+    page = write_run_report(run, color_words).read_text()
     ((texts, predicted),) = asked
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     surest = wrong[np.argsort(-probabilities.max(axis=1)[wrong], kind="stable")]
     assert [int(text.split()[2]) for text in texts] == surest[: len(texts)].tolist()
     assert predicted.tolist() == probabilities[surest[: len(texts)]].argmax(axis=1).tolist()
     assert page.count("--right-rgb),0.65)") == len(texts) and "Blue words speak for" in page
+    assert write_run_report(run).read_text() == page and len(asked) == 1
 
 
 def make_file(tmp_path, labels, probabilities, **columns):

@@ -50,7 +50,7 @@ def test_a_run_folder_holds_what_the_design_says(trained_run):
     assert names == {
         "config.yaml", "manifest.json", "data_check.json", "dropped_rows.csv", "vocabulary.txt", "class_names.json",
         "history.csv", "tensorboard", "calibration.json", "model.keras", "saved_model", "metrics.json",
-        "predictions.csv", "report.html",
+        "predictions.csv", "attributions.json", "report.html",
     }  # fmt: skip
 
 
