@@ -6,7 +6,7 @@ import sys
 import yaml
 
 from keras_senti.config import UserError
-from keras_senti.parsing import run_command
+from keras_senti.parsing import parse_yaml, run_command
 
 
 def main(argv):
@@ -94,7 +94,7 @@ def _join_values(argv: list[str], names: list[str]) -> list[str]:
 
 def _mapping(text: str) -> dict[str, str | None]:
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError:
         value = None
     if not isinstance(value, dict) or any(isinstance(key, bool) for key in value):
