@@ -39,7 +39,8 @@ def check_stamp(path, stamp):
 
 def check_regular(path):
     """Raises a UserError for a pipe or a device, which would be waited for, or never end."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder says so itself
         raise UserError(f"{path}: is a pipe or a device, expected a file. Save what it gives as a file, and name that.")
 
 

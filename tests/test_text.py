@@ -189,6 +189,18 @@ def test_all_that_nfc_composes_is_composed_and_in_a_graph_too():
     assert [text.decode() for text in compose(tf.constant(plain)).numpy()] == plain
 
 
+def test_accents_apart_from_their_letters_are_read_in_a_saved_graph_too(tmp_path):
+    module, encoder = tf.Module(), fit_encoder(TextConfig(), ["café résumé"])
+    module.vectorizer = encoder.vectorizer
+    module.encode = tf.function(encoder, input_signature=[tf.TensorSpec([None], tf.string)])
+    tf.saved_model.save(module, str(tmp_path))
+    loaded = tf.saved_model.load(str(tmp_path))
+    [together], [apart] = (
+        loaded.encode(tf.constant([t])).numpy() for t in ("café résumé", "cafe\u0301 re\u0301sume\u0301")
+    )
+    assert sorted(together.tolist()) == [2, 3] and apart.tolist() == together.tolist()
+
+
 def test_an_older_vocabulary_with_accents_apart_still_knows_its_words(tmp_path):
     (tmp_path / "vocabulary.txt").write_text("[PAD]\n[UNK]\ncafe\u0301\nthe\nbe\u0301\nbé\n", encoding="utf-8")
     encoder = TextEncoder.load(TextConfig(), tmp_path / "vocabulary.txt")

@@ -106,7 +106,7 @@ def test_a_file_that_cannot_work_is_refused_with_its_line(write, content, messag
             "v.gz: the compressed file is damaged or cut off after line",
         ),
         (GLOVE, "v.gz", "v.gz: is not compressed although its name ends in"),
-        (b"PK\x03\x04", "v.zip", "v.zip: is a zip archive .*Unpack it"),
+        (b"PK\x03\x04", "v.zip", "v.zip: is a zip archive, .*Unpack it"),
     ],
 )
 def test_a_damaged_or_packed_file_is_refused(write, content, name, message):
