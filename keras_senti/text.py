@@ -343,8 +343,12 @@ def fit_vocabulary(settings: TextConfig, batches) -> list[str]:
         spec = tf.TensorSpec((None,), tf.string)
         vectorizer.adapt(tf.data.Dataset.from_generator(generate, output_signature=spec))
         tokens = [str(token) for token in vectorizer.get_vocabulary(include_special_tokens=False)]
-    except ValueError:  # Keras' "Cannot set an empty vocabulary"; TextEncoder says it better
-        tokens = []
+    except ValueError as error:
+        if failed:
+            raise failed[0] from None
+        if "empty vocabulary" not in str(error):
+            raise
+        tokens = []  # TextEncoder says it better
     if failed:
         raise failed[0]
     return [PADDING, UNKNOWN, *tokens]
