@@ -5,8 +5,8 @@ import sys
 
 import yaml
 
-from keras_senti.config import UserError
-from keras_senti.parsing import parse_yaml, run_command
+from keras_senti.errors import UserError, run_command
+from keras_senti.settings.yaml_text import parse_yaml
 
 
 def main(argv):

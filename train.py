@@ -3,7 +3,8 @@
 import shlex
 import sys
 
-from keras_senti.parsing import parse_config, run_command
+from keras_senti.errors import run_command
+from keras_senti.settings.command_line import parse_config
 
 
 def main(argv):

@@ -28,10 +28,12 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from keras_senti.baselines import predict_baselines  # noqa: E402
-from keras_senti.config import Config  # noqa: E402
 from keras_senti.data import load_splits  # noqa: E402
 from keras_senti.evaluation import compute_metrics  # noqa: E402
-from keras_senti.parsing import parse_config, read_config, settle  # noqa: E402
+from keras_senti.settings.command_line import parse_config  # noqa: E402
+from keras_senti.settings.portable import resolve_paths  # noqa: E402
+from keras_senti.settings.schema import Config  # noqa: E402
+from keras_senti.settings.yaml_file import read_config  # noqa: E402
 from keras_senti.sources import prepare_source  # noqa: E402
 from keras_senti.study import format_markdown  # noqa: E402
 
@@ -51,10 +53,10 @@ def find_or_run(config_file: str, name: str, seed: int, options: list[str]) -> P
     """Returns the folder of the finished run with these settings and seed; trains it, if there is none."""
     folder = ROOT / "logs" / "end_to_end" / name
     words = ["--config", config_file, "--train.seed", str(seed), *options]
-    wanted = settle(parse_config(words))
+    wanted = resolve_paths(parse_config(words))
     for manifest in folder.glob(f"seed-{seed}_*/manifest.json"):
         if json.loads(manifest.read_text())["status"] == "finished":
-            if settle(read_config(manifest.parent / "config.yaml")) == wanted:
+            if resolve_paths(read_config(manifest.parent / "config.yaml")) == wanted:
                 return manifest.parent
             print(f"{manifest.parent}: finished with other settings, so it does not count")
     run_dir = folder / f"seed-{seed}_{int(time.time())}"

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from keras_senti.faults import assign_folds, find_label_errors, predict_held_out, read_rows  # noqa: E402
-from keras_senti.parsing import parse_config  # noqa: E402
+from keras_senti.settings.command_line import parse_config  # noqa: E402
 
 FLIPPED_FRACTION = 0.05
 SEEDS = 3

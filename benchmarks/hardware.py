@@ -29,7 +29,7 @@ from end_to_end import ROOT, describe_machine, write_section
 
 sys.path.insert(0, str(ROOT))
 
-from keras_senti.parsing import read_config
+from keras_senti.settings.yaml_file import read_config
 from keras_senti.study import format_markdown
 
 RESULTS = ROOT / "benchmarks" / "results" / "hardware.json"

@@ -20,7 +20,7 @@ from end_to_end import ROOT, describe_machine
 
 sys.path.insert(0, str(ROOT))
 
-from keras_senti.runs import write_json
+from keras_senti.storage.files import write_json
 
 RESULTS = ROOT / "benchmarks" / "results" / "optimizer.json"
 STEPS = 3  # of each optimiser in a round
@@ -38,7 +38,7 @@ def make_step(case: str, is_ours: bool, precision: str):
     import keras
 
     from keras_senti.models import build_model
-    from keras_senti.parsing import parse_config
+    from keras_senti.settings.command_line import parse_config
     from keras_senti.training import compile_model
 
     begins_with, vocabulary, rows, tokens = CASES[case]

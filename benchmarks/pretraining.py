@@ -29,8 +29,8 @@ from throughput import run_alone
 
 sys.path.insert(0, str(ROOT))
 
-from keras_senti.parsing import run_command
-from keras_senti.runs import write_json
+from keras_senti.errors import run_command
+from keras_senti.storage.files import write_json
 
 STREAMS, WINDOW, EMBEDDING, UNITS, NEGATIVES, RATE = 128, 100, 256, 512, 2048, 0.002
 
@@ -38,8 +38,8 @@ STREAMS, WINDOW, EMBEDDING, UNITS, NEGATIVES, RATE = 128, 100, 256, 512, 2048, 0
 def load_streams(imdb: str):
     """Returns the streams of the train and unlabelled texts and of held-out ones, the counts, and the vocabulary."""
     from keras_senti.corpus import load_corpus
-    from keras_senti.parsing import parse_config
     from keras_senti.pretraining import Streams, count_tokens
+    from keras_senti.settings.command_line import parse_config
 
     cache = ["--data.csv", imdb, "--data.cache_dir", str(ROOT / "logs" / "cache")]
     config = parse_config(["--config", str(ROOT / "configs" / "imdb_language_model.yaml"), *cache])
@@ -55,8 +55,8 @@ def build_ours(vocabulary_size: int, counts, precision: str):
     import keras
     import tensorflow as tf
 
-    from keras_senti.config import ModelConfig, PretrainConfig
     from keras_senti.models import build_language_model
+    from keras_senti.settings.schema import ModelConfig, PretrainConfig
 
     kernel = "xla" if precision == "float32" else "loop"
     settings = ModelConfig(units=UNITS, embedding_dim=EMBEDDING, bidirectional=False, embedding_dropout=0.0)

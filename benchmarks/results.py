@@ -33,9 +33,9 @@ from end_to_end import ROOT, describe_machine, measure_baselines, write_section
 
 sys.path.insert(0, str(ROOT))
 
-from keras_senti.config import UserError
-from keras_senti.parsing import parse_config
-from keras_senti.runs import write_json
+from keras_senti.errors import UserError
+from keras_senti.settings.command_line import parse_config
+from keras_senti.storage.files import write_json
 from keras_senti.study import count_seeds, format_markdown, run_study
 
 RESULTS = ROOT / "benchmarks" / "results" / "results.json"

@@ -49,7 +49,7 @@ def run_alone(function, *arguments):
 
 def read_settings(imdb: str, *words: str):
     """Returns the Config of the document's model for IMDB."""
-    from keras_senti.parsing import parse_config
+    from keras_senti.settings.command_line import parse_config
 
     fixed = f"--data.source imdb --data.validation_fraction 0.1 --text.sequence_length {LENGTH}".split()
     cache = ["--data.cache_dir", str(ROOT / "logs" / "cache")]
@@ -203,7 +203,7 @@ def train_seed(imdb: str, system: str, seed: int) -> dict:
 def grow(texts: int, tokens: int, units: int, most_seconds: float = 3.0) -> dict:
     """Times the plan of an epoch and steps spread over it, for generated texts of tokens / 2 to `tokens` tokens."""
     from keras_senti import pipeline, training
-    from keras_senti.config import ModelConfig, TrainConfig
+    from keras_senti.settings.schema import ModelConfig, TrainConfig
 
     rng = np.random.default_rng(0)
     lengths = rng.integers((tokens + 1) // 2, tokens + 1, texts)
@@ -248,16 +248,18 @@ def grow(texts: int, tokens: int, units: int, most_seconds: float = 3.0) -> dict
 
 def export_ours(folder: Path, units: int):
     """Writes a run folder with our SavedModel, untrained: its speed is that of a trained one."""
-    from keras_senti import export, models, runs, text
-    from keras_senti.parsing import parse_config, write_yaml
+    from keras_senti import export, models, text
+    from keras_senti.settings.command_line import parse_config
+    from keras_senti.settings.yaml_file import write_yaml
+    from keras_senti.storage import files
 
     words = ["--config", str(ROOT / "configs" / "document.yaml"), "--text.sequence_length", str(LENGTH)]
     config = parse_config([*words, "--model.units", str(units)])
     encoder = text.TextEncoder(config.text, ["[PAD]", "[UNK]", *(f"w{i}" for i in range(config.text.max_tokens - 2))])
     folder.mkdir()
-    runs.write_text(folder / "config.yaml", write_yaml(config))
-    runs.write_json(folder / "class_names.json", list(CLASS_NAMES))
-    runs.write_json(folder / "calibration.json", {"temperature": 1.0, "abstain": []})
+    files.write_text(folder / "config.yaml", write_yaml(config))
+    files.write_json(folder / "class_names.json", list(CLASS_NAMES))
+    files.write_json(folder / "calibration.json", {"temperature": 1.0, "abstain": []})
     encoder.save(folder / "vocabulary.txt")
     model = models.build_model(config.model, len(encoder.vocabulary), len(CLASS_NAMES))
     export.export_model(model, encoder, CLASS_NAMES, config, folder)
@@ -377,7 +379,7 @@ def start_up(what: str, folder: Path | None) -> float:
         build_keras(10_000).train_on_batch(ids, labels)
     else:
         from keras_senti import models, training
-        from keras_senti.config import ModelConfig, TrainConfig
+        from keras_senti.settings.schema import ModelConfig, TrainConfig
 
         settings = {"bidirectional": False, "pooling": "last", "embedding_dropout": 0.0}
         config = ModelConfig(dropout=0.2, recurrent_dropout=0.2, **settings)

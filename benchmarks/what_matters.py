@@ -23,9 +23,10 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(ROOT))
 
-from keras_senti.config import Config, UserError
-from keras_senti.parsing import make_words, parse_config
-from keras_senti.runs import replace_file, write_json
+from keras_senti.errors import UserError
+from keras_senti.settings.command_line import parse_config, to_arguments
+from keras_senti.settings.schema import Config
+from keras_senti.storage.files import replace_file, write_json
 from keras_senti.study import compare_paired, format_markdown, pair_scores, run_study, show_difference
 from keras_senti.trials import find_difference
 
@@ -74,7 +75,7 @@ def make_changes(kind: str, config: Config) -> dict[str, list[str]]:
         "no clipping": {"train.clip_norm": None},
         "twice the epochs": {"train.epochs": train.epochs * 2},
     }
-    words = {name: make_words(values) for name, values in changes.items()}
+    words = {name: to_arguments(values) for name, values in changes.items()}
     words |= {"texts cut to their beginning": [*cut, "tail"], "texts cut to their end": [*cut, "head"]}
     pairs = 0 if model.bigram_buckets else 100_003
     words["no pairs of words" if model.bigram_buckets else "pairs of words"] = ["--model.bigram_buckets", str(pairs)]

@@ -4,11 +4,8 @@
     keras_senti.load("logs/tweets/<run>").predict(["What a wonderful morning!"])
 
 Importing this package imports nothing heavy: TensorFlow starts when something that needs it is first used.
-The modules are stages, in the order in which text flows through them; each imports only from those above it:
-config, folders, parsing, runs, devices, records, formats, tables, sources, data, text, vectors, pipeline, corpus,
-kernels, layers, language_model, models, evaluation, baselines, tensorboard, checkpoints, optimizers, replicas,
-training, pretraining, compact, export, transfer, explain, predictions, page, explanations, charts, findings,
-weaknesses, report, comparison, workflow, faults, launch, trials, study, space, search.
+Each folder is a room with one purpose; the rooms, in the order in which they may import each other, stand in
+tests/test_rooms.py.
 """
 
 import os

@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer
 from tqdm import tqdm
 
-from keras_senti.config import UserError
+from keras_senti.errors import UserError
 
 # Up to here the default solver of scikit-learn, which stops a little before the optimum: on the Chinese reviews that is
 # 0.1 points better on validation, and a baseline should be a good one. 2 million need 0.4 GB.

@@ -11,8 +11,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_senti import runs
-from keras_senti.config import UserError
+from keras_senti.errors import UserError
+from keras_senti.storage import files
 
 
 @dataclass
@@ -67,7 +67,7 @@ def write_checkpoint(folder: Path, model: keras.Model, progress: Progress, is_ch
         return
     arrays |= {f"best/{index}": weight for index, weight in enumerate(progress.best_weights)}
     text = json.dumps({name: value for name, value in vars(progress).items() if name not in ARRAYS})
-    with runs.replace_file(folder / f"step-{int(model.optimizer.iterations.numpy()):08}.npz") as file:
+    with files.replace_file(folder / f"step-{int(model.optimizer.iterations.numpy()):08}.npz") as file:
         np.savez(file, progress=np.frombuffer(text.encode(), np.uint8), **arrays)
     for old in sorted(folder.glob("step-*.npz"))[:-2]:
         old.unlink(missing_ok=True)
@@ -80,7 +80,7 @@ def read_checkpoint(path: Path, model: keras.Model) -> tuple[Progress, dict[str,
     Raises:
         ValueError, zipfile.BadZipFile and others: if the file is damaged or belongs to another model.
     """
-    arrays = runs.read_arrays(path)
+    arrays = files.read_arrays(path)
     progress = Progress(**json.loads(arrays.pop("progress").tobytes()))
     expected = {name: variable.shape for name, variable in list_variables(model).items()}
     if progress.best_epoch:

@@ -24,11 +24,13 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
-from keras_senti import runs
-from keras_senti.config import Config, UserError
-from keras_senti.folders import ModelFolder, check_file, find_model
+from keras_senti.errors import UserError, run_command
 from keras_senti.models import iterate_weights, name_of
-from keras_senti.parsing import forget_places, read_config, run_command, write_yaml
+from keras_senti.settings.portable import without_paths
+from keras_senti.settings.schema import Config
+from keras_senti.settings.yaml_file import read_config, write_yaml
+from keras_senti.storage import files, run_folder
+from keras_senti.storage.model_folder import ModelFolder, check_file, find_model
 from keras_senti.text import TextEncoder, check_vocabulary, read_vocabulary
 
 DTYPES = ("float32", "float16")
@@ -80,16 +82,16 @@ def write_compact(path: Path, model: Pretrained, dtype: str = "float32"):
                 f"{path}: the weight {name} has values up to {np.abs(weight).max():g}, expected finite numbers that "
                 f"{dtype} can hold. Write float32, or, if they are not finite there either, train again more gently."
             )
-    with runs.replace(path) as temporary:
+    with files.replace(path) as temporary:
         temporary.mkdir()
-        runs.write_text(temporary / "config.yaml", write_yaml(forget_places(model.config)))
+        files.write_text(temporary / "config.yaml", write_yaml(without_paths(model.config)))
         if model.data:
-            runs.write_json(temporary / "data.json", _forget_folders(model.data))
+            files.write_json(temporary / "data.json", _forget_folders(model.data))
         TextEncoder(model.config.text, model.vocabulary).save(temporary / "vocabulary.txt")
         if not model.is_language_model:
-            runs.write_json(temporary / "class_names.json", list(model.class_names))
+            files.write_json(temporary / "class_names.json", list(model.class_names))
         if model.calibration is not None:
-            runs.write_json(temporary / "calibration.json", model.calibration)
+            files.write_json(temporary / "calibration.json", model.calibration)
         np.savez(temporary / "weights.npz", **arrays)
 
 
@@ -161,14 +163,14 @@ def _require_parts(model: ModelFolder, *names: str):
 
 
 def _read_class_names(file: Path) -> tuple[str, ...]:
-    names = runs.read_json(file)
+    names = files.read_json(file)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
         raise UserError(f"{file} is damaged: expected a list of different names, received {reprlib.repr(names)}.")
     return tuple(names)
 
 
 def _read_data(file: Path) -> dict:
-    data = runs.read_json(file) if file.is_file() else {}
+    data = files.read_json(file) if file.is_file() else {}
     if data and not _says_data(data):
         raise UserError(
             f"{file} is damaged: expected sha256 and split_sha256, received {reprlib.repr(data)}. Bring it back as it "
@@ -181,7 +183,7 @@ def _read_data_of_run(path: Path) -> dict:
     """Returns what the manifest beside a model says of its data, {} if there is none, or of something else."""
     file = path.parent / "manifest.json"
     check_file(file, path.parent, most_mb=64)
-    manifest = runs.read_json(file) if file.is_file() else None
+    manifest = files.read_json(file) if file.is_file() else None
     data = manifest.get("data") if isinstance(manifest, dict) else None
     return data if _says_data(data) else {}
 
@@ -200,7 +202,7 @@ def read_calibration(file: Path) -> dict | None:
     """
     if not file.exists():
         return None
-    calibration = runs.read_json(file)
+    calibration = files.read_json(file)
     try:
         temperature = calibration["temperature"]
         thresholds = [entry["threshold"] for entry in calibration["abstain"] if entry["threshold"] is not None]
@@ -217,7 +219,7 @@ def read_calibration(file: Path) -> dict | None:
 
 def _read_npz(file: Path, expected) -> dict[str, np.ndarray]:
     try:
-        arrays = runs.read_arrays(file, lambda headers: _compare(headers, expected, file))
+        arrays = files.read_arrays(file, lambda headers: _compare(headers, expected, file))
     except UserError:
         raise
     except (OSError, MemoryError) as error:
@@ -318,8 +320,8 @@ def read_run(run_dir) -> Pretrained:
     Raises:
         UserError: if it is no finished run, or a file of it is missing or damaged.
     """
-    run_dir = runs.check_run_dir(run_dir)
-    return replace(read_pretrained(run_dir), data=runs.read_manifest(run_dir).get("data", {}))
+    run_dir = run_folder.check_run_dir(run_dir)
+    return replace(read_pretrained(run_dir), data=run_folder.read_manifest(run_dir).get("data", {}))
 
 
 def main(argv):

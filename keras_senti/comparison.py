@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_senti import runs
-from keras_senti.config import UserError
+from keras_senti.errors import UserError
 from keras_senti.evaluation import compare_predictions, compute_metrics, find_confusions
 from keras_senti.findings import SIGNIFICANT, describe_chance, draw_numbers, draw_reliability, draw_systems, format_p
 from keras_senti.page import (
@@ -22,6 +21,7 @@ from keras_senti.page import (
 )
 from keras_senti.predictions import StoredPart, hash_texts, read_parts, read_texts
 from keras_senti.report import name_run
+from keras_senti.storage import files, run_folder
 
 SHOWN_ROWS = 10  # that one run alone has right
 SHOWN_CLASSES = 20
@@ -84,16 +84,16 @@ def compare_runs(first_dir, second_dir) -> tuple[Path, str]:
         ),
         make_section("All numbers", draw_numbers(f"texts of the {part} part", lettered, lettered)),
     )
-    folder = runs.create_stamped_dir(dirs[0] / "evaluations", f"compare-{dirs[1].resolve().name}-")
-    runs.write_text(folder / "compare.html", page)
+    folder = run_folder.create_stamped_dir(dirs[0] / "evaluations", f"compare-{dirs[1].resolve().name}-")
+    files.write_text(folder / "compare.html", page)
     result = {"runs": names, "part": part, "first": metrics[0], "second": metrics[1], "difference": found}
-    runs.write_json(folder / "comparison.json", result)
+    files.write_json(folder / "comparison.json", result)
     return folder, f"A: {names[0]}\nB: {names[1]}\n{verdict}\n{detail}"
 
 
 def _check_classes(dirs: list[Path]) -> tuple[str, ...]:
     """Returns the class names, in the order of the first run."""
-    first, second = (tuple(runs.read_json(run_dir / "class_names.json")) for run_dir in dirs)
+    first, second = (tuple(files.read_json(run_dir / "class_names.json")) for run_dir in dirs)
     if set(first) != set(second):
         raise UserError(
             f"--compare: {dirs[0]} has the classes {', '.join(first)}, but {dirs[1]} has {', '.join(second)}. Expected "

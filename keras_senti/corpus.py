@@ -23,12 +23,14 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from keras_senti import data, pipeline, records, runs, tables, text
-from keras_senti.config import Config, TextConfig, UserError
+from keras_senti import data, pipeline, records, tables, text
 from keras_senti.data import Dataset, Splits, StoredTexts, load_splits
+from keras_senti.errors import UserError
 from keras_senti.pipeline import ENCODE_ROWS, EncodedTexts
-from keras_senti.runs import compute_sha256, read_json, write_json
+from keras_senti.settings.schema import Config, TextConfig
 from keras_senti.sources import Source, add_to_cache, prepare_source
+from keras_senti.storage import environment, run_folder
+from keras_senti.storage.files import compute_sha256, read_json, write_json
 from keras_senti.text import TextEncoder, encode_utf8, fit_vocabulary
 
 WHOLE = 2**31 - 1  # tokens: longer than any text
@@ -63,7 +65,7 @@ def load_corpus(config: Config, vocabulary: list[str] | None = None) -> Corpus:
     if config.task == "language_model":
         whole = dataclasses.replace(config.text, sequence_length=WHOLE, truncate="tail")
         config = dataclasses.replace(config, text=whole)
-    with runs.share_cache(Path(config.data.cache_dir)):
+    with run_folder.share_cache(Path(config.data.cache_dir)):
         source = prepare_source(config.data, config.task)
         files = {str(path): compute_sha256(path) for path in source.stamps if path.is_file()}
         folder = Path(config.data.cache_dir) / f"ids-{_compute_key(config, source, files, vocabulary)}"
@@ -84,7 +86,7 @@ def _compute_key(config: Config, source: Source, files: dict[str, str], vocabula
     for name in ("csv", "validation_csv", "test_csv", "unlabeled_csv", "cache_dir", "source"):
         settings.pop(name)  # content counts, not the place
     code = [inspect.getsource(module) for module in (records, tables, data, text, pipeline, sys.modules[__name__])]
-    versions = runs.describe_environment()["versions"]
+    versions = environment.describe_environment()["versions"]
     words = text.read_stop_words(config.text.stop_words) if config.text.stop_words else None
     paths = (source.main, source.validation, source.test, source.unlabeled)
     reader = [source.damaged, source.labelled, [path and (path.suffixes, files.get(str(path))) for path in paths]]

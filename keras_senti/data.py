@@ -16,8 +16,9 @@ import numpy as np
 import scipy.sparse
 from tqdm import tqdm
 
-from keras_senti.config import DataConfig, UserError, suggest
+from keras_senti.errors import UserError, suggest
 from keras_senti.records import INVISIBLE, MEANINGS
+from keras_senti.settings.schema import DataConfig
 from keras_senti.sources import Source
 from keras_senti.tables import JsonValue, Table, check_stamp, read_stamp, read_text
 

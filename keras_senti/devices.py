@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from keras_senti.config import DeviceConfig, UserError
+from keras_senti.errors import UserError
+from keras_senti.settings.schema import DeviceConfig
 
 TPU_STEPS_PER_EXECUTION = 32  # a TPU step takes about a millisecond, a return to Python as long
 WITHOUT_TPU = (

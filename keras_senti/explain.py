@@ -29,7 +29,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_senti.compact import assign_weights, read_pretrained
-from keras_senti.config import UserError, suggest
+from keras_senti.errors import UserError, suggest
 from keras_senti.layers import AttentionPooling, BigramEmbedding
 from keras_senti.models import build_model
 from keras_senti.text import UNKNOWN, TextEncoder, encode_utf8, make_simplifier

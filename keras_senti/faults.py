@@ -20,13 +20,14 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
-from keras_senti import runs
 from keras_senti.baselines import PACKAGES, fit_ngrams, is_chinese, score_texts
-from keras_senti.config import Config, UserError
 from keras_senti.data import join_groups, load_splits
+from keras_senti.errors import UserError, run_command
 from keras_senti.evaluation import compute_interval
-from keras_senti.parsing import parse_config, run_command
+from keras_senti.settings.command_line import parse_config
+from keras_senti.settings.schema import Config
 from keras_senti.sources import prepare_source
+from keras_senti.storage import files, run_folder
 
 FOLDS = 5
 # Near-duplicates: texts that share this much of their shingles, runs of so many characters. 20 bands of 5 hashes find
@@ -62,7 +63,7 @@ def read_rows(config: Config) -> tuple[pd.DataFrame, tuple[str, ...]]:
     Raises:
         UserError: for whatever is wrong with the data.
     """
-    with runs.share_cache(Path(config.data.cache_dir)):
+    with run_folder.share_cache(Path(config.data.cache_dir)):
         splits = load_splits(prepare_source(config.data))
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     if not config.train.evaluate_test:
@@ -436,7 +437,7 @@ def main(argv):
     rows, class_names = read_rows(config)
     found = find_faults(rows, class_names)
     _check_out(options.out)  # again: this took minutes
-    with runs.replace_file(options.out) as file:
+    with files.replace_file(options.out) as file:
         file.write(found.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC).encode("utf-8"))
     counts = ", ".join(f"{name} {count:,}" for name, count in rows["part"].value_counts(sort=False).items())
     print(f"{len(rows):,} rows ({counts})\n{format_faults(found)}\n{options.out}: {len(found):,} findings to review")

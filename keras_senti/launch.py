@@ -18,8 +18,7 @@ import sys
 import threading
 import time
 
-from keras_senti.config import UserError
-from keras_senti.parsing import Terminated, run_command
+from keras_senti.errors import Terminated, UserError, run_command
 
 SECONDS_TO_END = 10  # between asking a worker to end and ending it
 

@@ -6,8 +6,9 @@ import dataclasses
 import keras
 
 from keras_senti import devices, layers
-from keras_senti.config import Config, ModelConfig, PretrainConfig, UserError
+from keras_senti.errors import UserError
 from keras_senti.language_model import LanguageModel, NextToken
+from keras_senti.settings.schema import Config, ModelConfig, PretrainConfig
 
 CELLS = {"lstm": layers.LSTM, "gru": layers.GRU, "simple_rnn": keras.layers.SimpleRNN}
 EMBEDDINGS = "embedding/embeddings"  # the name of the token vectors, see `name_of`

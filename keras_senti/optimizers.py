@@ -6,7 +6,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_senti.config import TrainConfig, UserError, suggest
+from keras_senti.errors import UserError, suggest
+from keras_senti.settings.schema import TrainConfig
 
 OPTIMIZERS = {
     "adam": keras.optimizers.Adam,

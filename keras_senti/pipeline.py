@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from keras_senti.config import TrainConfig
+from keras_senti.settings.schema import TrainConfig
 from keras_senti.text import encode_utf8
 
 Bucket = bool | tuple[int, ...]  # which lengths batches are padded to: see padded_length

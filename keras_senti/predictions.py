@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from keras_senti.config import UserError
+from keras_senti.errors import UserError
 
 CHUNK_ROWS = 50_000
 MOST_VALUES = 12  # different values of a column that makes categories

@@ -8,7 +8,7 @@ import functools
 import re
 from collections import deque
 
-from keras_senti.config import UserError
+from keras_senti.errors import UserError
 
 MOST_BYTES = 64 * 2**20  # of a line, a cell or a record: what is longer is refused before it fills the memory
 MOST_NAMED = 1000  # records that are kept to be named; all are counted

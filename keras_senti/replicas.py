@@ -17,8 +17,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_senti.config import UserError
 from keras_senti.devices import Device
+from keras_senti.errors import UserError
 from keras_senti.pipeline import SCORED_POSITIONS, SCORED_ROWS, Bucket, EncodedTexts, padded_length, plan_epoch
 
 WORKER_GONE = (

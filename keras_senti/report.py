@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from keras_senti import findings, runs, weaknesses
+from keras_senti import findings, weaknesses
 from keras_senti.baselines import choose_rival
 from keras_senti.charts import Axis, Curve, Mark, draw_chart
 from keras_senti.compact import read_calibration
@@ -28,8 +28,9 @@ from keras_senti.page import (
     make_page,
     make_section,
 )
-from keras_senti.parsing import read_config
 from keras_senti.predictions import read_parts, read_texts
+from keras_senti.settings.yaml_file import read_config
+from keras_senti.storage import files, run_folder
 
 SHOWN_CATEGORIES = 6  # columns
 SHOWN_CLASSES = 20
@@ -50,7 +51,7 @@ def write_run_report(run_dir, color_words=None) -> Path:
     It is about the test part if that was scored, else about the validation part.
 
     Args:
-        run_dir: see `runs.check_run_dir`.
+        run_dir: see `run_folder.check_run_dir`.
         color_words: from (texts, predicted classes: (texts,) int) to the pieces of each text in order, a word with the
             space before it, as [(piece, weight), ...]: how much it speaks for the predicted class. They are kept in
             attributions.json; None: those that lie there already, so that drawing a page again needs no model.
@@ -59,8 +60,8 @@ def write_run_report(run_dir, color_words=None) -> Path:
     """
     run_dir = Path(run_dir)
     color_words = _keep_attributions(color_words, run_dir / "attributions.json")
-    class_names = tuple(runs.read_json(run_dir / "class_names.json"))
-    metrics, manifest = runs.read_json(run_dir / "metrics.json"), runs.read_manifest(run_dir)
+    class_names = tuple(files.read_json(run_dir / "class_names.json"))
+    metrics, manifest = files.read_json(run_dir / "metrics.json"), run_folder.read_manifest(run_dir)
     stored = run_dir / "predictions.csv"
     parts = read_parts(stored, class_names)
     part = list(parts.values())[-1]
@@ -97,19 +98,19 @@ def write_run_report(run_dir, color_words=None) -> Path:
     learned = _draw_learning(run_dir / "history.csv", manifest)
     learned = make_section("How it learned", *learned, _draw_run(manifest))
     sections = _draw_scored(subject, found, rivals, ours, color_words, note, learned)
-    runs.write_text(run_dir / "report.html", make_page(subject.title, *sections))
+    files.write_text(run_dir / "report.html", make_page(subject.title, *sections))
     return run_dir / "report.html"
 
 
 def _keep_attributions(color_words, file: Path):
     """Returns `color_words` that also writes what it finds, text → pieces; without it one that reads that, or None."""
     if color_words is None:
-        stored = runs.read_json(file) if file.exists() else None
+        stored = files.read_json(file) if file.exists() else None
         return stored and (lambda texts, predicted: [stored.get(text) for text in texts])
 
     def color_and_write(texts, predicted):
         pieces = color_words(texts, predicted)
-        runs.write_json(file, dict(zip(texts, pieces)))
+        files.write_json(file, dict(zip(texts, pieces)))
         return pieces
 
     return color_and_write
@@ -152,7 +153,7 @@ def write_file_report(
         sections = _draw_scored(subject, metrics, [_make_constant_rival(subject)], metrics, None, note)
     else:
         sections = _draw_unlabelled(subject, shown)
-    runs.write_text(folder / "report.html", make_page(subject.title, *sections))
+    files.write_text(folder / "report.html", make_page(subject.title, *sections))
     return folder / "report.html"
 
 

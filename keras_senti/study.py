@@ -25,9 +25,9 @@ import numpy as np
 import scipy.stats
 from matplotlib.figure import Figure
 
-from keras_senti import runs
-from keras_senti.config import UserError
-from keras_senti.parsing import run_command
+from keras_senti.errors import UserError, run_command
+from keras_senti.storage import locks, run_folder
+from keras_senti.storage.files import replace_file, write_json, write_text
 from keras_senti.trials import (
     TrialFailed,
     check_trial_config,
@@ -102,7 +102,7 @@ def run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path, wor
     make_folder(folder, "study.lock")
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(runs.lock_file(folder / "study.lock"))
+            stack.enter_context(locks.lock_file(folder / "study.lock"))
         except BlockingIOError:
             raise StudyInUse(f"{folder}: another process makes this study. Wait until it has ended.") from None
         frozen = {n: freeze_config([*chosen, *words], folder / n / "config.yaml") for n, chosen in configs.items()}
@@ -121,7 +121,7 @@ def _run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path, jo
             continue
         metrics, seconds = outcome
         made += seconds > 1  # the others were there
-        manifest = runs.read_manifest(run_dir)
+        manifest = run_folder.read_manifest(run_dir)
         split = split or manifest["data"]["split_sha256"]
         if manifest["data"]["split_sha256"] != split:
             raise UserError(
@@ -142,9 +142,9 @@ def _run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path, jo
             raise UserError(f"study: all runs of {name} failed. The first: {next(iter(why.values()))}")
     found = {name: dict(sorted(by_seed.items())) for name, by_seed in found.items()}  # not as they happened to end
     result = _gather(found, failed, seeds)
-    runs.write_json(folder / "study.json", result)
-    runs.write_text(folder / "table.md", format_table(result))
-    with runs.replace_file(folder / "study.png") as file:
+    write_json(folder / "study.json", result)
+    write_text(folder / "table.md", format_table(result))
+    with replace_file(folder / "study.png") as file:
         draw_study(result).savefig(file, format="png", dpi=150)
     return result
 

@@ -14,7 +14,7 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from keras_senti.config import UserError, suggest
+from keras_senti.errors import UserError, suggest
 from keras_senti.formats import describe_format, guess_encoding, guess_separator, suggest_conversion
 from keras_senti.records import MOST_BYTES, Records
 

@@ -23,10 +23,11 @@ from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.pr_curve import summary as pr_curve_summary
 
 from keras_senti import kernels
-from keras_senti.config import Config
 from keras_senti.evaluation import compute_calibration
 from keras_senti.pipeline import EncodedTexts, padded_length, predict_in_batches
-from keras_senti.runs import only_shown, write_text
+from keras_senti.settings.schema import Config
+from keras_senti.storage.files import write_text
+from keras_senti.storage.run_folder import only_shown
 
 MOST_EXAMPLE_ROWS = 5000  # predicted after each epoch; the error of an accuracy from so many rows is 0.6 points
 MOST_HISTOGRAM_VALUES = 1_000_000  # of one weight; the 38 million of a table of pairs took 9 GB

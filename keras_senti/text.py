@@ -15,9 +15,10 @@ import numpy as np
 import tensorflow as tf
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-from keras_senti.config import TextConfig, UserError
-from keras_senti.parsing import read_words
-from keras_senti.runs import write_text
+from keras_senti.errors import UserError
+from keras_senti.settings.portable import read_words
+from keras_senti.settings.schema import TextConfig
+from keras_senti.storage.files import write_text
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"
 MOST_TOKENS = 3_600_000  # `layers.BigramEmbedding` can hash no more

@@ -18,14 +18,12 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_senti import runs
 from keras_senti.checkpoints import Progress, restore_metrics, restore_newest, write_checkpoint
-from keras_senti.config import TrainConfig, UserError
 from keras_senti.devices import Device
+from keras_senti.errors import Terminated, UserError
 from keras_senti.evaluation import compute_metrics
 from keras_senti.models import find_learning_layers
 from keras_senti.optimizers import find_first_epoch, make_optimizer
-from keras_senti.parsing import Terminated
 from keras_senti.pipeline import (
     Bucket,
     EncodedTexts,
@@ -37,6 +35,8 @@ from keras_senti.pipeline import (
     plan_epoch,
 )
 from keras_senti.replicas import ReplicaLoop, Shares
+from keras_senti.settings.schema import TrainConfig
+from keras_senti.storage import files
 from keras_senti.tensorboard import Board, Examples
 
 SECONDS_BETWEEN_LINES = 60
@@ -207,7 +207,7 @@ def write_history(run_dir: Path, progress: Progress):
     writer = csv.DictWriter(file, progress.history[0] if progress.history else ["epoch"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(progress.history)
-    runs.write_text(run_dir / "history.csv", file.getvalue())
+    files.write_text(run_dir / "history.csv", file.getvalue())
 
 
 class StopOnNonFinite(keras.callbacks.Callback):

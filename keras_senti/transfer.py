@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from keras_senti.compact import Pretrained, assign_weights
-from keras_senti.config import UserError
+from keras_senti.errors import UserError
 from keras_senti.models import EMBEDDINGS, name_of
 
 BY_TOKEN = (EMBEDDINGS, "output/kernel", "output/bias")  # weights with one row a token

@@ -16,10 +16,14 @@ import threading
 import time
 from pathlib import Path
 
-from keras_senti.config import Config, UserError
+from keras_senti.errors import UserError, run_command
 from keras_senti.launch import end_workers
-from keras_senti.parsing import make_words, parse_config, read_config, run_command, settle, write_yaml
-from keras_senti.runs import read_json, read_manifest, write_text
+from keras_senti.settings.command_line import parse_config, to_arguments
+from keras_senti.settings.portable import resolve_paths
+from keras_senti.settings.schema import Config
+from keras_senti.settings.yaml_file import read_config, write_yaml
+from keras_senti.storage.files import read_json, write_text
+from keras_senti.storage.run_folder import read_manifest
 
 SECONDS_BETWEEN_LOOKS = 0.5
 COMMAND = [sys.executable, "-m", "keras_senti.trials"]
@@ -60,7 +64,7 @@ def make_folder(path, lock: str) -> Path:
 
 def check_trial_config(words: list[str]) -> Config:
     """Returns the settings of trials; raises a UserError if they are no classifier's, or name a run folder."""
-    config = settle(parse_config(words))
+    config = resolve_paths(parse_config(words))
     if config.task == "language_model":
         raise UserError(f"task: {config.name} is a language model's config, expected a classifier's.")
     if config.run_dir is not None or config.resume is not None:
@@ -94,7 +98,7 @@ def freeze_config(words: list[str], path: Path) -> list[str]:
     places = {"data.cache_dir": (config.data.cache_dir, stored.data.cache_dir)}
     places |= {f"device.{name}": (value, getattr(stored.device, name)) for name, value in vars(config.device).items()}
     changed = {key: now for key, (now, before) in places.items() if now != before}
-    return ["--config", str(path), *make_words(changed)]
+    return ["--config", str(path), *to_arguments(changed)]
 
 
 def run_trial(words: list[str], run_dir: Path, watch=None, stop: threading.Event | None = None) -> dict:
@@ -199,7 +203,7 @@ def find_difference(wanted: Config, stored: Config) -> tuple | None:
                 yield prefix + field.name, value
 
     left_out = ("run_dir", "resume", "data.cache_dir")
-    both = zip(list_settings(settle(stored)), list_settings(settle(wanted)))
+    both = zip(list_settings(resolve_paths(stored)), list_settings(resolve_paths(wanted)))
     for (key, before), (_, now) in both:
         if before != now and key not in left_out and not key.startswith("device."):
             return key, before, now

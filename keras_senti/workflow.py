@@ -28,12 +28,10 @@ from keras_senti import (
     explanations,
     export,
     report,
-    runs,
     tensorboard,
     vectors,
 )
 from keras_senti.compact import Pretrained, is_compact, read_calibration, read_pretrained, write_compact
-from keras_senti.config import Config, UserError, suggest
 from keras_senti.corpus import Corpus, load_corpus
 from keras_senti.data import (
     Dataset,
@@ -45,7 +43,7 @@ from keras_senti.data import (
     map_label,
     read_label,
 )
-from keras_senti.folders import find_model
+from keras_senti.errors import UserError, suggest
 from keras_senti.models import (
     build_language_model,
     build_model,
@@ -54,10 +52,15 @@ from keras_senti.models import (
     name_of,
 )
 from keras_senti.optimizers import check_train_from_epoch
-from keras_senti.parsing import check_settings, read_config, settle, write_yaml
 from keras_senti.pipeline import Bucket, find_bucket, predict_in_batches
 from keras_senti.predictions import read_parts
 from keras_senti.pretraining import check_language_model, train_language_model
+from keras_senti.settings.inherit import check_settings
+from keras_senti.settings.portable import resolve_paths
+from keras_senti.settings.schema import Config
+from keras_senti.settings.yaml_file import read_config, write_yaml
+from keras_senti.storage import environment, files, run_folder
+from keras_senti.storage.model_folder import find_model
 from keras_senti.tables import Table, read_text
 from keras_senti.text import TextEncoder, make_simplifier
 from keras_senti.training import TrainedRun, make_predict, train_model
@@ -79,7 +82,7 @@ def train_run(config: Config) -> Path | None:
             `failed`.
     """
     begin = time.perf_counter()
-    config = check_settings(settle(config))
+    config = check_settings(resolve_paths(config))
     check_activation(config.model)
     if config.task == "language_model":
         check_language_model(config)
@@ -89,7 +92,7 @@ def train_run(config: Config) -> Path | None:
         make_simplifier()
     device = devices.set_up_device(config.device, needs_one=config.task == "language_model")
     if config.run_dir is not None and device.is_chief:
-        runs.check_new_run_dir(config.run_dir)
+        run_folder.check_new_run_dir(config.run_dir)
     check_replicas(config, device)
     if config.train.train_from_epoch:
         check_train_from_epoch(config.train, list_learning_layers(config.model))
@@ -97,13 +100,13 @@ def train_run(config: Config) -> Path | None:
         vectors.check_word_vectors(config)
         pretrained = read_pretrained(config.init_from) if config.init_from else None
         corpus = load_corpus(config, pretrained.vocabulary if pretrained else None)
-        run_dir = runs.create_run_dir(config.name, config.run_dir) if device.is_chief else None
+        run_dir = run_folder.create_run_dir(config.name, config.run_dir) if device.is_chief else None
     else:
-        run_dir = runs.check_unfinished_run_dir(config.resume)
+        run_dir = run_folder.check_unfinished_run_dir(config.resume)
     with contextlib.ExitStack() as stack:
         if not device.is_chief:
-            run_dir = stack.enter_context(runs.make_worker_dir(run_dir))
-        stack.enter_context(runs.lock_run_dir(run_dir))
+            run_dir = stack.enter_context(run_folder.make_worker_dir(run_dir))
+        stack.enter_context(run_folder.lock_run_dir(run_dir))
         if config.resume is not None:
             pretrained, corpus = _load_again(config, run_dir)
         check = format_check(corpus.splits.check)
@@ -117,18 +120,20 @@ def train_run(config: Config) -> Path | None:
                 work(config, corpus, pretrained, device, run_dir)
         except BaseException as error:
             with contextlib.suppress(UserError):  # the disk may be full: the first error is the one to be shown
-                runs.update_manifest(run_dir, status="failed", error=f"{type(error).__name__}: {error}")
+                run_folder.update_manifest(run_dir, status="failed", error=f"{type(error).__name__}: {error}")
             if isinstance(error, KeyboardInterrupt) and device.is_chief:
                 print(f"\nstopped; to go on from here: python train.py --resume {run_dir}", flush=True)
             raise
         seconds = round(time.perf_counter() - begin, 1)
-        runs.update_manifest(run_dir, status="finished", seconds=seconds, memory_gb=runs.read_peak_memory())
+        run_folder.update_manifest(
+            run_dir, status="finished", seconds=seconds, memory_gb=environment.read_peak_memory()
+        )
         if config.task == "classification" and device.is_chief:
-            with runs.only_shown("report.html", f"`python evaluate.py --run {run_dir}` draws it again."):
+            with run_folder.only_shown("report.html", f"`python evaluate.py --run {run_dir}` draws it again."):
                 report.write_run_report(run_dir, explain.load_explainer(run_dir).color_words)
     if not device.is_chief:
         return None
-    runs.remove_checkpoints(run_dir)
+    run_folder.remove_checkpoints(run_dir)
     return run_dir
 
 
@@ -171,10 +176,12 @@ def _open_folder(config: Config, corpus: Corpus, run_dir: Path):
     data = _describe_data(corpus)
     settings = write_yaml(dataclasses.replace(config, run_dir=None, resume=None))
     if config.resume is None:
-        entries = {"data": data, "settings_sha256": _fingerprint(settings), **runs.describe_environment()}
+        entries = {"data": data, "settings_sha256": _fingerprint(settings), **environment.describe_environment()}
     else:
-        runs.check_unfinished_run_dir(run_dir)  # another process may have finished it before this one had the lock
-        manifest = runs.read_manifest(run_dir)
+        run_folder.check_unfinished_run_dir(
+            run_dir
+        )  # another process may have finished it before this one had the lock
+        manifest = run_folder.read_manifest(run_dir)
         before = manifest.get("data", {})
         if not before or before != {name: data.get(name) for name in before}:  # an earlier version noted less
             raise UserError(
@@ -192,19 +199,19 @@ def _open_folder(config: Config, corpus: Corpus, run_dir: Path):
                 f"--resume: the data gives another vocabulary than {vocabulary}: stop words, packages or this code "
                 "have changed since the run began. Bring back what changed, or start a new run."
             )
-        runs.remove_leftovers(run_dir)
+        run_folder.remove_leftovers(run_dir)
         if not _has_checkpoint(run_dir):
             print("the run was stopped before its first checkpoint: it begins at the start", flush=True)
         entries = {"error": None, "resumes": manifest.get("resumes", 0) + 1}
-    runs.update_manifest(run_dir, status="running", cache=str(corpus.cache), **entries)
-    runs.write_text(run_dir / "config.yaml", settings)
-    runs.write_json(run_dir / "data_check.json", corpus.splits.check)
+    run_folder.update_manifest(run_dir, status="running", cache=str(corpus.cache), **entries)
+    files.write_text(run_dir / "config.yaml", settings)
+    files.write_json(run_dir / "data_check.json", corpus.splits.check)
     dropped = pd.DataFrame(corpus.splits.dropped, columns=["file", "line", "reason", "text", "label"])
-    with runs.replace_file(run_dir / "dropped_rows.csv") as file:
+    with files.replace_file(run_dir / "dropped_rows.csv") as file:
         file.write(_to_csv(dropped))
     corpus.encoder.save(run_dir / "vocabulary.txt")
     if config.task == "classification":
-        runs.write_json(run_dir / "class_names.json", list(corpus.splits.class_names))
+        files.write_json(run_dir / "class_names.json", list(corpus.splits.class_names))
 
 
 def _describe_data(corpus: Corpus) -> dict:
@@ -229,12 +236,12 @@ def _explain_failed_writes(run_dir: Path):
     """Makes one message of what Python, Keras and TensorFlow raise when a file of the run cannot be written."""
     try:
         yield
-    except (OSError, tf.errors.OpError, runs.WriteError) as error:
+    except (OSError, tf.errors.OpError, files.WriteError) as error:
         # Keras' own files fail without a file name; a closed pipe or a data file that is gone must pass.
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
         if not full and str(run_dir) not in str(error):
             raise
-        where = "" if isinstance(error, runs.WriteError) else f"cannot write into {run_dir}: "
+        where = "" if isinstance(error, files.WriteError) else f"cannot write into {run_dir}: "
         reason = re.sub(r"^\{\{.*?\}\} ", "", str(error).splitlines()[0])
         raise UserError(
             f"{where}{reason} Mend this (a full disk, a missing folder?); then `python train.py --resume {run_dir}` "
@@ -278,10 +285,10 @@ def _train_in_folder(
 
 def _find_bucket(config: Config, device: devices.Device, run_dir: Path) -> Bucket:
     """Returns and notes which lengths batches are padded to: the batches follow from it, so a resumed run keeps it."""
-    bucket = runs.read_manifest(run_dir).get("bucket")
+    bucket = run_folder.read_manifest(run_dir).get("bucket")
     if bucket is None:
         bucket = find_bucket(config.train, config.text.sequence_length, fixed=device.kind == "tpu")
-        runs.update_manifest(run_dir, bucket=bucket)
+        run_folder.update_manifest(run_dir, bucket=bucket)
     return tuple(bucket) if isinstance(bucket, list) else bucket
 
 
@@ -289,15 +296,15 @@ def _export_and_score(model: keras.Model, trained: TrainedRun, config: Config, c
     splits, encoder, encoded = corpus.splits, corpus.encoder, corpus.encoded
     board = run_dir / "tensorboard"
     predict = make_predict(model)
-    with runs.only_shown("words in TensorBoard's projector", "The run goes on."):
+    with run_folder.only_shown("words in TensorBoard's projector", "The run goes on."):
         tensorboard.write_projector(board, model, predict, encoder.vocabulary, splits.class_names)
     predicted = {"validation": predict_in_batches(predict, encoded["validation"])}
     precisions = config.evaluation.abstain_precisions
     calibration = evaluation.fit_calibration(splits.validation.labels, predicted["validation"], precisions)
-    runs.write_json(run_dir / "calibration.json", calibration)
-    runs.update_manifest(run_dir, temperature=calibration["temperature"])
+    files.write_json(run_dir / "calibration.json", calibration)
+    run_folder.update_manifest(run_dir, temperature=calibration["temperature"])
     export.export_model(model, encoder, splits.class_names, config, run_dir)
-    runs.update_manifest(run_dir, parameters=model.count_params(), training=dataclasses.asdict(trained))
+    run_folder.update_manifest(run_dir, parameters=model.count_params(), training=dataclasses.asdict(trained))
     print(
         f"trained in {trained.seconds:.0f} s; kept epoch {trained.best_epoch} of {trained.epochs_run}; "
         f"{trained.padding_fraction:.1%} of the positions in a batch are padding\n",
@@ -322,8 +329,8 @@ def _pretrain_in_folder(
     trained, scores = train_language_model(model, read, corpus.encoded["validation"], vocabulary, config, run_dir)
     weights = {name_of(variable): variable.numpy() for variable in model.weights}
     write_compact(run_dir / "encoder", Pretrained(config, vocabulary, (), weights, data=_describe_data(corpus)))
-    runs.write_json(run_dir / "metrics.json", scores)
-    runs.update_manifest(
+    files.write_json(run_dir / "metrics.json", scores)
+    run_folder.update_manifest(
         run_dir,
         parameters=model.count_params(),
         training=dataclasses.asdict(trained),
@@ -339,7 +346,7 @@ def _pretrain_in_folder(
 def _begin(config: Config, corpus: Corpus, device: devices.Device, run_dir: Path, few_shapes: bool) -> str:
     """Fixes the seeds and returns the recurrent kernel; both go into the manifest."""
     encoded = corpus.encoded
-    runs.update_manifest(
+    run_folder.update_manifest(
         run_dir,
         device=device.line,
         seeds={"data": config.data.seed, "train": config.train.seed},
@@ -353,7 +360,7 @@ def _begin(config: Config, corpus: Corpus, device: devices.Device, run_dir: Path
     if config.device.kernel != "auto" and not devices.find_obstacle(settings):
         kernel, reason = config.device.kernel, "as device.kernel says"
     print(f"recurrent kernel: {kernel} ({reason})", flush=True)
-    runs.update_manifest(run_dir, kernel=kernel, precision=config.device.precision)
+    run_folder.update_manifest(run_dir, kernel=kernel, precision=config.device.precision)
     tokens = ", ".join(f"{len(e.flat):,} in the {name} part" for name, e in encoded.items() if len(e.flat))
     print(f"{len(corpus.encoder.vocabulary):,} tokens in the vocabulary; {tokens}; {device.line}")
     return kernel
@@ -368,7 +375,7 @@ def _fill(model: keras.Model, config: Config, corpus: Corpus, pretrained: Pretra
         flat = corpus.encoded["train"].flat
         path, vocabulary = config.text.word_vectors, corpus.encoder.vocabulary
         coverage = vectors.load_word_vectors(model, path, vocabulary, flat, config.train.seed)
-        runs.update_manifest(run_dir, word_vectors=coverage)
+        run_folder.update_manifest(run_dir, word_vectors=coverage)
     model.summary(line_length=80)
 
 
@@ -386,7 +393,7 @@ def _score(predicted: dict[str, np.ndarray], calibration: dict, corpus: Corpus, 
     crossed = evaluation.cross_fit_temperature(splits.validation.labels, predicted["validation"])
     scores["validation"]["calibrated"]["cross_fitted"] = crossed
     _write_run_predictions(run_dir / "predictions.csv", parts, predicted, class_names)
-    with runs.only_shown("scores in TensorBoard", "The run goes on; metrics.json has them."):
+    with run_folder.only_shown("scores in TensorBoard", "The run goes on; metrics.json has them."):
         tensorboard.write_hparams_scores(run_dir / "tensorboard", scores["validation"], step=config.train.epochs)
     # The baselines keep their texts in memory, so a sample must do for a large part.
     rows = {n: part.sample(config.baselines.max_rows, config.data.seed) for n, part in splits.parts().items()}
@@ -415,7 +422,7 @@ def _score(predicted: dict[str, np.ndarray], calibration: dict, corpus: Corpus, 
         if len(rows[name]) < len(parts[name])
     }
     last = list(parts)[-1]
-    runs.write_json(
+    files.write_json(
         run_dir / "metrics.json",
         {
             **scores,
@@ -441,7 +448,7 @@ def _compute_scores(labels: np.ndarray, probabilities: np.ndarray, class_names, 
 def _write_run_predictions(path: Path, parts: dict[str, Dataset], predicted: dict[str, np.ndarray], class_names):
     """Writes a row a text, in chunks; the texts are read from the source again."""
     names = np.array(class_names, dtype=object)
-    with runs.replace_file(path) as file:
+    with files.replace_file(path) as file:
         for name, part in parts.items():
             texts = iter(tqdm(part.texts, desc=f"writing the {name} predictions", unit=" rows", delay=2))
             for begin in range(0, len(part), CHUNK_ROWS):
@@ -457,14 +464,14 @@ def _write_run_predictions(path: Path, parts: dict[str, Dataset], predicted: dic
 
 def format_run_scores(run_dir: Path) -> str:
     """Returns the scores in metrics.json as lines for the terminal, with the baselines on the same rows."""
-    metrics = runs.read_json(run_dir / "metrics.json")
+    metrics = files.read_json(run_dir / "metrics.json")
     if "perplexity" in metrics["validation"]:
         found, unigram = metrics["validation"], metrics["baselines"]["unigram"]["perplexity"]
         return (
             f"perplexity {found['perplexity']:.1f} on {found['tokens']:,} held-out tokens, by the full softmax; "
             f"{unigram:,.1f} for who knows how frequent each token is"
         )
-    class_names = runs.read_json(run_dir / "class_names.json")
+    class_names = files.read_json(run_dir / "class_names.json")
     lines = []
     for part in ("validation", "test"):
         if part in metrics:
@@ -489,11 +496,11 @@ def evaluate_stored(run_dir) -> str:
         if read_config(Path(run_dir) / "config.yaml").task == "language_model":
             use = f"It is a language model: fine-tune it with `python train.py --init_from {run_dir} --data.csv FILE`."
         raise UserError(f"{run_dir}: a compact folder holds no scores. {use}")
-    run_dir = runs.check_run_dir(run_dir)
+    run_dir = run_folder.check_run_dir(run_dir)
     if read_config(run_dir / "config.yaml").task == "language_model":
         return format_run_scores(run_dir)  # there is no prediction to compute it from
-    class_names = runs.read_json(run_dir / "class_names.json")
-    stored = runs.read_json(run_dir / "metrics.json")
+    class_names = files.read_json(run_dir / "class_names.json")
+    stored = files.read_json(run_dir / "metrics.json")
     calibration = read_calibration(run_dir / "calibration.json")
     for name, part in read_parts(run_dir / "predictions.csv", class_names).items():
         again = _compute_scores(part.labels, part.probabilities, class_names, calibration)
@@ -531,7 +538,7 @@ def compare_stored(first_dir, second_dir) -> tuple[Path, str]:
     for run_dir in (first_dir, second_dir):
         if is_compact(run_dir):
             raise UserError(f"--compare: {run_dir} is a compact folder, which holds no predictions. Name a run folder.")
-        if read_config(runs.check_run_dir(run_dir) / "config.yaml").task == "language_model":
+        if read_config(run_folder.check_run_dir(run_dir) / "config.yaml").task == "language_model":
             raise UserError(
                 f"--compare: {run_dir} is a language model's, which predicts no classes. Name a classifier's."
             )
@@ -539,8 +546,8 @@ def compare_stored(first_dir, second_dir) -> tuple[Path, str]:
 
 
 def _check_model_dir(path) -> Path:
-    """Returns the path of a finished run or of a compact folder, which both can predict; see `runs.check_run_dir`."""
-    return Path(path) if is_compact(path) else runs.check_run_dir(path)
+    """Returns the path of a finished run or a compact folder, which can predict; see `run_folder.check_run_dir`."""
+    return Path(path) if is_compact(path) else run_folder.check_run_dir(path)
 
 
 def evaluate_texts(run_dir, texts: list[str]) -> str:
@@ -564,17 +571,17 @@ def explain_texts(path, texts: list[str], class_name: str | None = None) -> tupl
     """
     home, model = Path(path), find_model(path)
     if model is None or model.path != home:
-        runs.check_run_dir(home)
+        run_folder.check_run_dir(home)
     elif model.is_saved_model and (home.parent / "manifest.json").is_file():
         home = home.parent
     explainer = explain.load_explainer(path)
     found = [explainer.explain(text, class_name) for text in tqdm(texts, "explaining", delay=2, disable=None)]
     page = explanations.format_page(found, f"{home.parent.name}/{home.name}")
     try:
-        folder = runs.create_stamped_dir(home / "evaluations", "explanation-")
+        folder = run_folder.create_stamped_dir(home / "evaluations", "explanation-")
     except OSError as error:
-        raise runs.WriteError(f"cannot write into {home}: {error.strerror}.") from None
-    runs.write_text(folder / "explanation.html", page)
+        raise files.WriteError(f"cannot write into {home}: {error.strerror}.") from None
+    files.write_text(folder / "explanation.html", page)
     color = explanations.wants_color()
     return folder, "\n\n".join(explanations.format_explanation(explanation, color) for explanation in found)
 
@@ -623,12 +630,12 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
     notes = describe_reading(table, label_column, label_map or class_names)
     if not len(labels):
         raise UserError(f"{csv_file}: has no rows. Is it the right file?")
-    folder = runs.create_stamped_dir(run_dir / "evaluations", f"{table.path.name}-")
+    folder = run_folder.create_stamped_dir(run_dir / "evaluations", f"{table.path.name}-")
     probabilities = _write_predictions(model, table, text_column, len(labels), folder)
     labelled = labels >= 0
     result = {
         "file": str(csv_file),
-        "sha256": runs.compute_sha256(csv_file),
+        "sha256": files.compute_sha256(csv_file),
         "rows": len(labels),
         "rows_without_label": int((labels == NO_LABEL).sum()),
         "rows_left_out": int((labels == LEFT_OUT).sum()),
@@ -646,10 +653,10 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
     if left_out := result["rows_left_out"]:
         lines.append(f"{left_out:,} rows have a label that label_map leaves out: predicted, not scored")
     lines += format_reading(notes)
-    runs.write_json(folder / "metrics.json", result)
+    files.write_json(folder / "metrics.json", result)
     columns = text_column, [name for name in table.columns if name not in (text_column, label_column)]
     found = labels, probabilities, model.calibration
-    with runs.only_shown("report.html", "predictions.csv and metrics.json are whole."):
+    with run_folder.only_shown("report.html", "predictions.csv and metrics.json are whole."):
         report.write_file_report(folder, run_dir, table.path.name, columns, class_names, *found)
     return folder, "\n".join(lines)
 
@@ -677,7 +684,7 @@ def _write_predictions(model, table: Table, text_column: str, rows: int, folder:
     """Streams the file through the model into predictions.csv; returns the probabilities (rows, classes)."""
     added = [_new_name(n, table.columns) for n in ("predicted", *(f"probability_{c}" for c in model.class_names))]
     pieces, chunk = [], []
-    with runs.replace_file(folder / "predictions.csv") as file, tqdm(total=rows, unit=" rows") as bar:
+    with files.replace_file(folder / "predictions.csv") as file, tqdm(total=rows, unit=" rows") as bar:
         file.write(_to_csv(pd.DataFrame(columns=[*table.columns, *added])))
         for number, (_, row) in enumerate(table, 1):
             chunk.append(row)

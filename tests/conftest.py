@@ -56,7 +56,7 @@ def language_model():
 
     from keras_senti.compact import Pretrained
     from keras_senti.models import build_language_model, name_of
-    from keras_senti.parsing import parse_config
+    from keras_senti.settings.command_line import parse_config
 
     words = "--name tiny_lm --task language_model --data.source tweets --model.bidirectional false --model.units 5"
     config = parse_config([*words.split(), "--model.embedding_dim", "4", "--text.lowercase", "false"])
@@ -71,7 +71,7 @@ def language_model():
 def trained_run(tiny_settings, tmp_path_factory) -> Path:
     """The folder of a finished run on the tiny file; tests only read it (evaluations/ is theirs)."""
     from keras_senti import workflow
-    from keras_senti.parsing import parse_config
+    from keras_senti.settings.command_line import parse_config
 
     run_dir = tmp_path_factory.mktemp("runs") / "tiny"
     return workflow.train_run(parse_config([*tiny_settings, "--run_dir", str(run_dir)]))

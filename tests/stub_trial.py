@@ -12,7 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from keras_senti.parsing import parse_config, read_config, settle, write_yaml
+from keras_senti.settings.command_line import parse_config
+from keras_senti.settings.portable import resolve_paths
+from keras_senti.settings.yaml_file import read_config, write_yaml
 from keras_senti.trials import end_with_parent
 
 end_with_parent()
@@ -22,7 +24,7 @@ if "--resume" in words:
     config = read_config(run_dir / "config.yaml")
 else:
     run_dir = Path(words[words.index("--run_dir") + 1])
-    config = settle(parse_config([w for w in words if w not in ("--run_dir", str(run_dir))]))
+    config = resolve_paths(parse_config([w for w in words if w not in ("--run_dir", str(run_dir))]))
     run_dir.mkdir(parents=True)
     (run_dir / "config.yaml").write_text(write_yaml(config))
     (run_dir / "manifest.json").write_text(json.dumps({"status": "running"}))

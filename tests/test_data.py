@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from keras_senti import data, sources
-from keras_senti.config import DataConfig, UserError
 from keras_senti.data import (
     Dataset,
     StoredTexts,
@@ -23,6 +22,8 @@ from keras_senti.data import (
     read_rows,
     split_rows,
 )
+from keras_senti.errors import UserError
+from keras_senti.settings.schema import DataConfig
 from keras_senti.sources import prepare_source
 from keras_senti.tables import Table
 

@@ -6,8 +6,9 @@ import pytest
 import tensorflow as tf
 
 from keras_senti import devices
-from keras_senti.config import DeviceConfig, UserError
 from keras_senti.devices import choose_kernel, set_up_device
+from keras_senti.errors import UserError
+from keras_senti.settings.schema import DeviceConfig
 
 LSTM, GRU = {"cell": "lstm"}, {"cell": "gru"}
 
@@ -194,7 +195,7 @@ def test_a_tpu_comes_first_where_its_library_is(monkeypatch):
 @pytest.mark.slow
 def test_the_cpu_in_parts_is_for_trying_replicas_out():
     code = (
-        "from keras_senti.config import DeviceConfig; from keras_senti.devices import set_up_device; "
+        "from keras_senti.settings.schema import DeviceConfig; from keras_senti.devices import set_up_device; "
         "device = set_up_device(DeviceConfig(strategy='mirrored', replicas=2)); "
         "print(device.kind, device.replicas, device.strategy.num_replicas_in_sync, device.line)"
     )

@@ -15,9 +15,10 @@ import pytest
 import evaluate
 from keras_senti import explain, explanations, layers, workflow
 from keras_senti.compact import read_run, write_compact
-from keras_senti.config import ModelConfig, TextConfig, UserError
+from keras_senti.errors import UserError
 from keras_senti.explain import Explainer
 from keras_senti.models import build_model
+from keras_senti.settings.schema import ModelConfig, TextConfig
 from keras_senti.text import TextEncoder
 
 ROOT = Path(__file__).parents[1]

@@ -19,12 +19,13 @@ from tensorflow.core.protobuf import saved_model_pb2
 import keras_senti
 from keras_senti import devices, kernels, layers
 from keras_senti.compact import read_run, write_compact
-from keras_senti.config import Config, DataConfig, ModelConfig, TextConfig, UserError
+from keras_senti.errors import UserError
 from keras_senti.evaluation import apply_temperature
 from keras_senti.export import TOKEN_IDS, export_model
 from keras_senti.models import build_model
-from keras_senti.parsing import read_config
 from keras_senti.pipeline import encode_texts, predict_in_batches
+from keras_senti.settings.schema import Config, DataConfig, ModelConfig, TextConfig
+from keras_senti.settings.yaml_file import read_config
 from keras_senti.text import TextEncoder, make_simplifier
 from keras_senti.training import make_predict
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import BAD, GOOD, ROOT, make_rows
 
 from keras_senti import faults
-from keras_senti.config import UserError
+from keras_senti.errors import UserError
 from keras_senti.faults import (
     assign_folds,
     find_deciding_words,
@@ -23,7 +23,7 @@ from keras_senti.faults import (
     read_rows,
     sign_texts,
 )
-from keras_senti.parsing import parse_config
+from keras_senti.settings.command_line import parse_config
 
 
 def write(path, rows, header=("text", "sentiment")):

@@ -13,11 +13,12 @@ import tensorflow as tf
 
 import evaluate
 import keras_senti
-from keras_senti import compact, runs, workflow
+from keras_senti import compact, workflow
 from keras_senti.compact import read_pretrained, read_run, write_compact
-from keras_senti.config import UserError
-from keras_senti.folders import find_model
-from keras_senti.parsing import parse_config
+from keras_senti.errors import UserError
+from keras_senti.settings.command_line import parse_config
+from keras_senti.storage import environment
+from keras_senti.storage.model_folder import find_model
 
 TEXTS = ["the film was great", "the hotel was really awful", "never seen words"]
 
@@ -315,12 +316,12 @@ def test_a_folder_that_lies_about_its_sizes_or_files_is_one_message(trained_run,
     else:
         shutil.copytree(trained_run / "saved_model", folder)
     change(folder)
-    begin, memory = time.perf_counter(), runs.read_peak_memory()
+    begin, memory = time.perf_counter(), environment.read_peak_memory()
     for use in (keras_senti.load, read_pretrained):
         with pytest.raises(UserError, match=message) as error:
             use(folder)
         assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 700
-    assert time.perf_counter() - begin < 10 and runs.read_peak_memory() - memory < 0.5
+    assert time.perf_counter() - begin < 10 and environment.read_peak_memory() - memory < 0.5
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "metrics.json", "predictions.csv", "class_names.json"])

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from keras_senti.config import UserError
+from keras_senti.errors import UserError
 from keras_senti.formats import guess_encoding
 from keras_senti.tables import Table, read_lines
 

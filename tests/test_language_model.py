@@ -4,9 +4,9 @@ import pytest
 import tensorflow as tf
 
 from keras_senti import language_model
-from keras_senti.config import ModelConfig, PretrainConfig
 from keras_senti.language_model import NextToken, compute_cross_entropy, compute_sampled_cross_entropy
 from keras_senti.models import build_language_model
+from keras_senti.settings.schema import ModelConfig, PretrainConfig
 
 POSITIONS, FEATURES, VOCABULARY = 7, 3, 11
 NEGATIVES = np.array([4, 1, 4, 9, 0], np.int32)  # 4 twice, and two of the targets

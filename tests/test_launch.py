@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from keras_senti import launch
-from keras_senti.config import UserError
+from keras_senti.errors import UserError
 
 SHOW = "import json, os, sys; c = json.loads(os.environ['TF_CONFIG']); print(json.dumps(c), file=sys.stderr)"
 
@@ -83,7 +83,7 @@ while True:
 QUICKLY = """
 import sys
 from keras_senti import launch
-from keras_senti.parsing import run_command
+from keras_senti.errors import run_command
 launch.SECONDS_TO_END = float(sys.argv.pop(1))
 sys.exit(run_command(launch.main))
 """

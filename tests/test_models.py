@@ -6,9 +6,10 @@ import pytest
 import tensorflow as tf
 
 from keras_senti import layers
-from keras_senti.config import Config, DataConfig, ModelConfig, PretrainConfig, UserError
+from keras_senti.errors import UserError
 from keras_senti.models import build_language_model, build_model, iterate_weights, list_learning_layers, name_of
-from keras_senti.parsing import read_config
+from keras_senti.settings.schema import Config, DataConfig, ModelConfig, PretrainConfig
+from keras_senti.settings.yaml_file import read_config
 
 CELLS, POOLINGS = ("lstm", "gru", "simple_rnn"), ("last", "mean", "max", "attention", "concat")
 SMALL = {"units": 4, "embedding_dim": 3, "embedding_dropout": 0.5}

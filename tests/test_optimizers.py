@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_senti.config import TrainConfig, UserError
+from keras_senti.errors import UserError
 from keras_senti.optimizers import (
     OPTIMIZERS,
     InOnePass,
@@ -14,6 +14,7 @@ from keras_senti.optimizers import (
     check_train_from_epoch,
     make_optimizer,
 )
+from keras_senti.settings.schema import TrainConfig
 
 
 @pytest.mark.parametrize(

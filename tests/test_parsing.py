@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from keras_senti import parsing
-from keras_senti.config import Config, DataConfig, ModelConfig, TrainConfig, UserError, suggest
-from keras_senti.parsing import list_keys, parse_config, read_config, run_command, settle, write_yaml
+from keras_senti import errors
+from keras_senti.errors import UserError, run_command, suggest
+from keras_senti.settings import yaml_text
+from keras_senti.settings.command_line import parse_config
+from keras_senti.settings.portable import resolve_paths
+from keras_senti.settings.schema import Config, DataConfig, ModelConfig, TrainConfig
+from keras_senti.settings.yaml_file import list_keys, read_config, write_yaml
 
 ROOT = Path(__file__).parents[1]
 TWEETS = ("--data.source", "tweets")
@@ -305,7 +309,7 @@ def test_only_a_regular_file_is_read(tmp_path):
         with pytest.raises(UserError, match=rf"--config: {path}: cannot be read: not a regular file"):
             parse_config(["--config", str(path)])
         with pytest.raises(UserError, match=rf"text\.stop_words: received '{path}', .*not a regular file"):
-            settle(parse_config([*TWEETS, "--text.stop_words", str(path)]))
+            resolve_paths(parse_config([*TWEETS, "--text.stop_words", str(path)]))
 
 
 def test_no_more_stop_words_are_taken_than_a_config_can_hold(tmp_path):
@@ -313,10 +317,12 @@ def test_no_more_stop_words_are_taken_than_a_config_can_hold(tmp_path):
     for content in ("a\n" * 5001, f"{'😀' * 10}\n" * 1300):
         (tmp_path / "words.txt").write_text(content, encoding="utf-8")
         with pytest.raises(UserError, match=r"received (5,001|1,300) words, expected at most 5,000, in 50,000 bytes"):
-            settle(parse_config([*TWEETS, *words]))
+            resolve_paths(parse_config([*TWEETS, *words]))
     (tmp_path / "words.txt").write_text("😀😀\n" * 4900, encoding="utf-8")
-    written = write_yaml(settle(parse_config([*TWEETS, *words])))
-    assert len(written.encode()) < parsing.MOST_YAML and len(parsing.parse_yaml(written)["text"]["stop_words"]) == 4900
+    written = write_yaml(resolve_paths(parse_config([*TWEETS, *words])))
+    assert (
+        len(written.encode()) < yaml_text.MOST_YAML and len(yaml_text.parse_yaml(written)["text"]["stop_words"]) == 4900
+    )
 
 
 def test_the_settings_of_a_model_open_no_other_file(tmp_path):
@@ -410,7 +416,7 @@ def test_a_user_error_becomes_one_message_and_exit_code_2(capsys, monkeypatch):
     def fail(argv):
         raise UserError(f"received {argv}")
 
-    monkeypatch.setattr(parsing.sys, "argv", ["train.py", "--x"])
+    monkeypatch.setattr(errors.sys, "argv", ["train.py", "--x"])
     assert run_command(fail) == 2
     assert capsys.readouterr().err == "error: received ['--x']\n"
 
@@ -419,7 +425,7 @@ def test_other_ends_of_a_command_have_their_own_exit_codes(capsys, monkeypatch):
     def stop(argv):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(parsing.sys, "argv", ["train.py"])
+    monkeypatch.setattr(errors.sys, "argv", ["train.py"])
     assert run_command(lambda argv: None) == 0
     assert run_command(stop) == 130
     assert capsys.readouterr().err == "\nstopped.\n"
@@ -429,8 +435,8 @@ SHOW = """
 import sys
 sys.path.insert(0, {root!r})
 from tqdm import tqdm
-from keras_senti.config import UserError
-from keras_senti.parsing import run_command
+from keras_senti.errors import UserError
+from keras_senti.errors import run_command
 
 def main(argv):
     print("很好")
@@ -459,7 +465,7 @@ def test_what_is_printed_to_be_read_again_is_written_otherwise_where_it_cannot_b
 
 
 def test_sigterm_ends_a_command_as_ctrl_c_does_with_its_own_exit_code(monkeypatch, capsys):
-    monkeypatch.setattr(parsing.sys, "argv", ["train.py"])
+    monkeypatch.setattr(errors.sys, "argv", ["train.py"])
     cleaned = []
 
     def wait(argv):
@@ -473,8 +479,8 @@ def test_sigterm_ends_a_command_as_ctrl_c_does_with_its_own_exit_code(monkeypatc
     assert run_command(wait) == 143 and cleaned
     assert capsys.readouterr().err == "\nstopped.\n" and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     with monkeypatch.context() as patch:  # what someone else has set stays
-        patch.setattr(parsing.signal, "signal", lambda *_: pytest.fail("handled"))
-        patch.setattr(parsing.signal, "getsignal", lambda _: signal.SIG_IGN)
+        patch.setattr(errors.signal, "signal", lambda *_: pytest.fail("handled"))
+        patch.setattr(errors.signal, "getsignal", lambda _: signal.SIG_IGN)
         assert run_command(lambda argv: None) == 0
 
 
@@ -648,12 +654,12 @@ def test_settled_settings_have_no_relative_path_and_the_stop_words_themselves(tm
     (tmp_path / "words.txt").write_text("The\na\n")
     words = "--data.csv a.csv --text.stop_words words.txt --text.word_vectors v.txt --data.cache_dir /cache".split()
     words += "--task language_model --data.unlabeled_csv u.csv".split()
-    config = settle(parse_config(words))
+    config = resolve_paths(parse_config(words))
     assert config.data.unlabeled_csv == f"{tmp_path}/u.csv"
     assert (config.data.csv, config.text.word_vectors) == (f"{tmp_path}/a.csv", f"{tmp_path}/v.txt")
     assert (config.data.cache_dir, config.data.test_csv, config.init_from) == ("/cache", None, None)
     assert config.text.stop_words == ["the", "a"]
     (tmp_path / "words.txt").unlink()
     (tmp_path / "config.yaml").write_text(write_yaml(config))
-    assert settle(read_config(tmp_path / "config.yaml")) == config
-    assert settle(parse_config([*words, "--text.stop_words", "english"])).text.stop_words == "english"
+    assert resolve_paths(read_config(tmp_path / "config.yaml")) == config
+    assert resolve_paths(parse_config([*words, "--text.stop_words", "english"])).text.stop_words == "english"

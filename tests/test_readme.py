@@ -12,7 +12,8 @@ import pytest
 
 import keras_senti
 from keras_senti import search, study
-from keras_senti.parsing import parse_config, read_config, write_yaml
+from keras_senti.settings.command_line import parse_config
+from keras_senti.settings.yaml_file import read_config, write_yaml
 from keras_senti.space import read_space
 
 ROOT = Path(__file__).parents[1]

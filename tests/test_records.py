@@ -1,7 +1,7 @@
 import pytest
 
 from keras_senti import records
-from keras_senti.config import UserError
+from keras_senti.errors import UserError
 from keras_senti.tables import Table
 
 

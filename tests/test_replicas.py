@@ -15,12 +15,13 @@ import pytest
 import tensorflow as tf
 
 from keras_senti import launch, optimizers
-from keras_senti.config import ModelConfig, TrainConfig, UserError
 from keras_senti.devices import Device
+from keras_senti.errors import UserError
 from keras_senti.models import build_model
-from keras_senti.parsing import parse_config
 from keras_senti.pipeline import EncodedTexts, plan_epoch
 from keras_senti.replicas import ReplicaLoop, Shares, _group
+from keras_senti.settings.command_line import parse_config
+from keras_senti.settings.schema import ModelConfig, TrainConfig
 from keras_senti.training import compile_model, train_model
 from keras_senti.workflow import check_replicas
 

@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keras_senti import runs, workflow
-from keras_senti.config import UserError
-from keras_senti.parsing import parse_config
+from keras_senti import workflow
+from keras_senti.errors import UserError
+from keras_senti.settings.command_line import parse_config
+from keras_senti.storage import run_folder
 from keras_senti.training import SaveProgress
 
 ROOT = Path(__file__).parents[1]
@@ -145,7 +146,10 @@ def test_data_that_gives_another_vocabulary_is_refused_and_nothing_is_changed(st
 
 def test_a_folder_in_which_a_process_runs_is_refused_at_once_and_left_alone(stopped_run, monkeypatch):
     before = describe(stopped_run)
-    with runs.lock_run_dir(stopped_run), pytest.raises(UserError, match="another process is running in this folder"):
+    with (
+        run_folder.lock_run_dir(stopped_run),
+        pytest.raises(UserError, match="another process is running in this folder"),
+    ):
         monkeypatch.setattr(workflow, "load_corpus", lambda *_: pytest.fail("not at once"))
         resume(stopped_run)
     assert describe(stopped_run) == before
@@ -169,7 +173,7 @@ def test_a_folder_that_vanishes_in_training_is_what_the_message_says(tiny_settin
 
 @pytest.mark.slow
 def test_layers_join_in_their_epochs_also_if_the_run_was_stopped_before(tiny_settings, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(runs, "remove_checkpoints", lambda run_dir: None)  # they are to be compared
+    monkeypatch.setattr(run_folder, "remove_checkpoints", lambda run_dir: None)  # they are to be compared
     words = [*tiny_settings, "--train.epochs", "3", "--train.checkpoint_minutes", "1e-6", "--train.monitor", "none"]
     words += ["--train.train_from_epoch", "{embedding: 3, recurrent_0: 2}", "--train.layer_rate_decay", "2.6"]
     whole = workflow.train_run(parse_config([*words, "--run_dir", str(tmp_path / "whole")]))
@@ -194,7 +198,7 @@ def test_layers_join_in_their_epochs_also_if_the_run_was_stopped_before(tiny_set
 FULL_DISK = """
 import resource, sys
 from keras_senti import kernels
-from keras_senti.parsing import run_command
+from keras_senti.errors import run_command
 from keras_senti.training import SaveProgress
 import train
 
@@ -238,7 +242,7 @@ TRAIN = """
 import sys
 import train
 from keras_senti import runs
-from keras_senti.parsing import run_command
+from keras_senti.errors import run_command
 
 runs.remove_checkpoints = lambda run_dir: None
 sys.exit(run_command(train.main))

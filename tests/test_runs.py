@@ -4,8 +4,10 @@ import re
 
 import pytest
 
-from keras_senti import runs
-from keras_senti.config import UserError
+from keras_senti.errors import UserError
+from keras_senti.storage import run_folder
+from keras_senti.storage.environment import describe_environment
+from keras_senti.storage.files import WriteError, compute_sha256, read_json, replace, write_json, write_text
 
 
 def make_run(folder, status="finished"):
@@ -19,37 +21,37 @@ def make_run(folder, status="finished"):
 
 def test_a_run_goes_to_logs_name_and_utc_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = runs.create_run_dir("tweets")
+    path = run_folder.create_run_dir("tweets")
     assert re.fullmatch(r"logs/tweets/\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ", path.as_posix())
     assert path.is_dir()
 
 
 def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path, monkeypatch):
-    class StoppedClock(runs.datetime.datetime):
+    class StoppedClock(run_folder.datetime.datetime):
         @classmethod
         def now(cls, tz=None):
             return cls(2026, 1, 31, 12, 0, 5, tzinfo=tz)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runs.datetime, "datetime", StoppedClock)
-    names = [runs.create_run_dir("x").name for _ in range(3)]
+    monkeypatch.setattr(run_folder.datetime, "datetime", StoppedClock)
+    names = [run_folder.create_run_dir("x").name for _ in range(3)]
     assert names == ["2026-01-31T12-00-05Z", "2026-01-31T12-00-05Z-2", "2026-01-31T12-00-05Z-3"]
 
 
 def test_run_dir_is_taken_exactly(tmp_path):
-    path = runs.create_run_dir("tweets", str(tmp_path / "a" / "b"))
+    path = run_folder.create_run_dir("tweets", str(tmp_path / "a" / "b"))
     assert path == tmp_path / "a" / "b"
     assert path.is_dir()
 
 
 def test_an_empty_folder_is_accepted(tmp_path):
-    assert runs.create_run_dir("tweets", str(tmp_path)) == tmp_path
+    assert run_folder.create_run_dir("tweets", str(tmp_path)) == tmp_path
 
 
 def test_a_folder_that_is_not_empty_is_refused_and_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="is not empty; a run never writes over another. Name a new folder"):
-        runs.create_run_dir("tweets", str(tmp_path))
+        run_folder.create_run_dir("tweets", str(tmp_path))
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("notes.txt", "mine")]
 
 
@@ -57,69 +59,69 @@ def test_a_file_is_refused_and_left_alone(tmp_path):
     file = tmp_path / "notes.txt"
     file.write_text("mine")
     with pytest.raises(UserError, match=r"notes\.txt is a file, expected a new folder"):
-        runs.create_run_dir("tweets", str(file))
+        run_folder.create_run_dir("tweets", str(file))
     assert file.read_text() == "mine"
 
 
 def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"run_dir: cannot make the folder .*below: Not a directory"):
-        runs.create_run_dir("tweets", str(tmp_path / "file" / "below"))
+        run_folder.create_run_dir("tweets", str(tmp_path / "file" / "below"))
 
 
 # Writing and reading
 
 
 def test_text_is_written_as_it_is(tmp_path):
-    runs.write_text(tmp_path / "a.txt", "naïve\r\n情感\n")
+    write_text(tmp_path / "a.txt", "naïve\r\n情感\n")
     assert (tmp_path / "a.txt").read_bytes() == "naïve\r\n情感\n".encode()
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
-    runs.write_text(path, "old")
+    write_text(path, "old")
 
     def fail(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(UserError, match=r"cannot write .*a\.txt: No space left on device"):
-        runs.write_text(path, "new")
+        write_text(path, "new")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "old")]
 
 
 def test_a_write_into_a_missing_folder_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"cannot write .*a\.txt: No such file or directory"):
-        runs.write_text(tmp_path / "none" / "a.txt", "x")
+        write_text(tmp_path / "none" / "a.txt", "x")
 
 
 def test_json_is_read_back_and_readable_by_people(tmp_path):
-    runs.write_json(tmp_path / "a.json", {"classes": ["好", "坏"]})
+    write_json(tmp_path / "a.json", {"classes": ["好", "坏"]})
     assert "好" in (tmp_path / "a.json").read_text("utf-8")
-    assert runs.read_json(tmp_path / "a.json") == {"classes": ["好", "坏"]}
+    assert read_json(tmp_path / "a.json") == {"classes": ["好", "坏"]}
 
 
 def test_a_json_file_that_is_missing_names_the_folder(tmp_path):
     with pytest.raises(UserError, match=r"metrics\.json is missing: .* is not the folder of a finished run"):
-        runs.read_json(tmp_path / "metrics.json")
+        read_json(tmp_path / "metrics.json")
 
 
 @pytest.mark.parametrize("content", [b'{"a": 1', b"", b"\xff\xfe"], ids=["cut off", "empty", "not UTF-8"])
 def test_a_damaged_json_file_is_named(tmp_path, content):
     (tmp_path / "metrics.json").write_bytes(content)
     with pytest.raises(UserError, match=r"metrics\.json cannot be read: "):
-        runs.read_json(tmp_path / "metrics.json")
+        read_json(tmp_path / "metrics.json")
 
 
 def test_the_manifest_keeps_earlier_entries(tmp_path):
-    runs.update_manifest(tmp_path, status="running", seed=3)
-    runs.update_manifest(tmp_path, status="finished")
-    assert runs.read_json(tmp_path / "manifest.json") == {"status": "finished", "seed": 3}
+    run_folder.update_manifest(tmp_path, status="running", seed=3)
+    run_folder.update_manifest(tmp_path, status="finished")
+    assert read_json(tmp_path / "manifest.json") == {"status": "finished", "seed": 3}
 
 
 def test_the_environment_names_command_and_versions():
-    environment = runs.describe_environment()
+    environment = describe_environment()
     assert {"python", "numpy", "keras"} <= set(environment["versions"])
     assert isinstance(environment["command"], list)
     json.dumps(environment)
@@ -128,11 +130,11 @@ def test_the_environment_names_command_and_versions():
 def test_sha256_of_a_file(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")  # the first test vector of FIPS 180-2
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert runs.compute_sha256(tmp_path / "a") == expected
+    assert compute_sha256(tmp_path / "a") == expected
 
 
 def test_a_folder_comes_to_its_name_when_it_is_whole(tmp_path):
-    with runs.replace(tmp_path / "model") as temporary:
+    with replace(tmp_path / "model") as temporary:
         (temporary / "assets").mkdir(parents=True)
         (temporary / "assets" / "a.txt").write_text("a")
         assert not (tmp_path / "model").exists()
@@ -143,7 +145,7 @@ def test_a_folder_comes_to_its_name_when_it_is_whole(tmp_path):
 def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
-    with runs.replace(tmp_path / "model") as temporary:
+    with replace(tmp_path / "model") as temporary:
         temporary.mkdir()
         files = [temporary / name for name in "ab"]
         for file in files:
@@ -154,12 +156,12 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch
 def test_a_cache_is_cleared_of_half_written_files_only_while_nobody_else_uses_it(tmp_path):
     (tmp_path / "writing-1").mkdir()
     (tmp_path / "ids-1").mkdir()
-    with runs.share_cache(tmp_path):
+    with run_folder.share_cache(tmp_path):
         assert not (tmp_path / "writing-1").exists() and (tmp_path / "ids-1").exists()
         (tmp_path / "writing-2").mkdir()
-        with runs.share_cache(tmp_path):
+        with run_folder.share_cache(tmp_path):
             assert (tmp_path / "writing-2").exists()
-    with runs.share_cache(tmp_path):
+    with run_folder.share_cache(tmp_path):
         assert not (tmp_path / "writing-2").exists()
 
 
@@ -167,69 +169,69 @@ def test_a_folder_of_the_users_in_the_cache_stays_whatever_its_name(tmp_path):
     (tmp_path / "writing-exercises").mkdir()
     (tmp_path / "writing-exercises" / "mine.txt").touch()
     (tmp_path / "writing-abcdefgh" / "ids-0123456789abcdef").mkdir(parents=True)
-    with runs.share_cache(tmp_path):
+    with run_folder.share_cache(tmp_path):
         assert (tmp_path / "writing-exercises" / "mine.txt").exists()
         assert not (tmp_path / "writing-abcdefgh").exists()
 
 
 def test_a_file_that_cannot_be_read_has_no_sha256(tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path}: cannot be read: Is a directory"):
-        runs.compute_sha256(tmp_path)
+        compute_sha256(tmp_path)
 
 
 # A finished run
 
 
 def test_a_finished_run_is_accepted(tmp_path):
-    assert runs.check_run_dir(str(make_run(tmp_path / "run"))) == tmp_path / "run"
+    assert run_folder.check_run_dir(str(make_run(tmp_path / "run"))) == tmp_path / "run"
 
 
 def test_a_run_that_is_missing_is_named(tmp_path):
     with pytest.raises(UserError, match=r"none: no such folder\. Expected a run folder such as logs/"):
-        runs.check_run_dir(tmp_path / "none")
+        run_folder.check_run_dir(tmp_path / "none")
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(UserError, match=r"not a run folder \(no manifest\.json\)\.$"):
-        runs.check_run_dir(tmp_path)
+        run_folder.check_run_dir(tmp_path)
 
 
 def test_the_newest_run_below_is_suggested(tmp_path):
     make_run(tmp_path / "logs" / "tweets" / "2026-01-30T12-00-00Z")
     make_run(tmp_path / "logs" / "tweets" / "2026-01-31T12-00-00Z")
     with pytest.raises(UserError, match=r"not a run folder .*Did you mean .*2026-01-31T12-00-00Z\?"):
-        runs.check_run_dir(tmp_path / "logs")
+        run_folder.check_run_dir(tmp_path / "logs")
 
 
 @pytest.mark.parametrize("status", ["running", "failed"])
 def test_a_run_that_has_not_finished_is_refused(tmp_path, status):
     make_run(tmp_path / "run", status)
     with pytest.raises(UserError, match=rf"this run is '{status}', not 'finished'"):
-        runs.check_run_dir(tmp_path / "run")
+        run_folder.check_run_dir(tmp_path / "run")
 
 
 def test_a_manifest_that_holds_no_object_is_refused(tmp_path):
 
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(UserError, match=r"manifest\.json"):
-        runs.check_run_dir(tmp_path)
+        run_folder.check_run_dir(tmp_path)
 
 
 # One process a folder
 
 
 def test_the_lock_keeps_others_out_and_ends_with_its_holder(tmp_path):
-    with runs.lock_run_dir(tmp_path):
+    with run_folder.lock_run_dir(tmp_path):
         with pytest.raises(UserError, match="another process is running in this folder. Wait until it has ended"):
-            with runs.lock_run_dir(tmp_path):
+            with run_folder.lock_run_dir(tmp_path):
                 pass
-    with runs.lock_run_dir(tmp_path):
+    with run_folder.lock_run_dir(tmp_path):
         pass
 
 
 def test_a_folder_that_is_gone_cannot_be_locked(tmp_path):
-    with pytest.raises(runs.WriteError, match="cannot write into .*gone: No such file or directory"):
-        with runs.lock_run_dir(tmp_path / "gone"):
+    with pytest.raises(WriteError, match="cannot write into .*gone: No such file or directory"):
+        with run_folder.lock_run_dir(tmp_path / "gone"):
             pass
 
 
@@ -238,6 +240,6 @@ def test_what_a_killed_run_left_is_removed_and_the_rest_stays(tmp_path):
         (tmp_path / name).mkdir()
     for name in ("writing-a.txt", "metrics.json", "history.csv", "checkpoints/writing-b", "checkpoints/step-1.npz"):
         (tmp_path / name).write_text("")
-    runs.remove_leftovers(tmp_path)
+    run_folder.remove_leftovers(tmp_path)
     left = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*"))
     assert left == ["checkpoints", "checkpoints/step-1.npz", "history.csv"]

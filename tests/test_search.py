@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_senti import runs
-from keras_senti.config import UserError
-from keras_senti.parsing import read_config
+from keras_senti.errors import UserError
 from keras_senti.search import main
+from keras_senti.settings.yaml_file import read_config
+from keras_senti.storage import locks
 
 ROOT = Path(__file__).parents[1]
 STUB = str(ROOT / "tests" / "stub_trial.py")
@@ -119,7 +119,7 @@ def test_the_best_is_trained_again_with_fresh_seeds_beside_what_the_search_began
     assert result["seeds"] == [1000, 1001] and list(result["configs"])[0] == "start"
     assert result["part"] == "validation"
     assert "macro-F1, best-trial-00" in capsys.readouterr().out
-    with runs.lock_file(tmp_path / "out" / "confirmed" / "study.lock"):  # two processes that end a search together
+    with locks.lock_file(tmp_path / "out" / "confirmed" / "study.lock"):  # two processes that end a search together
         main([*make_words(tmp_path, trials=3, confirm=3), "--train.epochs", "1"])
     assert "another process has begun with it" in capsys.readouterr().out
     assert len(list((tmp_path / "out" / "confirmed").glob("*/seed-*/metrics.json"))) == 4

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from keras_senti import sources
-from keras_senti.config import DataConfig, UserError
 from keras_senti.data import load_splits
+from keras_senti.errors import UserError
+from keras_senti.settings.schema import DataConfig
 from keras_senti.sources import prepare_source
 from keras_senti.tables import Table
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from keras_senti.config import UserError
-from keras_senti.parsing import make_words
+from keras_senti.errors import UserError
+from keras_senti.settings.command_line import to_arguments
 from keras_senti.space import list_combinations, read_space
 
 WORDS = ["--data.source", "tweets"]
@@ -43,7 +43,9 @@ def test_choices_ranges_steps_and_conditions_are_read(tmp_path):
 
 
 def test_values_become_words_of_the_command_line():
-    words = make_words({"model.cell": "gru", "model.units": 3, "train.clip_norm": None, "train.bucket_lengths": [4, 8]})
+    words = to_arguments(
+        {"model.cell": "gru", "model.units": 3, "train.clip_norm": None, "train.bucket_lengths": [4, 8]}
+    )
     assert words == [
         "--model.cell", "gru", "--model.units", "3", "--train.clip_norm", "null", "--train.bucket_lengths", "[4, 8]",
     ]  # fmt: skip

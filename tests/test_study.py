@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_senti import runs, study, trials
-from keras_senti.config import UserError
-from keras_senti.parsing import read_config
+from keras_senti import study, trials
+from keras_senti.errors import UserError
+from keras_senti.settings.yaml_file import read_config
+from keras_senti.storage import locks
 from keras_senti.study import (
     compare_paired,
     flatten_scores,
@@ -29,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 STUDY = f"""
 import sys
 from keras_senti import study, trials
-from keras_senti.parsing import run_command
+from keras_senti.errors import run_command
 trials.COMMAND = [sys.executable, {str(ROOT / "tests" / "stub_trial.py")!r}]
 sys.exit(run_command(study.main))
 """
@@ -194,7 +195,7 @@ def test_sigterm_ends_the_runs_of_a_study(tmp_path, monkeypatch):
 
 
 def test_a_second_process_does_not_disturb_a_study(tmp_path):
-    with runs.lock_file(tmp_path / "study.lock"), pytest.raises(UserError, match="another process makes this study"):
+    with locks.lock_file(tmp_path / "study.lock"), pytest.raises(UserError, match="another process makes this study"):
         run_study({"one": WORDS}, [0], tmp_path, [])
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="--out: cannot make the folder .*file"):

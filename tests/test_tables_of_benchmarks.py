@@ -7,9 +7,9 @@ import sys
 import pytest
 from conftest import ROOT
 
-from keras_senti.config import UserError
 from keras_senti.data import load_splits
-from keras_senti.parsing import parse_config
+from keras_senti.errors import UserError
+from keras_senti.settings.command_line import parse_config
 from keras_senti.sources import prepare_source
 
 sys.path.insert(0, str(ROOT / "benchmarks"))

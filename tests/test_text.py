@@ -4,7 +4,8 @@ import unicodedata
 import pytest
 import tensorflow as tf
 
-from keras_senti.config import TextConfig, UserError
+from keras_senti.errors import UserError
+from keras_senti.settings.schema import TextConfig
 from keras_senti.text import (
     TextEncoder,
     compose,

@@ -12,10 +12,10 @@ import tensorflow as tf
 import keras_senti
 from keras_senti import workflow
 from keras_senti.compact import Pretrained, read_pretrained, read_run, write_compact
-from keras_senti.config import UserError
+from keras_senti.errors import UserError
 from keras_senti.models import build_language_model, build_model, name_of
-from keras_senti.parsing import parse_config
 from keras_senti.pipeline import encode_texts, predict_in_batches
+from keras_senti.settings.command_line import parse_config
 from keras_senti.text import TextEncoder
 from keras_senti.training import make_predict
 from keras_senti.transfer import BY_TOKEN, copy_weights, find_seen_rows

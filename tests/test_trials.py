@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from keras_senti import trials
-from keras_senti.config import UserError
-from keras_senti.parsing import parse_config
+from keras_senti.errors import UserError
+from keras_senti.settings.command_line import parse_config
 from keras_senti.trials import ForeignFolder, TrialFailed, TrialStopped, format_duration, freeze_config, run_trial
 
 ROOT = Path(__file__).parents[1]

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from keras_senti import vectors, workflow
-from keras_senti.config import Config, ModelConfig, TextConfig, UserError
+from keras_senti.errors import UserError
 from keras_senti.models import build_model
-from keras_senti.parsing import parse_config
+from keras_senti.settings.command_line import parse_config
+from keras_senti.settings.schema import Config, ModelConfig, TextConfig
 
 VOCABULARY = ["[PAD]", "[UNK]", "film", "great", "[URL]", "好", "."]
 GLOVE = "the 9 9\nfilm 1 2\n. . . 7 7\ngreat 3 -4\n好 0.5 1e-1\nGreat 8 8\n. 5 6\n"

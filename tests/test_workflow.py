@@ -18,8 +18,10 @@ import pytest
 import evaluate
 from keras_senti import compact, evaluation, workflow
 from keras_senti.compact import read_run, write_compact
-from keras_senti.config import Config, UserError
-from keras_senti.parsing import parse_config, read_config
+from keras_senti.errors import UserError
+from keras_senti.settings.command_line import parse_config
+from keras_senti.settings.schema import Config
+from keras_senti.settings.yaml_file import read_config
 
 ROOT = Path(__file__).parents[1]
 

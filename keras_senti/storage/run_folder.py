@@ -11,25 +11,17 @@ content or the new, never half.
 
 import contextlib
 import datetime
-import hashlib
-import io
 import itertools
-import json
 import math
-import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
-from importlib import metadata
 from pathlib import Path
 
-import numpy as np
-
-from keras_senti.config import UserError
-from keras_senti.folders import check_file
+from keras_senti.errors import UserError
+from keras_senti.storage.files import WriteError, read_json, write_json
+from keras_senti.storage.locks import lock_file
+from keras_senti.storage.model_folder import check_file
 
 try:
     import fcntl
@@ -37,20 +29,7 @@ try:
 except ImportError:  # Windows: nothing there keeps two runs out of one folder
     fcntl = resource = None
 
-
 _CACHED = re.compile(r"(ids|imdb|reviews_zh)-[0-9a-f]{16}|aclImdb_v1\.tar\.gz")  # names in a cache
-
-
-class WriteError(UserError):
-    """A file cannot be written: the disk is full, the folder is gone or not ours."""
-
-
-def read_peak_memory() -> float | None:
-    """Returns the largest resident size that this process has had, in GB (10^9 bytes); None on Windows."""
-    if resource is None:
-        return None
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(size * (1 if sys.platform == "darwin" else 1024) / 1e9, 2)
 
 
 def check_new_run_dir(run_dir) -> Path:
@@ -96,32 +75,6 @@ def create_stamped_dir(parent: Path, prefix: str = "") -> Path:
             return path
         except FileExistsError:
             continue
-
-
-@contextlib.contextmanager
-def lock_file(path: Path, wait: bool = False):
-    """Holds the lock of a file, which is made. It ends with the process, also by kill -9.
-
-    Yields False where there are no locks (Windows, some network drives), else True.
-
-    Raises:
-        BlockingIOError: if another process has it, and not `wait`.
-        WriteError: if the file cannot be made.
-    """
-    try:
-        file = open(path, "a")
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror}.") from None
-    with file:
-        has_lock = fcntl is not None
-        try:
-            if has_lock:
-                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError:
-            has_lock = False
-        yield has_lock
 
 
 @contextlib.contextmanager
@@ -215,140 +168,10 @@ def share_cache(folder: Path):
         yield
 
 
-@contextlib.contextmanager
-def replace(path: Path):
-    """Yields a path for a file or a folder that takes the place of `path` when it is whole and on the disk.
-
-    A crash leaves the old one. A folder takes no other's place: there must be none.
-
-    Raises:
-        WriteError: if it cannot be written.
-    """
-    try:
-        with tempfile.TemporaryDirectory(prefix="writing-", dir=path.parent, ignore_cleanup_errors=True) as folder:
-            temporary = Path(folder) / path.name
-            yield temporary
-            for written in [temporary, *temporary.rglob("*")]:
-                if written.is_file():
-                    with open(written, "ab") as file:  # else a power cut could leave the new name without its content
-                        os.fsync(file.fileno())
-            os.replace(temporary, path)
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror or error}.") from None
-
-
-@contextlib.contextmanager
-def replace_file(path: Path):
-    """Opens a binary file that takes the place of `path`; see `replace`."""
-    with replace(path) as temporary, open(temporary, "wb") as file:
-        yield file
-
-
-def write_text(path: Path, text: str):
-    """Writes UTF-8 text so that a crash leaves the old file or the new one."""
-    with replace_file(path) as file:
-        file.write(text.encode("utf-8"))
-
-
-def write_json(path: Path, content):
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path):
-    """Reads a JSON file of a run folder.
-
-    Raises:
-        UserError: if it is missing or damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: {path.parent} is not the folder of a finished run.") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from None
-
-
-class _BoundedFile(io.FileIO):
-    """Refuses to read much at once: zipfile does that only where an archive says that its directory is so long."""
-
-    def read(self, size=-1):
-        if (size if size >= 0 else os.fstat(self.fileno()).st_size - self.tell()) > 2**20:
-            raise ValueError("its directory is too long")
-        return super().read(size)
-
-
-def read_arrays(path: Path, check=None) -> dict[str, np.ndarray]:
-    """Reads an .npz file as `numpy.savez` writes it, every checksum of it, without pickles.
-
-    No array is given memory before the whole file is known to hold what its headers say.
-
-    Args:
-        check: called with (dtype, shape) by name before an array is read; raises what it has against them.
-    Raises:
-        OSError, MemoryError: if it cannot be read now. ValueError, zipfile.BadZipFile and others: if it is damaged.
-    """
-    headers, arrays = {}, {}
-    if not path.is_file():
-        raise ValueError("it is missing, or no plain file")
-    with _BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
-        items = archive.infolist()
-        if sum(item.file_size for item in items) > path.stat().st_size:  # compressed, or several in one place
-            raise ValueError("its entries are larger than the file, expected them as numpy.savez writes them")
-        for item in items:
-            name = item.filename.removesuffix(".npy")
-            with archive.open(item) as stream:
-                version = np.lib.format.read_magic(stream)
-                if version != (1, 0) or name in headers:
-                    raise ValueError(f"{name} is not as numpy.savez writes it")
-                shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-                size = math.prod(shape) * dtype.itemsize
-                if dtype.hasobject or size != item.file_size - stream.tell():
-                    raise ValueError(
-                        f"{name} of {dtype} {shape} has another size in the file, {item.file_size:,} bytes"
-                    )
-            headers[name] = dtype, shape
-        if check is not None:
-            check(headers)
-        for name, item in zip(headers, items):
-            with archive.open(item) as stream:
-                arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
-    return arrays
-
-
 def update_manifest(run_dir: Path, **entries):
     """Adds or replaces entries of manifest.json."""
     path = run_dir / "manifest.json"
     write_json(path, {**(read_json(path) if path.exists() else {}), **entries})
-
-
-def describe_environment() -> dict:
-    """Returns the command, the versions and the git commit, for the manifest."""
-    packages = ("tensorflow", "tensorflow-tpu", "keras", "numpy", "pandas", "scikit-learn", "tensorboard", "opencc")
-    versions = {"python": sys.version.split()[0]}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--verify", "--quiet", "HEAD"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
-    except (OSError, subprocess.TimeoutExpired):
-        commit = None
-    return {"command": sys.argv, "versions": versions, "git_commit": commit}
-
-
-def compute_sha256(path) -> str:
-    """Returns the SHA-256 of a file.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
 
 
 def check_run_dir(path) -> Path:

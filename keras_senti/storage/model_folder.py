@@ -5,7 +5,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_senti.config import UserError
+from keras_senti.errors import UserError
 
 
 @dataclass(frozen=True)

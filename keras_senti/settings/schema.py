@@ -4,109 +4,12 @@ The text under each key is what `--help` and `--print_config` show; `parsing` re
 What is learned from data (vocabulary, class names) is never a setting.
 """
 
-import difflib
 import math
-import numbers
-import os
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Literal
 
-
-class UserError(Exception):
-    """Something that the user can mend. Shown as one message without a traceback; the program ends with exit code 2.
-
-    The message says what was received, what was expected and what to do.
-    """
-
-
-def suggest(name: str, known) -> str:
-    """Returns " Did you mean 'x'?" for the nearest of the `known` names, or an empty string."""
-    near = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
-    return f" Did you mean '{near[0]}'?" if near else ""
-
-
-def require(condition: bool, key: str, value, expected: str):
-    if not condition:
-        raise ValueError(f"{key}: received {value!r}, expected {expected}.")
-
-
-def _require_fraction(key: str, value: float):
-    require(0 <= value < 1, key, value, "a fraction of at least 0 and below 1")
-
-
-def _require_at_least(minimum, key: str, value):
-    require(not isinstance(value, int) or value < 2**31, key, value, "less than 2**31")  # TensorFlow's sizes are int32
-    require(value is None or (math.isfinite(value) and value >= minimum), key, value, f"at least {minimum}")
-
-
-_EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list"}
-
-
-def _convert(value, hint):
-    """Returns a value from code as the plain Python object of its type hint, which YAML can write.
-
-    Raises:
-        TypeError: with what was expected, in words.
-    """
-    if hasattr(value, "tolist"):  # of NumPy: a number, a text or an array
-        value = value.tolist()
-    kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if kind is types.UnionType:
-        reasons = []
-        for one in inner:
-            try:
-                return _convert(value, one)
-            except TypeError as error:
-                reasons.append(str(error))
-        raise TypeError(", or ".join(reasons))
-    if kind is Literal:
-        if isinstance(value, str) and value in inner:
-            return str(value)
-        raise TypeError(f"one of {', '.join(inner)}")
-    if kind is str and isinstance(value, str | os.PathLike) and isinstance(os.fspath(value), str):
-        return str(os.fspath(value))
-    if kind in (int, float) and isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return int(value)
-    if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
-        return float(value)
-    if kind is list and isinstance(value, list | tuple):
-        return [_convert(one, inner[0]) for one in value]
-    if kind is dict and isinstance(value, Mapping):
-        return {_convert(key, inner[0]): _convert(one, inner[1]) for key, one in value.items()}
-    if kind not in (int, float, str, list, dict) and isinstance(value, kind):  # bool, None, or a section
-        return value
-    raise TypeError("null" if kind is types.NoneType else _EXPECTED.get(kind, f"a {kind.__name__}"))
-
-
-def _convert_all(settings, section: str = ""):
-    """Converts the values of settings that were built in code; see `_convert`.
-
-    Raises:
-        ValueError: for one that the settings do not take.
-    """
-    for item in fields(settings):
-        value, key = getattr(settings, item.name), section + item.name
-        if key == "data.label_map":  # DataConfig cleans it: labels may be numbers
-            require(value is None or isinstance(value, Mapping), key, value, "a mapping, or null for no map")
-            continue
-        try:
-            object.__setattr__(settings, item.name, _convert(value, item.type))
-        except TypeError as error:
-            choices = typing.get_args(item.type) if typing.get_origin(item.type) is Literal else ()
-            near = suggest(value.lower(), choices) if isinstance(value, str) else ""
-            received = " ".join(repr(value).split())
-            received = received if len(received) <= 200 else received[:199] + "…"
-            raise ValueError(f"{key}: received {received}, expected {error}.{near}") from None
-
-
-BOOLEAN_LABEL = (
-    "received the label {0} as true or false, which is how YAML reads an unquoted yes, no, on or off. "
-    'Put labels in quotes: {{"no": negative}}.'
-)
-_LARGEST_SEED = 2**32 - 1  # NumPy's limit
+from keras_senti.errors import UserError, require
+from keras_senti.settings.values import BOOLEAN_LABEL, LARGEST_SEED, convert_all, require_at_least, require_fraction
 
 
 @dataclass(frozen=True)
@@ -152,10 +55,10 @@ class DataConfig:
     """Folder for fetched files and for texts that were turned into ids once. It can be deleted when no run uses it."""
 
     def __post_init__(self):
-        _convert_all(self, "data.")
-        _require_fraction("data.validation_fraction", self.validation_fraction)
-        _require_fraction("data.test_fraction", self.test_fraction)
-        require(0 <= self.seed <= _LARGEST_SEED, "data.seed", self.seed, f"0 to {_LARGEST_SEED}")
+        convert_all(self, "data.")
+        require_fraction("data.validation_fraction", self.validation_fraction)
+        require_fraction("data.test_fraction", self.test_fraction)
+        require(0 <= self.seed <= LARGEST_SEED, "data.seed", self.seed, f"0 to {LARGEST_SEED}")
         if self.label_map is not None:
             require(
                 self.label_map and all(str(v).strip() for v in self.label_map.values()),
@@ -214,10 +117,10 @@ class TextConfig:
     or .xz, as wide as model.embedding_dim. Read in training only."""
 
     def __post_init__(self):
-        _convert_all(self, "text.")
-        _require_at_least(3, "text.max_tokens", self.max_tokens)
-        _require_at_least(1, "text.sequence_length", self.sequence_length)
-        _require_at_least(0, "text.extend_vocabulary", self.extend_vocabulary)
+        convert_all(self, "text.")
+        require_at_least(3, "text.max_tokens", self.max_tokens)
+        require_at_least(1, "text.sequence_length", self.sequence_length)
+        require_at_least(0, "text.extend_vocabulary", self.extend_vocabulary)
 
 
 @dataclass(frozen=True)
@@ -267,14 +170,14 @@ class ModelConfig:
     """Activation of the recurrent layers, a Keras name. Anything else than tanh loses cuDNN on a GPU."""
 
     def __post_init__(self):
-        _convert_all(self, "model.")
-        _require_at_least(0, "model.bigram_buckets", self.bigram_buckets)
+        convert_all(self, "model.")
+        require_at_least(0, "model.bigram_buckets", self.bigram_buckets)
         for key in ("num_layers", "units", "embedding_dim", "conv_width"):
-            _require_at_least(1, f"model.{key}", getattr(self, key))
-        _require_at_least(0, "model.conv_filters", self.conv_filters)
+            require_at_least(1, f"model.{key}", getattr(self, key))
+        require_at_least(0, "model.conv_filters", self.conv_filters)
         drops = ("dropout", "recurrent_dropout", "weight_drop", "word_dropout", "embedding_dropout", "head_dropout")
         for key in drops:
-            _require_fraction(f"model.{key}", getattr(self, key))
+            require_fraction(f"model.{key}", getattr(self, key))
         has_drop = self.cell != "simple_rnn" or not self.weight_drop
         require(has_drop, "model.weight_drop", self.weight_drop, "0 with cell simple_rnn: only lstm and gru have it")
 
@@ -334,10 +237,10 @@ class TrainConfig:
     """Score the test part once, at the end; false leaves it alone."""
 
     def __post_init__(self):
-        _convert_all(self, "train.")
-        _require_at_least(1, "train.epochs", self.epochs)
-        _require_at_least(1, "train.batch_size", self.batch_size)
-        _require_at_least(1, "train.batch_tokens", self.batch_tokens)
+        convert_all(self, "train.")
+        require_at_least(1, "train.epochs", self.epochs)
+        require_at_least(1, "train.batch_size", self.batch_size)
+        require_at_least(1, "train.batch_tokens", self.batch_tokens)
         require(
             self.batch_tokens is None or self.bucket_by_length,
             "train.batch_tokens", self.batch_tokens, "null where train.bucket_by_length is false",
@@ -350,7 +253,7 @@ class TrainConfig:
             "lengths of at least 1, or null where train.bucket_by_length is false",
         )
         require(0 < self.learning_rate < math.inf, "train.learning_rate", self.learning_rate, "a number above 0")
-        _require_at_least(1, "train.layer_rate_decay", self.layer_rate_decay)
+        require_at_least(1, "train.layer_rate_decay", self.layer_rate_decay)
         for layer, epoch in (self.train_from_epoch or {}).items():
             require(
                 epoch is None or 1 <= epoch <= self.epochs,
@@ -358,9 +261,9 @@ class TrainConfig:
                 epoch,
                 f"an epoch from 1 to train.epochs ({self.epochs}), or null for a layer that never learns",
             )
-        _require_at_least(0, "train.weight_decay", self.weight_decay)
-        _require_fraction("train.warmup_fraction", self.warmup_fraction)
-        _require_fraction("train.label_smoothing", self.label_smoothing)
+        require_at_least(0, "train.weight_decay", self.weight_decay)
+        require_fraction("train.warmup_fraction", self.warmup_fraction)
+        require_fraction("train.label_smoothing", self.label_smoothing)
         require(
             self.clip_norm is None or 0 < self.clip_norm < math.inf,
             "train.clip_norm",
@@ -368,7 +271,7 @@ class TrainConfig:
             "a number above 0, or null for no clipping",
         )
         patience = self.early_stopping_patience_epochs
-        _require_at_least(1, "train.early_stopping_patience_epochs", patience)
+        require_at_least(1, "train.early_stopping_patience_epochs", patience)
         require(
             patience is None or self.monitor != "none",
             "train.early_stopping_patience_epochs",
@@ -382,7 +285,7 @@ class TrainConfig:
         )  # fmt: skip
         minutes = self.checkpoint_minutes
         require(0 < minutes < math.inf, "train.checkpoint_minutes", minutes, "a number above 0")
-        require(0 <= self.seed <= _LARGEST_SEED, "train.seed", self.seed, f"0 to {_LARGEST_SEED}")
+        require(0 <= self.seed <= LARGEST_SEED, "train.seed", self.seed, f"0 to {LARGEST_SEED}")
 
 
 @dataclass(frozen=True)
@@ -400,10 +303,10 @@ class PretrainConfig:
     """Share of the last recurrent layer's outputs that is dropped; one mask for all time steps of a window."""
 
     def __post_init__(self):
-        _convert_all(self, "pretrain.")
-        _require_at_least(1, "pretrain.window_tokens", self.window_tokens)
-        _require_at_least(0, "pretrain.negatives", self.negatives)
-        _require_fraction("pretrain.output_dropout", self.output_dropout)
+        convert_all(self, "pretrain.")
+        require_at_least(1, "pretrain.window_tokens", self.window_tokens)
+        require_at_least(0, "pretrain.negatives", self.negatives)
+        require_fraction("pretrain.output_dropout", self.output_dropout)
 
 
 @dataclass(frozen=True)
@@ -420,8 +323,8 @@ class BaselinesConfig:
     """Rows that the baselines are fitted on and scored on, at most: a sample of a larger part is drawn, and said so."""
 
     def __post_init__(self):
-        _convert_all(self, "baselines.")
-        _require_at_least(1, "baselines.max_rows", self.max_rows)
+        convert_all(self, "baselines.")
+        require_at_least(1, "baselines.max_rows", self.max_rows)
 
 
 @dataclass(frozen=True)
@@ -433,7 +336,7 @@ class EvaluationConfig:
     it is right that often on the validation part; how often it then answers, and is right, is in metrics.json."""
 
     def __post_init__(self):
-        _convert_all(self, "evaluation.")
+        convert_all(self, "evaluation.")
         for precision in self.abstain_precisions:
             require(0 < precision <= 1, "evaluation.abstain_precisions", precision, "shares above 0 and at most 1")
 
@@ -467,14 +370,14 @@ class DeviceConfig:
     shape are made together); null: 32 on a TPU, 1 elsewhere."""
 
     def __post_init__(self):
-        _convert_all(self, "device.")
-        _require_at_least(1, "device.replicas", self.replicas)
+        convert_all(self, "device.")
+        require_at_least(1, "device.replicas", self.replicas)
         require(
             self.replicas is None or self.strategy == "mirrored",
             "device.replicas", self.replicas, "null unless device.strategy is mirrored",
         )  # fmt: skip
-        _require_at_least(1, "device.cpu_threads", self.cpu_threads)
-        _require_at_least(1, "device.steps_per_execution", self.steps_per_execution)
+        require_at_least(1, "device.cpu_threads", self.cpu_threads)
+        require_at_least(1, "device.steps_per_execution", self.steps_per_execution)
         require(
             self.steps_per_execution in (None, 1) or self.strategy not in ("cpu", "gpu"),
             "device.steps_per_execution",
@@ -512,7 +415,7 @@ class Config:
     device: DeviceConfig = field(default_factory=DeviceConfig)
 
     def __post_init__(self):
-        _convert_all(self)
+        convert_all(self)
         plain = self.name and all(c.isalnum() or c in "-_." for c in self.name) and self.name.strip(".")
         require(plain, "name", self.name, "letters, digits, '-', '_' and '.', because it names a folder")
 

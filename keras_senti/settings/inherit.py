@@ -1,0 +1,112 @@
+"""What a model hands down to what is trained further from it."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from keras_senti.errors import UserError
+from keras_senti.settings.schema import Config, check_source
+from keras_senti.settings.yaml_file import list_keys, read_config
+from keras_senti.storage.model_folder import check_file, find_model
+
+_NOT_INHERITED = ("extend_vocabulary", "word_vectors", "embedding_trainable")  # by init_from
+# Nor are these from a language model, which reads whole documents and has no pooling.
+_NOT_FROM_ENCODER = ("sequence_length", "truncate", "pooling")
+
+
+def read_model_settings(model_dir: str, task: str | None) -> dict:
+    """Returns the settings that a model hands down to what is trained further from it, by dotted key.
+
+    Args:
+        model_dir: as `init_from` says. task: of the new run; None: the default.
+    """
+    model = read_config(_find_model_config(model_dir))
+    is_encoder = model.task == "language_model"
+    if task == "language_model" and not is_encoder:
+        raise UserError(
+            f"init_from: {model_dir} is a classifier, which has no weights that predict the next token, but task is "
+            "language_model. Name a language model to train it further, or leave init_from out."
+        )
+    without = (*_NOT_INHERITED, *(_NOT_FROM_ENCODER if is_encoder else ()))
+    keys = [key for key in list_keys() if key.startswith(("text.", "model.")) and key.split(".")[1] not in without]
+    if task == "language_model":
+        keys.append("pretrain.tie_embeddings")
+    elif is_encoder:
+        keys = [key for key in keys if "drop" not in key]  # its dropouts suit another task
+    return {key: _get(model, key) for key in keys}
+
+
+def _get(config: Config, key: str):
+    section, name = key.split(".")
+    return getattr(getattr(config, section), name)
+
+
+def _find_model_config(folder) -> Path | None:
+    """Returns the config.yaml of the model that a folder is or holds, None if there is none."""
+    model = find_model(folder)  # every run has a config.yaml, also one with no model
+    if model is None or not os.path.lexists(file := model.settings / "config.yaml"):
+        return None
+    check_file(file, folder, most_mb=1)
+    return file
+
+
+def find_model_dir(model_dir: str) -> str:
+    """Returns the folder that `init_from` means: itself, or the newest finished run in logs/<name>.
+
+    Raises:
+        UserError: if it is none of what can be trained further.
+    """
+    path = Path(model_dir)
+    if _find_model_config(path):
+        return model_dir
+    finished = [folder for folder in path.glob("*/") if _find_model_config(folder)]
+    if finished:
+        return str(max(finished, key=lambda folder: _find_model_config(folder).stat().st_mtime))
+    what = "neither a finished run nor a SavedModel of ours, nor a compact folder with config.yaml and weights.npz"
+    if not path.is_dir():
+        what = "no such folder"
+    recipe = Path("configs") / f"{path.name}.yaml"
+    if (path / "manifest.json").is_file():
+        what = (
+            "this run has neither saved_model/ nor encoder/, one of which it leaves at its end. If it was stopped, "
+            f"`python train.py --resume {path}` continues it"
+        )
+    elif recipe.is_file():
+        what += f", but {recipe} makes one: run `python train.py --config {recipe}` first"
+    raise UserError(
+        f"init_from: {path}: {what}. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z, its saved_model, "
+        "a folder of runs (the newest finished one is taken), or a compact folder such as pretrained/imdb_encoder."
+    )
+
+
+def check_inherited(config: Config, model_settings: dict):
+    """Raises a ValueError that names all settings that contradict the model in init_from, weight or no weight."""
+    wrong, reasons = [], {}
+    for key, value in model_settings.items():
+        received = _get(config, key)
+        if received != value and "drop" not in key:  # dropouts act in training only
+            does, why = ("was made with", "its weights mean something with its own settings only")
+            if key.startswith("text."):
+                does, why = ("reads text with", "text must be read as the model learned it")
+            wrong.append(f"{key}: received {received!r}, but the model in init_from {does} {value!r}")
+            reasons[why] = None
+    if wrong:
+        what = "this setting" if len(wrong) == 1 else "these settings"
+        raise ValueError(f"{'; '.join(wrong)}. Leave {what} out: {', and '.join(reasons)}.")
+
+
+def check_settings(config: Config) -> Config:
+    """Checks settings that were built in code as `parse_config` does; returns them with the folder of `init_from`.
+
+    Raises:
+        UserError: if they do not go together, or contradict the model in `init_from`.
+    """
+    check_source(config)
+    if config.init_from is None or config.resume is not None:
+        return config
+    config = dataclasses.replace(config, init_from=find_model_dir(config.init_from))
+    try:
+        check_inherited(config, read_model_settings(config.init_from, config.task))
+    except ValueError as error:
+        raise UserError(f"settings: {error}") from None
+    return config
