@@ -37,7 +37,7 @@ def make_step(case: str, is_ours: bool, precision: str):
     """Returns a function that makes a training step of the case."""
     import keras
 
-    from keras_senti.models import build_model
+    from keras_senti.models.build import build_model
     from keras_senti.settings.command_line import parse_config
     from keras_senti.training import compile_model
 

@@ -5,7 +5,7 @@
 Both: embedding 256, one LSTM of 512 units, sampled softmax over 2,048 negatives that all positions share, tied vectors,
 Adam; 128 streams, windows of 100 tokens, float32 but where said, no dropout (with which Keras has no comparable path).
 
-ours: `models.build_language_model` and its training step.
+ours: `build.build_language_model` and its training step.
 ours_bfloat16: the same with device.precision mixed_bfloat16, and the kernel that is chosen for it.
 keras_fit: keras.layers.Embedding, LSTM(stateful=True) and Dense, `tf.nn.sampled_softmax_loss` with log-uniform
     negatives (as TensorFlow's own sampler for a sorted vocabulary draws them), the step that `fit` calls.
@@ -55,7 +55,7 @@ def build_ours(vocabulary_size: int, counts, precision: str):
     import keras
     import tensorflow as tf
 
-    from keras_senti.models import build_language_model
+    from keras_senti.models.build import build_language_model
     from keras_senti.settings.schema import ModelConfig, PretrainConfig
 
     kernel = "xla" if precision == "float32" else "loop"

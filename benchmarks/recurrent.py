@@ -118,7 +118,7 @@ def build_keras(case: Case, kernel: str, implementation: int = 2):
     import keras
     import tensorflow as tf
 
-    from keras_senti import layers
+    from keras_senti.models.recurrent import LSTM
 
     arguments = {"dropout": 0.2, "recurrent_dropout": 0.2} if case.dropout else {}
     arguments["dtype"] = dtype = "mixed_bfloat16" if case.bfloat16 else "float32"
@@ -128,7 +128,7 @@ def build_keras(case: Case, kernel: str, implementation: int = 2):
         recurrent = keras.layers.LSTM(case.units, use_cudnn=False, **arguments)
     else:
         kernel = pick_kernel(case) if kernel == "picked" else kernel
-        recurrent = layers.LSTM(case.units, kernel=kernel, implementation=implementation, **arguments)
+        recurrent = LSTM(case.units, kernel=kernel, implementation=implementation, **arguments)
     model = keras.Sequential(
         [
             keras.layers.Embedding(VOCABULARY, case.inputs, mask_zero=case.dropout, dtype=dtype),
@@ -184,7 +184,7 @@ def build_step_products(case: Case):
     """Returns a function that does the products of one training step, forward and backward."""
     import tensorflow as tf
 
-    from keras_senti import kernels
+    from keras_senti.models import kernels
 
     parts = max(1, min(kernels.devices.count_threads(), kernels.MOST_PARTS, case.rows // kernels.PART_ROWS))
     rng, gates = np.random.default_rng(0), 4 * case.units

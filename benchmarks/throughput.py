@@ -80,11 +80,12 @@ def build_keras(vocabulary_size: int, units: int = 100, trains: bool = True, **a
 
 def build_ours(config, vocabulary_size: int):
     """Returns our model with the kernel that `workflow` picks, and the kernel's name."""
-    from keras_senti import devices, models
+    from keras_senti import devices
+    from keras_senti.models import build
 
     settings = {**vars(config.model), "few_shapes": not config.train.bucket_by_length}
     kernel = devices.choose_kernel(devices.find_device_kind(), settings)[0]
-    return models.build_model(config.model, vocabulary_size, len(CLASS_NAMES), kernel), kernel
+    return build.build_model(config.model, vocabulary_size, len(CLASS_NAMES), kernel), kernel
 
 
 def sample_batches(lengths, bucketed: bool, steps: int | None) -> list:
@@ -217,9 +218,9 @@ def grow(texts: int, tokens: int, units: int, most_seconds: float = 3.0) -> dict
     plan_seconds = time.perf_counter() - begin
     batches = sample_batches(encoded.lengths[: ROWS * len(plan)], True, min(len(plan), 40))
     batches = [rows for rows in batches if len(rows) == ROWS]  # the last of an epoch is smaller
-    from keras_senti import models
+    from keras_senti.models import build
 
-    model = models.build_model(config, 10_000, len(CLASS_NAMES))
+    model = build.build_model(config, 10_000, len(CLASS_NAMES))
     training.compile_model(model, TrainConfig(), total_steps=len(plan))
     data = pipeline.make_dataset(lambda: [batches[0], *batches], encoded, tokens, True, one_hot)
     model.make_train_function()
@@ -248,7 +249,8 @@ def grow(texts: int, tokens: int, units: int, most_seconds: float = 3.0) -> dict
 
 def export_ours(folder: Path, units: int):
     """Writes a run folder with our SavedModel, untrained: its speed is that of a trained one."""
-    from keras_senti import export, models, text
+    from keras_senti import export, text
+    from keras_senti.models import build
     from keras_senti.settings.command_line import parse_config
     from keras_senti.settings.yaml_file import write_yaml
     from keras_senti.storage import files
@@ -261,7 +263,7 @@ def export_ours(folder: Path, units: int):
     files.write_json(folder / "class_names.json", list(CLASS_NAMES))
     files.write_json(folder / "calibration.json", {"temperature": 1.0, "abstain": []})
     encoder.save(folder / "vocabulary.txt")
-    model = models.build_model(config.model, len(encoder.vocabulary), len(CLASS_NAMES))
+    model = build.build_model(config.model, len(encoder.vocabulary), len(CLASS_NAMES))
     export.export_model(model, encoder, CLASS_NAMES, config, folder)
 
 
@@ -378,12 +380,13 @@ def start_up(what: str, folder: Path | None) -> float:
     elif what == "keras":
         build_keras(10_000).train_on_batch(ids, labels)
     else:
-        from keras_senti import models, training
+        from keras_senti import training
+        from keras_senti.models import build
         from keras_senti.settings.schema import ModelConfig, TrainConfig
 
         settings = {"bidirectional": False, "pooling": "last", "embedding_dropout": 0.0}
         config = ModelConfig(dropout=0.2, recurrent_dropout=0.2, **settings)
-        model = models.build_model(config, 10_000, len(CLASS_NAMES), what)
+        model = build.build_model(config, 10_000, len(CLASS_NAMES), what)
         training.compile_model(model, TrainConfig(), total_steps=1)
         model.train_on_batch(ids, labels)
     return time.perf_counter() - imported

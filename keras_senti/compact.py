@@ -3,7 +3,7 @@
     python -m keras_senti.compact logs/tweets/<run> FOLDER --dtype float16
 
 A compact folder holds config.yaml (how the model reads and was made; no place on the machine it is from),
-vocabulary.txt, weights.npz (one array a weight, named as `models.name_of` says) and, for a classifier,
+vocabulary.txt, weights.npz (one array a weight, named as `build.name_of` says) and, for a classifier,
 class_names.json and (unless it is older than that) calibration.json; other files do no harm. A run of the task
 language_model leaves one as encoder/ in its folder. data.json says from which files and split the model has learned, by
 hashes; folders from before there was one load too.
@@ -25,7 +25,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from keras_senti.errors import UserError, run_command
-from keras_senti.models import iterate_weights, name_of
+from keras_senti.models.build import iterate_weights, name_of
 from keras_senti.settings.portable import without_paths
 from keras_senti.settings.schema import Config
 from keras_senti.settings.yaml_file import read_config, write_yaml
@@ -297,7 +297,7 @@ def assign_weights(model: keras.Model, weights: dict[str, np.ndarray]):
     """Gives a model its weights, by name: all that it has, all that are there.
 
     Args:
-        weights: array by name, see `models.name_of`.
+        weights: array by name, see `build.name_of`.
     Raises:
         ValueError: if a weight of either is missing in the other, or has another shape; nothing is changed then.
     """

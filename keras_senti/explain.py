@@ -30,8 +30,9 @@ from tqdm import tqdm
 
 from keras_senti.compact import assign_weights, read_pretrained
 from keras_senti.errors import UserError, suggest
-from keras_senti.layers import AttentionPooling, BigramEmbedding
-from keras_senti.models import build_model
+from keras_senti.models.build import build_model
+from keras_senti.models.layers import BigramEmbedding
+from keras_senti.models.pooling import AttentionPooling
 from keras_senti.text import UNKNOWN, TextEncoder, encode_utf8, make_simplifier
 
 # Of the integral. Of 300 tweets and a model each, 32 steps sufficed for 300 (two-directional GRU), 298 (the same with

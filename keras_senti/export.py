@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras_senti.compact import Pretrained, assign_weights, read_pretrained
 from keras_senti.errors import UserError
 from keras_senti.evaluation import SMALLEST, apply_temperature
-from keras_senti.models import build_model, name_of
+from keras_senti.models.build import build_model, name_of
 from keras_senti.pipeline import SCORED_ROWS, encode_texts, predict_in_batches
 from keras_senti.settings.schema import Config
 from keras_senti.storage.files import read_json, replace

@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from keras_senti.checkpoints import Progress
 from keras_senti.errors import UserError
-from keras_senti.language_model import LanguageModel
-from keras_senti.models import find_learning_layers
+from keras_senti.models.build import find_learning_layers
+from keras_senti.models.language_model import LanguageModel
 from keras_senti.optimizers import make_optimizer
 from keras_senti.pipeline import EncodedTexts
 from keras_senti.settings.schema import Config

@@ -22,8 +22,8 @@ from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.pr_curve import summary as pr_curve_summary
 
-from keras_senti import kernels
 from keras_senti.evaluation import compute_calibration
+from keras_senti.models import kernels
 from keras_senti.pipeline import EncodedTexts, padded_length, predict_in_batches
 from keras_senti.settings.schema import Config
 from keras_senti.storage.files import write_text

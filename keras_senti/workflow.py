@@ -44,13 +44,7 @@ from keras_senti.data import (
     read_label,
 )
 from keras_senti.errors import UserError, suggest
-from keras_senti.models import (
-    build_language_model,
-    build_model,
-    check_activation,
-    list_learning_layers,
-    name_of,
-)
+from keras_senti.models.build import build_language_model, build_model, check_activation, list_learning_layers, name_of
 from keras_senti.optimizers import check_train_from_epoch
 from keras_senti.pipeline import Bucket, find_bucket, predict_in_batches
 from keras_senti.predictions import read_parts

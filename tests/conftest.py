@@ -27,7 +27,7 @@ def make_rows() -> list[tuple[str, str]]:
 @pytest.fixture(scope="session", autouse=True)
 def whole_batches():
     """Batches in one part: tracing parts costs seconds a model. test_kernels.py and tests of commands have them."""
-    from keras_senti import kernels
+    from keras_senti.models import kernels
 
     kernels.MOST_PARTS = 1
 
@@ -55,7 +55,7 @@ def language_model():
     import numpy as np
 
     from keras_senti.compact import Pretrained
-    from keras_senti.models import build_language_model, name_of
+    from keras_senti.models.build import build_language_model, name_of
     from keras_senti.settings.command_line import parse_config
 
     words = "--name tiny_lm --task language_model --data.source tweets --model.bidirectional false --model.units 5"

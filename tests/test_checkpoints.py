@@ -7,7 +7,7 @@ import pytest
 from keras_senti import checkpoints
 from keras_senti.checkpoints import Progress, list_variables, read_checkpoint, restore_newest, write_checkpoint
 from keras_senti.errors import UserError
-from keras_senti.models import build_model
+from keras_senti.models.build import build_model
 from keras_senti.settings.schema import ModelConfig, TrainConfig
 from keras_senti.storage.files import WriteError
 from keras_senti.training import compile_model

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 import evaluate
-from keras_senti import explain, explanations, layers, workflow
+from keras_senti import explain, explanations, workflow
 from keras_senti.compact import read_run, write_compact
 from keras_senti.errors import UserError
 from keras_senti.explain import Explainer
-from keras_senti.models import build_model
+from keras_senti.models import layers
+from keras_senti.models.build import build_model
+from keras_senti.models.pooling import AttentionPooling
 from keras_senti.settings.schema import ModelConfig, TextConfig
 from keras_senti.text import TextEncoder
 
@@ -91,7 +93,7 @@ def test_a_pair_counts_for_its_second_token_and_occlusion_takes_both_of_a_tokens
 
 
 def test_attention_is_shown_as_the_model_has_it():
-    pooling = layers.AttentionPooling()
+    pooling = AttentionPooling()
     explainer = build_explainer(pooling)
     pooling.set_weights([np.array([[1.0]]), np.zeros(1), np.array([[2.0]])])
     attention = np.exp(2 * np.tanh([2.5, -1.5, 0.5]))

@@ -17,12 +17,13 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_senti
-from keras_senti import devices, kernels, layers
+from keras_senti import devices, layers
 from keras_senti.compact import read_run, write_compact
 from keras_senti.errors import UserError
 from keras_senti.evaluation import apply_temperature
 from keras_senti.export import TOKEN_IDS, export_model
-from keras_senti.models import build_model
+from keras_senti.models import kernels
+from keras_senti.models.build import build_model
 from keras_senti.pipeline import encode_texts, predict_in_batches
 from keras_senti.settings.schema import Config, DataConfig, ModelConfig, TextConfig
 from keras_senti.settings.yaml_file import read_config
@@ -304,8 +305,7 @@ def test_the_keras_file_loads_in_a_process_that_has_imported_our_layers(trained_
     # Keras' own words, of which the module to import is ours.
     assert "make sure they are all imported" in done.stdout and "'module': 'keras_senti.layers'" in done.stdout
     assert "shape (2, 3)" in done.stdout
-    ours = [item for item in vars(layers).values() if getattr(item, "__module__", "") == layers.__name__]
-    for layer in (item for item in ours if isinstance(item, type) and not item.__name__.startswith("_")):
+    for layer in (getattr(layers, name) for name in layers.__all__):
         assert keras.saving.get_registered_name(layer) == f"keras_senti>{layer.__name__}"
 
 

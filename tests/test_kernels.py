@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_senti import kernels, layers
+from keras_senti.models import kernels
+from keras_senti.models.recurrent import GRU, LSTM
 
 KERAS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
-OURS = {"lstm": layers.LSTM, "gru": layers.GRU}
+OURS = {"lstm": LSTM, "gru": GRU}
 BATCH, TIME, FEATURES, UNITS = 3, 5, 4, 2
 
 
@@ -326,12 +327,12 @@ def test_what_the_fast_loop_lacks_is_computed_by_keras_and_said_aloud(arguments,
     assert ours.used_kernel == "keras"
     assert_agree(theirs, ours, INPUTS, training=True)
     with pytest.warns(UserWarning, match="GRU with reset_after only"):
-        layers.GRU(UNITS, reset_after=False)
+        GRU(UNITS, reset_after=False)
 
 
 def test_float64_is_left_to_keras():
     with pytest.warns(UserWarning, match="computes in float32, not in float64"):
-        assert layers.LSTM(UNITS, "tanh", dtype="float64").used_kernel == "keras"
+        assert LSTM(UNITS, "tanh", dtype="float64").used_kernel == "keras"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
@@ -356,9 +357,9 @@ def test_a_state_that_a_layer_gives_gets_a_gradient_and_a_row_without_tokens_giv
 
 def test_wrong_arguments_are_refused_by_name():
     with pytest.raises(ValueError, match="weight_drop: received 1.0, expected a fraction"):
-        layers.LSTM(UNITS, weight_drop=1.0)
+        LSTM(UNITS, weight_drop=1.0)
     with pytest.raises(ValueError, match="kernel: received 'cuda', expected auto or one of loop, xla, keras, serving"):
-        layers.GRU(UNITS, kernel="cuda")
+        GRU(UNITS, kernel="cuda")
 
 
 @pytest.mark.parametrize("kernel", ["loop", "xla", "keras"])
@@ -385,7 +386,7 @@ def test_weight_drop_drops_the_same_recurrent_weights_for_all_rows_and_steps(cel
 
 
 def test_dropped_weights_get_no_gradient():
-    layer = layers.LSTM(UNITS, weight_drop=0.5, seed=3)
+    layer = LSTM(UNITS, weight_drop=0.5, seed=3)
     layer.build((None, None, FEATURES))
     layer.weight_drop_seed.state.assign(keras.random.SeedGenerator(5).state)
     dropped = keras.random.dropout(tf.ones((UNITS, 4 * UNITS)), 0.5, seed=keras.random.SeedGenerator(5))

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_senti import language_model
-from keras_senti.language_model import NextToken, compute_cross_entropy, compute_sampled_cross_entropy
-from keras_senti.models import build_language_model
+from keras_senti.models import language_model
+from keras_senti.models.build import build_language_model
+from keras_senti.models.language_model import NextToken, compute_cross_entropy, compute_sampled_cross_entropy
 from keras_senti.settings.schema import ModelConfig, PretrainConfig
 
 POSITIONS, FEATURES, VOCABULARY = 7, 3, 11

@@ -9,7 +9,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_senti import layers
+from keras_senti.models import layers, pooling
+from keras_senti.models.recurrent import GRU, LSTM
 
 ROOT = Path(__file__).parents[1]
 # One text of two tokens and one of one; what stands in masked steps must never count.
@@ -67,21 +68,21 @@ def test_the_residual_block_hands_its_mask_to_a_layer_that_reads_backwards():
 
 
 def test_last_pooling_takes_the_state_after_the_whole_text():
-    assert layers.LastPooling()(INPUTS, mask=MASK).numpy().tolist() == [[3.0, -2.0], [-5.0, 4.0]]
-    assert layers.LastPooling(bidirectional=True)(INPUTS, mask=MASK).numpy().tolist() == [[3.0, 8.0], [-5.0, 4.0]]
+    assert pooling.LastPooling()(INPUTS, mask=MASK).numpy().tolist() == [[3.0, -2.0], [-5.0, 4.0]]
+    assert pooling.LastPooling(bidirectional=True)(INPUTS, mask=MASK).numpy().tolist() == [[3.0, 8.0], [-5.0, 4.0]]
 
 
 def test_max_pooling_ignores_padding_also_where_all_states_are_negative():
-    assert layers.MaxPooling()(INPUTS, mask=MASK).numpy().tolist() == [[3.0, 8.0], [-5.0, 4.0]]
+    assert pooling.MaxPooling()(INPUTS, mask=MASK).numpy().tolist() == [[3.0, 8.0], [-5.0, 4.0]]
 
 
 def test_concat_pooling_joins_last_mean_and_max():
     expected = [[3.0, -2.0, 2.0, 3.0, 3.0, 8.0], [-5.0, 4.0, -5.0, 4.0, -5.0, 4.0]]
-    assert layers.ConcatPooling()(INPUTS, mask=MASK).numpy().tolist() == expected
+    assert pooling.ConcatPooling()(INPUTS, mask=MASK).numpy().tolist() == expected
 
 
 def test_the_last_backward_state_of_a_bidirectional_layer_stands_at_the_first_position():
-    pooled = layers.ConcatPooling(bidirectional=True)(INPUTS, mask=MASK).numpy()
+    pooled = pooling.ConcatPooling(bidirectional=True)(INPUTS, mask=MASK).numpy()
     assert pooled[:, :2].tolist() == [[3.0, 8.0], [-5.0, 4.0]]
 
 
@@ -93,12 +94,12 @@ def test_the_last_state_is_what_keras_itself_returns():
     last.build(inputs.shape)
     steps.build(inputs.shape)
     last.set_weights(steps.get_weights())
-    pooled = layers.ConcatPooling(bidirectional=True)(steps(inputs, mask=MASK), mask=MASK)
+    pooled = pooling.ConcatPooling(bidirectional=True)(steps(inputs, mask=MASK), mask=MASK)
     np.testing.assert_allclose(pooled[:, :8], last(inputs, mask=MASK), atol=1e-6)
 
 
 def test_attention_pooling_follows_its_equation():
-    layer = layers.AttentionPooling()
+    layer = pooling.AttentionPooling()
     layer(INPUTS, mask=MASK)
     rng = np.random.default_rng(1)
     kernel, bias, context = rng.normal(size=(2, 2)), rng.normal(size=2), rng.normal(size=(2, 1))
@@ -112,7 +113,7 @@ def test_attention_pooling_follows_its_equation():
 
 
 @pytest.mark.parametrize(
-    "layer", [layers.LastPooling(), layers.MaxPooling(), layers.ConcatPooling(), layers.AttentionPooling()]
+    "layer", [pooling.LastPooling(), pooling.MaxPooling(), pooling.ConcatPooling(), pooling.AttentionPooling()]
 )
 def test_a_pooling_without_a_mask_counts_every_step_and_knows_its_output_shape(layer):
     output = layer(INPUTS)
@@ -150,14 +151,14 @@ def test_pairs_are_hashed_without_overflow_and_spread_over_all_buckets():
 # What Keras' own tests ask for
 
 
-@pytest.mark.parametrize("layer", [layers.LSTM, layers.GRU])
+@pytest.mark.parametrize("layer", [LSTM, GRU])
 def test_integers_are_read_as_the_numbers_they_are(layer):
     recurrent = layer(2)
     whole = np.array([[[1, 8], [3, -2]]])
     np.testing.assert_array_equal(recurrent(whole), recurrent(whole.astype(np.float32)))
 
 
-@pytest.mark.parametrize("layer", [layers.LSTM, layers.GRU])
+@pytest.mark.parametrize("layer", [LSTM, GRU])
 @pytest.mark.parametrize("wish,kernel", [(True, "keras"), (False, "loop"), ("auto", "loop")])
 def test_the_wish_for_cudnn_is_kept_and_true_asks_for_keras_layer(layer, wish, kernel):
     wrapped = keras.layers.Bidirectional(layer(1, use_cudnn=wish))

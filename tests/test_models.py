@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_senti import layers
 from keras_senti.errors import UserError
-from keras_senti.models import build_language_model, build_model, iterate_weights, list_learning_layers, name_of
+from keras_senti.models.build import build_language_model, build_model, iterate_weights, list_learning_layers, name_of
+from keras_senti.models.recurrent import LSTM
 from keras_senti.settings.schema import Config, DataConfig, ModelConfig, PretrainConfig
 from keras_senti.settings.yaml_file import read_config
 
@@ -128,7 +128,7 @@ def test_the_convolution_has_the_settings_size():
 def test_the_documents_model_is_exactly_the_documents(name):
     model = build_model(read_config(f"configs/{name}.yaml").model, vocabulary_size=5000, num_classes=3)
     embedding, lstm, head = model.layers
-    assert [type(layer) for layer in model.layers] == [keras.layers.Embedding, layers.LSTM, keras.layers.Dense]
+    assert [type(layer) for layer in model.layers] == [keras.layers.Embedding, LSTM, keras.layers.Dense]
     assert (lstm.units, lstm.return_sequences, head.units) == (100, False, 3)
     assert (lstm.dropout, lstm.recurrent_dropout) == ((0.2, 0.2) if name == "document" else (0.0, 0.0))
     assert head.activation is keras.activations.softmax and embedding.mask_zero

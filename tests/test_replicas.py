@@ -17,7 +17,7 @@ import tensorflow as tf
 from keras_senti import launch, optimizers
 from keras_senti.devices import Device
 from keras_senti.errors import UserError
-from keras_senti.models import build_model
+from keras_senti.models.build import build_model
 from keras_senti.pipeline import EncodedTexts, plan_epoch
 from keras_senti.replicas import ReplicaLoop, Shares, _group
 from keras_senti.settings.command_line import parse_config

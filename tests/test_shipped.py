@@ -8,7 +8,7 @@ from conftest import ROOT
 
 import keras_senti
 from keras_senti.compact import read_pretrained
-from keras_senti.models import build_model
+from keras_senti.models.build import build_model
 from keras_senti.settings.command_line import parse_config
 from keras_senti.transfer import copy_weights
 

@@ -13,7 +13,7 @@ import keras_senti
 from keras_senti import workflow
 from keras_senti.compact import Pretrained, read_pretrained, read_run, write_compact
 from keras_senti.errors import UserError
-from keras_senti.models import build_language_model, build_model, name_of
+from keras_senti.models.build import build_language_model, build_model, name_of
 from keras_senti.pipeline import encode_texts, predict_in_batches
 from keras_senti.settings.command_line import parse_config
 from keras_senti.text import TextEncoder

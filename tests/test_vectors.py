@@ -8,7 +8,7 @@ import pytest
 
 from keras_senti import vectors, workflow
 from keras_senti.errors import UserError
-from keras_senti.models import build_model
+from keras_senti.models.build import build_model
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.schema import Config, ModelConfig, TextConfig
 

@@ -183,7 +183,7 @@ class NextToken(keras.layers.Layer):
 
 
 class LanguageModel(keras.Sequential):
-    """Embedding → recurrent layers → NextToken, trained on windows of streams; see `models.build_language_model`.
+    """Embedding → recurrent layers → NextToken, trained on windows of streams; see `build.build_language_model`.
 
     A batch is (token_ids, targets, weights), (streams, window) each: int32, int32, float32. The state that a window
     ends with is what the next one begins with (`stateful` layers), without a gradient.

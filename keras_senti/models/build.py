@@ -5,12 +5,14 @@ import dataclasses
 
 import keras
 
-from keras_senti import devices, layers
+from keras_senti import devices
 from keras_senti.errors import UserError
-from keras_senti.language_model import LanguageModel, NextToken
+from keras_senti.models import layers, pooling
+from keras_senti.models.language_model import LanguageModel, NextToken
+from keras_senti.models.recurrent import GRU, LSTM
 from keras_senti.settings.schema import Config, ModelConfig, PretrainConfig
 
-CELLS = {"lstm": layers.LSTM, "gru": layers.GRU, "simple_rnn": keras.layers.SimpleRNN}
+CELLS = {"lstm": LSTM, "gru": GRU, "simple_rnn": keras.layers.SimpleRNN}
 EMBEDDINGS = "embedding/embeddings"  # the name of the token vectors, see `name_of`
 
 
@@ -35,7 +37,7 @@ def build_model(
         vocabulary_size: tokens, padding and [UNK] included.
         num_classes: size of the output, at least 2.
         kernel: loop | xla | keras, what computes the recurrent layers: see `devices.choose_kernel`; serving: see
-            `layers.LSTM`. The weights are the same; `loop` and `serving` hold nothing that needs a GPU or XLA, so a
+            `recurrent.LSTM`. The weights are the same; `loop` and `serving` hold nothing that needs a GPU or XLA, so a
             model with one of them can be exported, and one with `serving` gives the same graph on every machine.
         precision: float32 | mixed_bfloat16, Keras' dtype policy of all layers but the last.
     Returns: a model from token_ids (batch, time) int32, 0 = padding, to probabilities (batch, num_classes) float32.
@@ -235,12 +237,12 @@ def _build_recurrent(settings: ModelConfig, index: int, return_sequences: bool, 
 
 
 def _build_pooling(settings: ModelConfig) -> keras.layers.Layer:
-    with_last_state = {"last": layers.LastPooling, "concat": layers.ConcatPooling}
+    with_last_state = {"last": pooling.LastPooling, "concat": pooling.ConcatPooling}
     if settings.pooling in with_last_state:
         return with_last_state[settings.pooling](bidirectional=settings.bidirectional, name="pooling")
     poolings = {
         "mean": keras.layers.GlobalAveragePooling1D,
-        "max": layers.MaxPooling,
-        "attention": layers.AttentionPooling,
+        "max": pooling.MaxPooling,
+        "attention": pooling.AttentionPooling,
     }
     return poolings[settings.pooling](name="pooling")

@@ -1,4 +1,4 @@
-"""LSTM and GRU over whole sequences: the recurrence of `layers.LSTM` and `layers.GRU`, with gradients written by hand.
+"""LSTM and GRU over whole sequences: the recurrence of `recurrent.LSTM` and `recurrent.GRU`, with our own gradients.
 
 Why this is faster than Keras' loop, which is differentiated automatically (Appleyard et al. 2016,
 https://arxiv.org/abs/1604.01946, do the first two on a GPU):
@@ -31,8 +31,6 @@ from keras_senti import devices
 # rows and 256 units took 0.6 to 0.8 of the time so, on a noisy machine.
 MOST_PARTS, PART_ROWS = 4, 16
 SERVED_PARTS = 2  # in a SavedModel, whose graph is then the same wherever it was made
-
-
 _has_own_gradient = contextvars.ContextVar("_has_own_gradient", default=False)
 
 

@@ -1,0 +1,1 @@
+"""Layers, and the one place where a network is put together."""
