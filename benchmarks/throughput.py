@@ -90,7 +90,7 @@ def build_ours(config, vocabulary_size: int):
 
 def sample_batches(lengths, bucketed: bool, steps: int | None) -> list:
     """Returns `steps` batches of the first epoch (None: all), of all lengths alike, in random order."""
-    from keras_senti.pipeline import plan_epoch
+    from keras_senti.data.batches import plan_epoch
 
     plan = plan_epoch(lengths, ROWS, bucketed, seed=0, epoch=0)
     if steps is None or steps >= len(plan):
@@ -107,8 +107,9 @@ def start_epoch(imdb: str, steps: int | None, system: str):
     """Returns a function that does the next training step of `ours` or of the document's `script`."""
     import tensorflow as tf
 
-    from keras_senti import devices, pipeline, training
-    from keras_senti.corpus import load_corpus
+    from keras_senti import devices, training
+    from keras_senti.data.batches import make_dataset
+    from keras_senti.data.token_cache import load_corpus
 
     config = read_settings(imdb)
     if system == "ours":
@@ -121,7 +122,7 @@ def start_epoch(imdb: str, steps: int | None, system: str):
     if system == "ours":
         model, _ = build_ours(config, len(corpus.encoder.vocabulary))
         training.compile_model(model, config.train, total_steps=len(batches))
-        data = pipeline.make_dataset(lambda: batches, encoded, LENGTH, True, one_hot, corpus.splits.train.weights)
+        data = make_dataset(lambda: batches, encoded, LENGTH, True, one_hot, corpus.splits.train.weights)
     else:
         model = build_keras(len(corpus.encoder.vocabulary))
         rows = np.concatenate(batches)
@@ -132,7 +133,7 @@ def start_epoch(imdb: str, steps: int | None, system: str):
 
 
 def time_epoch(imdb: str, steps: int | None) -> list[dict]:
-    from keras_senti.corpus import load_corpus
+    from keras_senti.data.token_cache import load_corpus
 
     config = read_settings(imdb)
     encoded = load_corpus(config).encoded["train"]
@@ -170,7 +171,7 @@ def train_seed(imdb: str, system: str, seed: int) -> dict:
     import pandas as pd
 
     from keras_senti import devices, training
-    from keras_senti.corpus import load_corpus
+    from keras_senti.data.token_cache import load_corpus
 
     config = read_settings(imdb, "--train.epochs", "2", "--train.seed", str(seed))
     devices.set_up_device(config.device)
@@ -203,18 +204,19 @@ def train_seed(imdb: str, system: str, seed: int) -> dict:
 
 def grow(texts: int, tokens: int, units: int, most_seconds: float = 3.0) -> dict:
     """Times the plan of an epoch and steps spread over it, for generated texts of tokens / 2 to `tokens` tokens."""
-    from keras_senti import pipeline, training
+    from keras_senti import training
+    from keras_senti.data.batches import EncodedTexts, make_dataset, plan_epoch
     from keras_senti.settings.schema import ModelConfig, TrainConfig
 
     rng = np.random.default_rng(0)
     lengths = rng.integers((tokens + 1) // 2, tokens + 1, texts)
     flat = rng.integers(2, 10_000, lengths.sum(), dtype=np.int32)
-    encoded = pipeline.EncodedTexts(flat, np.concatenate([[0], np.cumsum(lengths)]))
+    encoded = EncodedTexts(flat, np.concatenate([[0], np.cumsum(lengths)]))
     one_hot = np.eye(len(CLASS_NAMES), dtype=np.float32)[rng.integers(0, 2, texts)]
     settings = {"bidirectional": False, "pooling": "last", "embedding_dropout": 0.0}
     config = ModelConfig(units=units, dropout=0.2, recurrent_dropout=0.2, **settings)
     begin = time.perf_counter()
-    plan = pipeline.plan_epoch(encoded.lengths, ROWS, True, seed=0, epoch=0)
+    plan = plan_epoch(encoded.lengths, ROWS, True, seed=0, epoch=0)
     plan_seconds = time.perf_counter() - begin
     batches = sample_batches(encoded.lengths[: ROWS * len(plan)], True, min(len(plan), 40))
     batches = [rows for rows in batches if len(rows) == ROWS]  # the last of an epoch is smaller
@@ -222,7 +224,7 @@ def grow(texts: int, tokens: int, units: int, most_seconds: float = 3.0) -> dict
 
     model = build.build_model(config, 10_000, len(CLASS_NAMES))
     training.compile_model(model, TrainConfig(), total_steps=len(plan))
-    data = pipeline.make_dataset(lambda: [batches[0], *batches], encoded, tokens, True, one_hot)
+    data = make_dataset(lambda: [batches[0], *batches], encoded, tokens, True, one_hot)
     model.make_train_function()
     iterator, times, done = iter(data), [], []
     float(model.train_function(iterator)["loss"])  # traces
@@ -249,7 +251,8 @@ def grow(texts: int, tokens: int, units: int, most_seconds: float = 3.0) -> dict
 
 def export_ours(folder: Path, units: int):
     """Writes a run folder with our SavedModel, untrained: its speed is that of a trained one."""
-    from keras_senti import export, text
+    from keras_senti import export
+    from keras_senti.data import tokenizer
     from keras_senti.models import build
     from keras_senti.settings.command_line import parse_config
     from keras_senti.settings.yaml_file import write_yaml
@@ -257,7 +260,9 @@ def export_ours(folder: Path, units: int):
 
     words = ["--config", str(ROOT / "configs" / "document.yaml"), "--text.sequence_length", str(LENGTH)]
     config = parse_config([*words, "--model.units", str(units)])
-    encoder = text.TextEncoder(config.text, ["[PAD]", "[UNK]", *(f"w{i}" for i in range(config.text.max_tokens - 2))])
+    encoder = tokenizer.Tokenizer(
+        config.text, ["[PAD]", "[UNK]", *(f"w{i}" for i in range(config.text.max_tokens - 2))]
+    )
     folder.mkdir()
     files.write_text(folder / "config.yaml", write_yaml(config))
     files.write_json(folder / "class_names.json", list(CLASS_NAMES))
@@ -285,13 +290,14 @@ def start_bulk(ids_file: Path, folder: Path, system: str):
     """Returns a function that predicts all texts once."""
     import tensorflow as tf
 
-    from keras_senti import export, pipeline
+    from keras_senti import export
+    from keras_senti.data.batches import EncodedTexts, predict_in_batches
 
     with np.load(ids_file) as file:
-        encoded = pipeline.EncodedTexts(file["flat"], file["offsets"])
+        encoded = EncodedTexts(file["flat"], file["offsets"])
     if system == "ours":
         loaded = export.load(folder)
-        return lambda: pipeline.predict_in_batches(loaded.predict_token_ids, encoded)
+        return lambda: predict_in_batches(loaded.predict_token_ids, encoded)
     model = build_keras(20_000, trains=False)
     padded = encoded.pad(np.arange(len(encoded)), LENGTH)
     if system == "keras_predict":
@@ -428,7 +434,7 @@ def format_table(title: str, entries: list[dict]) -> str:
 
 
 def time_inference(imdb: str, folder: Path, options) -> list[dict]:
-    from keras_senti.corpus import load_corpus
+    from keras_senti.data.token_cache import load_corpus
 
     encoded = load_corpus(read_settings(imdb)).encoded["train"]
     entries = []

@@ -230,7 +230,7 @@ def predict_baselines(train, parts: dict, num_classes: int, models) -> tuple[dic
     """Fits each baseline on the train rows and applies it to each part.
 
     Args:
-        train: a `data.Dataset`, of which all texts come into memory; parts: data sets by name, which do too.
+        train: a `dataset.Dataset`, of which all texts come into memory; parts: data sets by name, which do too.
         models: names as in `baselines.models`.
     Returns:
         the probabilities: {part: {baseline: (rows, classes)}}, 0 for a class without a train row; and a sentence for

@@ -24,6 +24,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
+from keras_senti.data.tokenizer import Tokenizer, check_vocabulary, read_vocabulary
 from keras_senti.errors import UserError, run_command
 from keras_senti.models.build import iterate_weights, name_of
 from keras_senti.settings.portable import without_paths
@@ -31,7 +32,6 @@ from keras_senti.settings.schema import Config
 from keras_senti.settings.yaml_file import read_config, write_yaml
 from keras_senti.storage import files, run_folder
 from keras_senti.storage.model_folder import ModelFolder, check_file, find_model
-from keras_senti.text import TextEncoder, check_vocabulary, read_vocabulary
 
 DTYPES = ("float32", "float16")
 
@@ -87,7 +87,7 @@ def write_compact(path: Path, model: Pretrained, dtype: str = "float32"):
         files.write_text(temporary / "config.yaml", write_yaml(without_paths(model.config)))
         if model.data:
             files.write_json(temporary / "data.json", _forget_folders(model.data))
-        TextEncoder(model.config.text, model.vocabulary).save(temporary / "vocabulary.txt")
+        Tokenizer(model.config.text, model.vocabulary).save(temporary / "vocabulary.txt")
         if not model.is_language_model:
             files.write_json(temporary / "class_names.json", list(model.class_names))
         if model.calibration is not None:

@@ -29,11 +29,12 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_senti.compact import assign_weights, read_pretrained
+from keras_senti.data.tokenizer import UNKNOWN, Tokenizer, encode_utf8
+from keras_senti.data.unicode import make_simplifier
 from keras_senti.errors import UserError, suggest
 from keras_senti.models.build import build_model
 from keras_senti.models.layers import BigramEmbedding
 from keras_senti.models.pooling import AttentionPooling
-from keras_senti.text import UNKNOWN, TextEncoder, encode_utf8, make_simplifier
 
 # Of the integral. Of 300 tweets and a model each, 32 steps sufficed for 300 (two-directional GRU), 298 (the same with
 # convolution, pairs and attention) and 258 (one-directional LSTM), of 20 film reviews for 12; 128 for all of them.
@@ -102,7 +103,7 @@ class Explainer:
         encoder: turns texts into its ids. class_names: by index.
     """
 
-    def __init__(self, model: keras.Sequential, encoder: TextEncoder, class_names):
+    def __init__(self, model: keras.Sequential, encoder: Tokenizer, class_names):
         self.encoder, self.class_names = encoder, tuple(class_names)
         embedding, *others, head = model.layers
         self.has_pairs = isinstance(embedding, BigramEmbedding)
@@ -309,7 +310,7 @@ def load_explainer(path) -> Explainer:
     settings = dataclasses.replace(pretrained.config.model, **dict.fromkeys(drops, 0.0))
     model = build_model(settings, len(pretrained.vocabulary), len(pretrained.class_names))
     assign_weights(model, pretrained.weights)
-    return Explainer(model, TextEncoder(pretrained.config.text, pretrained.vocabulary), pretrained.class_names)
+    return Explainer(model, Tokenizer(pretrained.config.text, pretrained.vocabulary), pretrained.class_names)
 
 
 def _join_spaces(tokens, has_space) -> list[str]:

@@ -12,13 +12,14 @@ import pandas as pd
 import tensorflow as tf
 
 from keras_senti.compact import Pretrained, assign_weights, read_pretrained
+from keras_senti.data.batches import SCORED_ROWS, encode_texts, predict_in_batches
+from keras_senti.data.tokenizer import Tokenizer
+from keras_senti.data.unicode import make_simplifier
 from keras_senti.errors import UserError
 from keras_senti.evaluation import SMALLEST, apply_temperature
 from keras_senti.models.build import build_model, name_of
-from keras_senti.pipeline import SCORED_ROWS, encode_texts, predict_in_batches
 from keras_senti.settings.schema import Config
 from keras_senti.storage.files import read_json, replace
-from keras_senti.text import TextEncoder, make_simplifier
 
 TEXTS = tf.TensorSpec((None,), tf.string, name="text")
 TOKEN_IDS = tf.TensorSpec((None, None), tf.int32, name="token_ids")
@@ -70,7 +71,7 @@ def _lengthen(token_ids):
     return tf.pad(token_ids, [[0, 0], [0, missing]], constant_values=1)
 
 
-def export_model(model: keras.Model, encoder: TextEncoder, class_names, config: Config, run_dir: Path):
+def export_model(model: keras.Model, encoder: Tokenizer, class_names, config: Config, run_dir: Path):
     """Writes model.keras (to be read after `import keras_senti.layers`) and saved_model/ into the run folder.
 
     Endpoints (signatures, and functions of the loaded object):
@@ -108,7 +109,7 @@ class Classifier:
     def __init__(self, path, pretrained: Pretrained):
         self.path, self.class_names = Path(path), list(pretrained.class_names)
         self.calibration, self._config = pretrained.calibration, pretrained.config
-        self.encoder = TextEncoder(pretrained.config.text, pretrained.vocabulary)
+        self.encoder = Tokenizer(pretrained.config.text, pretrained.vocabulary)
         model = build_model(pretrained.config.model, len(pretrained.vocabulary), len(self.class_names), "serving")
         assign_weights(model, pretrained.weights)
         self._tokenize = tf.function(self.encoder, input_signature=[TEXTS])

@@ -21,13 +21,15 @@ from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
 from keras_senti.baselines import PACKAGES, fit_ngrams, is_chinese, score_texts
-from keras_senti.data import join_groups, load_splits
+from keras_senti.data import cache_folder
+from keras_senti.data.reading import load_splits
+from keras_senti.data.sources import prepare_source
+from keras_senti.data.splits import join_groups
 from keras_senti.errors import UserError, run_command
 from keras_senti.evaluation import compute_interval
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.schema import Config
-from keras_senti.sources import prepare_source
-from keras_senti.storage import files, run_folder
+from keras_senti.storage import files
 
 FOLDS = 5
 # Near-duplicates: texts that share this much of their shingles, runs of so many characters. 20 bands of 5 hashes find
@@ -63,7 +65,7 @@ def read_rows(config: Config) -> tuple[pd.DataFrame, tuple[str, ...]]:
     Raises:
         UserError: for whatever is wrong with the data.
     """
-    with run_folder.share_cache(Path(config.data.cache_dir)):
+    with cache_folder.share_cache(Path(config.data.cache_dir)):
         splits = load_splits(prepare_source(config.data))
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     if not config.train.evaluate_test:

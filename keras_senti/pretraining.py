@@ -13,11 +13,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_senti.checkpoints import Progress
+from keras_senti.data.batches import EncodedTexts
 from keras_senti.errors import UserError
 from keras_senti.models.build import find_learning_layers
 from keras_senti.models.language_model import LanguageModel
 from keras_senti.optimizers import make_optimizer
-from keras_senti.pipeline import EncodedTexts
 from keras_senti.settings.schema import Config
 from keras_senti.storage.run_folder import only_shown
 from keras_senti.training import ShowProgress, TrainedRun, chain_epochs, fit_model, make_keras_fit

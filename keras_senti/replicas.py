@@ -17,9 +17,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_senti.data.batches import SCORED_POSITIONS, SCORED_ROWS, Bucket, EncodedTexts, padded_length, plan_epoch
 from keras_senti.devices import Device
 from keras_senti.errors import UserError
-from keras_senti.pipeline import SCORED_POSITIONS, SCORED_ROWS, Bucket, EncodedTexts, padded_length, plan_epoch
 
 WORKER_GONE = (
     tf.errors.UnavailableError,
@@ -36,7 +36,7 @@ class Shares:
 
     Args:
         encoded: the texts. columns: arrays with one entry a row: one-hot labels and weights; or none.
-        batch_size, batch_tokens, bucket: by which the batches were planned, see `pipeline.plan_epoch`.
+        batch_size, batch_tokens, bucket: by which the batches were planned, see `batches.plan_epoch`.
         sequence_length: longest text. replicas: among which batches are shared.
     """
 

@@ -22,9 +22,9 @@ from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.pr_curve import summary as pr_curve_summary
 
+from keras_senti.data.batches import EncodedTexts, padded_length, predict_in_batches
 from keras_senti.evaluation import compute_calibration
 from keras_senti.models import kernels
-from keras_senti.pipeline import EncodedTexts, padded_length, predict_in_batches
 from keras_senti.settings.schema import Config
 from keras_senti.storage.files import write_text
 from keras_senti.storage.run_folder import only_shown

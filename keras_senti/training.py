@@ -19,12 +19,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_senti.checkpoints import Progress, restore_metrics, restore_newest, write_checkpoint
-from keras_senti.devices import Device
-from keras_senti.errors import Terminated, UserError
-from keras_senti.evaluation import compute_metrics
-from keras_senti.models.build import find_learning_layers
-from keras_senti.optimizers import find_first_epoch, make_optimizer
-from keras_senti.pipeline import (
+from keras_senti.data.batches import (
     Bucket,
     EncodedTexts,
     compute_padding_fraction,
@@ -34,6 +29,11 @@ from keras_senti.pipeline import (
     plan_by_length,
     plan_epoch,
 )
+from keras_senti.devices import Device
+from keras_senti.errors import Terminated, UserError
+from keras_senti.evaluation import compute_metrics
+from keras_senti.models.build import find_learning_layers
+from keras_senti.optimizers import find_first_epoch, make_optimizer
 from keras_senti.replicas import ReplicaLoop, Shares
 from keras_senti.settings.schema import TrainConfig
 from keras_senti.storage import files

@@ -19,34 +19,20 @@ import tensorflow as tf
 import yaml
 from tqdm import tqdm
 
-from keras_senti import (
-    baselines,
-    comparison,
-    devices,
-    evaluation,
-    explain,
-    explanations,
-    export,
-    report,
-    tensorboard,
-    vectors,
-)
+from keras_senti import baselines, comparison, devices, evaluation, explain, explanations, export, report, tensorboard
 from keras_senti.compact import Pretrained, is_compact, read_calibration, read_pretrained, write_compact
-from keras_senti.corpus import Corpus, load_corpus
-from keras_senti.data import (
-    Dataset,
-    clean_label,
-    clean_label_map,
-    describe_reading,
-    format_check,
-    format_reading,
-    map_label,
-    read_label,
-)
+from keras_senti.data import word_vectors
+from keras_senti.data.batches import Bucket, find_bucket, predict_in_batches
+from keras_senti.data.checks import describe_reading, format_check, format_reading
+from keras_senti.data.dataset import Dataset
+from keras_senti.data.labels import clean_label, clean_label_map, map_label, read_label
+from keras_senti.data.tables import Table, read_text
+from keras_senti.data.token_cache import Corpus, load_corpus
+from keras_senti.data.tokenizer import Tokenizer
+from keras_senti.data.unicode import make_simplifier
 from keras_senti.errors import UserError, suggest
 from keras_senti.models.build import build_language_model, build_model, check_activation, list_learning_layers, name_of
 from keras_senti.optimizers import check_train_from_epoch
-from keras_senti.pipeline import Bucket, find_bucket, predict_in_batches
 from keras_senti.predictions import read_parts
 from keras_senti.pretraining import check_language_model, train_language_model
 from keras_senti.settings.inherit import check_settings
@@ -55,8 +41,6 @@ from keras_senti.settings.schema import Config
 from keras_senti.settings.yaml_file import read_config, write_yaml
 from keras_senti.storage import environment, files, run_folder
 from keras_senti.storage.model_folder import find_model
-from keras_senti.tables import Table, read_text
-from keras_senti.text import TextEncoder, make_simplifier
 from keras_senti.training import TrainedRun, make_predict, train_model
 from keras_senti.transfer import copy_weights, find_seen_rows
 
@@ -91,7 +75,7 @@ def train_run(config: Config) -> Path | None:
     if config.train.train_from_epoch:
         check_train_from_epoch(config.train, list_learning_layers(config.model))
     if config.resume is None:
-        vectors.check_word_vectors(config)
+        word_vectors.check_word_vectors(config)
         pretrained = read_pretrained(config.init_from) if config.init_from else None
         corpus = load_corpus(config, pretrained.vocabulary if pretrained else None)
         run_dir = run_folder.create_run_dir(config.name, config.run_dir) if device.is_chief else None
@@ -154,7 +138,7 @@ def check_replicas(config: Config, device: devices.Device):
 def _load_again(config: Config, run_dir: Path) -> tuple[Pretrained | None, Corpus]:
     """Returns what a resumed run trains on. Once there is a checkpoint, the model of init_from may be gone."""
     if config.init_from and _has_checkpoint(run_dir):
-        vocabulary = TextEncoder.load(config.text, run_dir / "vocabulary.txt").vocabulary
+        vocabulary = Tokenizer.load(config.text, run_dir / "vocabulary.txt").vocabulary
         settings = dataclasses.replace(config, text=dataclasses.replace(config.text, extend_vocabulary=0))
         return None, load_corpus(settings, vocabulary)
     pretrained = read_pretrained(config.init_from) if config.init_from else None
@@ -188,7 +172,7 @@ def _open_folder(config: Config, corpus: Corpus, run_dir: Path):
                 f"run with it: --config {run_dir / 'config.yaml'}"
             )
         vocabulary = run_dir / "vocabulary.txt"
-        if vocabulary.exists() and TextEncoder.load(config.text, vocabulary).vocabulary != corpus.encoder.vocabulary:
+        if vocabulary.exists() and Tokenizer.load(config.text, vocabulary).vocabulary != corpus.encoder.vocabulary:
             raise UserError(
                 f"--resume: the data gives another vocabulary than {vocabulary}: stop words, packages or this code "
                 "have changed since the run began. Bring back what changed, or start a new run."
@@ -368,7 +352,7 @@ def _fill(model: keras.Model, config: Config, corpus: Corpus, pretrained: Pretra
     if config.text.word_vectors is not None and not _has_checkpoint(run_dir):
         flat = corpus.encoded["train"].flat
         path, vocabulary = config.text.word_vectors, corpus.encoder.vocabulary
-        coverage = vectors.load_word_vectors(model, path, vocabulary, flat, config.train.seed)
+        coverage = word_vectors.load_word_vectors(model, path, vocabulary, flat, config.train.seed)
         run_folder.update_manifest(run_dir, word_vectors=coverage)
     model.summary(line_length=80)
 

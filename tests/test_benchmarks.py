@@ -12,12 +12,12 @@ import pytest
 from conftest import ROOT
 from matplotlib.axes import Axes
 
-from keras_senti.data import load_splits
+from keras_senti.data.reading import load_splits
+from keras_senti.data.sources import prepare_source
+from keras_senti.data.tables import Table
 from keras_senti.errors import UserError
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.schema import TrainConfig
-from keras_senti.sources import prepare_source
-from keras_senti.tables import Table
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -432,7 +432,7 @@ class InProcess:
 
 @pytest.mark.slow
 def test_pre_training_is_timed_beside_plain_keras_layers_on_the_same_windows(tmp_path, monkeypatch, capsys):
-    from keras_senti.pipeline import EncodedTexts
+    from keras_senti.data.batches import EncodedTexts
     from keras_senti.pretraining import Streams, count_tokens
 
     for name, value in {"STREAMS": 5, "WINDOW": 10, "EMBEDDING": 3, "UNITS": 4, "NEGATIVES": 6, "RATE": 0.05}.items():

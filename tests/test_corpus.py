@@ -4,9 +4,9 @@ import json
 import numpy as np
 import pytest
 
-from keras_senti import corpus, pipeline
-from keras_senti.corpus import load_corpus
-from keras_senti.data import format_check
+from keras_senti.data import batches, token_cache
+from keras_senti.data.checks import format_check
+from keras_senti.data.token_cache import load_corpus
 from keras_senti.errors import UserError
 from keras_senti.settings.command_line import parse_config
 
@@ -50,7 +50,7 @@ def decode(found, name):
 
 
 def test_the_ids_on_disk_are_those_of_the_texts_part_by_part_and_row_by_row(load, monkeypatch):
-    monkeypatch.setattr(corpus, "ENCODE_ROWS", 7)  # so that a part spreads over several batches
+    monkeypatch.setattr(token_cache, "ENCODE_ROWS", 7)  # so that a part spreads over several batches
     found = load("--text.max_tokens", "1000")
     known = set(found.encoder.vocabulary)
     for name, part in found.splits.parts().items():
@@ -63,7 +63,7 @@ def test_the_ids_on_disk_are_those_of_the_texts_part_by_part_and_row_by_row(load
 
 def test_a_second_run_takes_the_ids_from_disk(load, monkeypatch, capsys):
     first = load()
-    monkeypatch.setattr(corpus, "_write", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(token_cache, "_write", lambda *_: pytest.fail("made again"))
     again = load()
     assert f"token ids from {first.cache}" in capsys.readouterr().out
     assert again.splits.check == first.splits.check and again.files == first.files
@@ -101,8 +101,8 @@ def test_other_stop_words_in_the_same_file_get_a_cache_of_their_own(load, tmp_pa
 
 def test_other_code_gets_a_cache_of_its_own(load, monkeypatch):
     first = load()
-    source = corpus.inspect.getsource
-    monkeypatch.setattr(corpus.inspect, "getsource", lambda module: source(module) + " ")
+    source = token_cache.inspect.getsource
+    monkeypatch.setattr(token_cache.inspect, "getsource", lambda module: source(module) + " ")
     assert load().cache != first.cache
 
 
@@ -128,7 +128,7 @@ def test_nothing_half_written_is_left_where_encoding_fails(load, monkeypatch, tm
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(corpus, "_write_ids", fail)
+    monkeypatch.setattr(token_cache, "_write_ids", fail)
     with pytest.raises(
         UserError, match=r"data\.cache_dir: cannot write .*No space left.* Make room .*, or name another"
     ):
@@ -139,14 +139,14 @@ def test_nothing_half_written_is_left_where_encoding_fails(load, monkeypatch, tm
 
 
 def test_a_file_that_is_changed_while_it_is_read_leaves_no_cache(load, monkeypatch, tmp_path):
-    read = corpus.load_splits
+    read = token_cache.load_splits
 
     def read_and_change(source):
         splits = read(source)
         source.main.write_text("text,sentiment\nanother,p\n")
         return splits
 
-    monkeypatch.setattr(corpus, "load_splits", read_and_change)
+    monkeypatch.setattr(token_cache, "load_splits", read_and_change)
     with pytest.raises(UserError, match=r"a\.csv: was changed or removed while it was in use"):
         load()
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lock"]
@@ -161,7 +161,7 @@ def test_a_vocabulary_that_is_given_is_used_and_extended_by_the_commonest_new_to
 
 
 def test_the_length_of_a_batch_costs_nothing_in_the_number_of_rows():
-    encoded = pipeline.EncodedTexts(np.ones(3, np.int32), np.array([0, 1, 3]))
+    encoded = batches.EncodedTexts(np.ones(3, np.int32), np.array([0, 1, 3]))
     assert encoded.lengths is encoded.lengths and encoded.lengths.tolist() == [1, 2]
 
 
@@ -198,18 +198,18 @@ def test_its_texts_are_whole_whatever_the_cut_of_a_classifier(load_language_mode
 
 
 def test_long_texts_are_encoded_fewer_at_once(load_language_model, monkeypatch):
-    sizes, encode = [], corpus.TextEncoder.encode
+    sizes, encode = [], token_cache.Tokenizer.encode
     monkeypatch.setattr(
-        corpus.TextEncoder, "encode", lambda self, texts: sizes.append(len(texts)) or encode(self, texts)
+        token_cache.Tokenizer, "encode", lambda self, texts: sizes.append(len(texts)) or encode(self, texts)
     )
-    monkeypatch.setattr(corpus, "ENCODE_CHARACTERS", 30)
+    monkeypatch.setattr(token_cache, "ENCODE_CHARACTERS", 30)
     found = load_language_model(texts=["x" * 29, "y", "z" * 31, "end"])
     assert sizes[-3:] == [2, 1, 1] and len(found.encoded["unlabeled"]) == 4
 
 
 def test_a_second_run_of_a_language_model_takes_the_ids_from_disk(load_language_model, monkeypatch):
     first = load_language_model()
-    monkeypatch.setattr(corpus, "_write", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(token_cache, "_write", lambda *_: pytest.fail("made again"))
     again = load_language_model("--text.sequence_length", "7")
     assert again.cache == first.cache and again.splits.check == first.splits.check
     for name in first.encoded:

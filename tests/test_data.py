@@ -9,23 +9,16 @@ import types
 import numpy as np
 import pytest
 
-from keras_senti import data, sources
-from keras_senti.data import (
-    Dataset,
-    StoredTexts,
-    check_data,
-    format_check,
-    hash_text,
-    join_groups,
-    load_splits,
-    order_class_names,
-    read_rows,
-    split_rows,
-)
+from keras_senti.data import dataset, sources
+from keras_senti.data.checks import check_data, format_check
+from keras_senti.data.dataset import Dataset, StoredTexts
+from keras_senti.data.labels import clean_label
+from keras_senti.data.reading import load_splits, read_rows
+from keras_senti.data.sources import prepare_source
+from keras_senti.data.splits import hash_text, join_groups, order_class_names, split_rows
+from keras_senti.data.tables import Table
 from keras_senti.errors import UserError
 from keras_senti.settings.schema import DataConfig
-from keras_senti.sources import prepare_source
-from keras_senti.tables import Table
 
 HEADER = b"text,sentiment\n"
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -386,8 +379,8 @@ def test_too_little_to_train_on_is_an_error(write, rows, message):
     ],
 )  # fmt: skip
 def test_a_label_is_read_as_it_is_meant(raw, label):
-    assert data.clean_label(raw) == label
-    assert data.clean_label(label) == label
+    assert clean_label(raw) == label
+    assert clean_label(label) == label
 
 
 def test_spellings_of_a_label_are_one_class_and_counted(write):
@@ -929,7 +922,7 @@ def test_a_sample_is_all_rows_or_so_many_in_order():
 
 
 def test_of_many_dropped_rows_all_are_counted_and_the_first_are_listed(write, monkeypatch):
-    monkeypatch.setattr(data, "MAX_DROPPED", 2)
+    monkeypatch.setattr(dataset, "MAX_DROPPED", 2)
     _, _, dropped = read(write("a.csv", [("a", "p"), ("", "p"), ("b", ""), ("", "p")]))
     assert dropped.counts == {"no text": 2, "no label": 1} and [row["line"] for row in dropped.rows] == [3, 4]
 

@@ -15,13 +15,13 @@ import pytest
 import evaluate
 from keras_senti import explain, explanations, workflow
 from keras_senti.compact import read_run, write_compact
+from keras_senti.data.tokenizer import Tokenizer
 from keras_senti.errors import UserError
 from keras_senti.explain import Explainer
 from keras_senti.models import layers
 from keras_senti.models.build import build_model
 from keras_senti.models.pooling import AttentionPooling
 from keras_senti.settings.schema import ModelConfig, TextConfig
-from keras_senti.text import TextEncoder
 
 ROOT = Path(__file__).parents[1]
 VOCABULARY = ["[PAD]", "[UNK]", "a", "good", "bad"]
@@ -37,7 +37,7 @@ def build_explainer(middle, vectors=VECTORS, embedding=None, head=((-0.5, 0.5),)
     )
     embedding.embeddings.assign(vectors)
     model.layers[-1].set_weights([np.array(head), np.zeros(2)])
-    return Explainer(model, TextEncoder(text or TextConfig(), VOCABULARY), ["no", "yes"])
+    return Explainer(model, Tokenizer(text or TextConfig(), VOCABULARY), ["no", "yes"])
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_every_kind_of_model_is_explained_completely_and_reads_its_mask(cell, po
     model = build_model(settings, vocabulary_size=9, num_classes=3)
     for weight in model.weights:
         weight.assign(np.random.default_rng(0).normal(size=weight.shape, scale=0.7))
-    explainer = Explainer(model, TextEncoder(TextConfig(), ["[PAD]", "[UNK]", *"abcdefg"]), "xyz")
+    explainer = Explainer(model, Tokenizer(TextConfig(), ["[PAD]", "[UNK]", *"abcdefg"]), "xyz")
     found = explainer.explain("a b c d e f g")
     ids = np.arange(2, 9)
     np.testing.assert_allclose(found.probabilities, model(ids[np.newaxis])[0], atol=1e-5)

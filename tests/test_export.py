@@ -19,15 +19,16 @@ from tensorflow.core.protobuf import saved_model_pb2
 import keras_senti
 from keras_senti import devices, layers
 from keras_senti.compact import read_run, write_compact
+from keras_senti.data.batches import encode_texts, predict_in_batches
+from keras_senti.data.tokenizer import Tokenizer
+from keras_senti.data.unicode import make_simplifier
 from keras_senti.errors import UserError
 from keras_senti.evaluation import apply_temperature
 from keras_senti.export import TOKEN_IDS, export_model
 from keras_senti.models import kernels
 from keras_senti.models.build import build_model
-from keras_senti.pipeline import encode_texts, predict_in_batches
 from keras_senti.settings.schema import Config, DataConfig, ModelConfig, TextConfig
 from keras_senti.settings.yaml_file import read_config
-from keras_senti.text import TextEncoder, make_simplifier
 from keras_senti.training import make_predict
 
 TEXTS = ["the film was great", "", "awful " * 30, "<b>nice</b> &amp; GOOD", "我爱你 ok 😀", "never seen words here"]
@@ -40,7 +41,7 @@ def saved(trained_run):
 
 
 def test_strings_ids_keras_and_the_reloaded_file_give_the_same_probabilities(trained_run, saved):
-    encoder = TextEncoder.load(read_config(trained_run / "config.yaml").text, trained_run / "vocabulary.txt")
+    encoder = Tokenizer.load(read_config(trained_run / "config.yaml").text, trained_run / "vocabulary.txt")
     ids = encoder(tf.constant(TEXTS))
     from_strings = saved.signatures["serving_default"](text=tf.constant(TEXTS))["probabilities"].numpy()
     from_ids = saved.signatures["tokens"](token_ids=ids)["probabilities"].numpy()
@@ -120,7 +121,7 @@ def test_a_network_with_all_options_is_exported_whole(tmp_path):
     settings = ModelConfig(units=4, embedding_dim=3, num_layers=2, bigram_buckets=7, conv_filters=5, residual=True,
                            layer_normalization=True, pooling="last")  # fmt: skip
     config = Config(data=DataConfig(csv="reviews.csv"), model=settings)
-    encoder = TextEncoder(config.text, ["[PAD]", "[UNK]", "film", "great", "awful"])
+    encoder = Tokenizer(config.text, ["[PAD]", "[UNK]", "film", "great", "awful"])
     for name in ("vocabulary.txt", "config.yaml"):
         (tmp_path / name).write_text("")
     (tmp_path / "class_names.json").write_text('["bad", "good"]')

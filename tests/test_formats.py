@@ -3,9 +3,9 @@ import threading
 
 import pytest
 
+from keras_senti.data.formats import guess_encoding
+from keras_senti.data.tables import Table, read_lines
 from keras_senti.errors import UserError
-from keras_senti.formats import guess_encoding
-from keras_senti.tables import Table, read_lines
 
 TEXTS = {
     "gb18030": "这个酒店的房间很干净，服务也很好，下次还会来的。",

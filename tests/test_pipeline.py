@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_senti import pipeline
-from keras_senti.pipeline import (
+from keras_senti.data import batches
+from keras_senti.data.batches import (
     EncodedTexts,
     compute_padding_fraction,
     encode_texts,
@@ -23,7 +23,7 @@ def test_padding_goes_to_the_right_and_rows_come_in_the_order_asked_for():
 
 
 def test_texts_are_encoded_in_chunks_without_their_padding(monkeypatch):
-    monkeypatch.setattr(pipeline, "ENCODE_ROWS", 2)
+    monkeypatch.setattr(batches, "ENCODE_ROWS", 2)
 
     def encoder(texts):  # as many 4s as the text has letters
         return tf.ragged.constant([[4] * len(t) for t in texts.numpy()], tf.int32).to_tensor(0)
@@ -60,11 +60,11 @@ def test_bucketing_wastes_less_and_the_padding_share_can_be_worked_out_by_hand()
 def test_a_cap_on_tokens_makes_batches_of_many_short_or_few_long_texts():
     lengths = np.random.default_rng(0).integers(1, 60, 500)
     plans = [plan_epoch(lengths, 10, True, 0, epoch, batch_tokens=200) for epoch in (0, 1)]
-    for batches in plans:
-        assert sorted(np.concatenate(batches)) == list(range(500))
-        positions = [len(rows) * padded_length(lengths[rows], 100, True) for rows in batches]
+    for planned in plans:
+        assert sorted(np.concatenate(planned)) == list(range(500))
+        positions = [len(rows) * padded_length(lengths[rows], 100, True) for rows in planned]
         assert max(positions) <= 200
-        assert compute_padding_fraction(lengths, batches, 100, True) < 0.1
+        assert compute_padding_fraction(lengths, planned, 100, True) < 0.1
     assert len(plans[0]) == len(plans[1])  # the learning rate's schedule counts on it
     assert np.concatenate(plans[0]).tolist() != np.concatenate(plans[1]).tolist()
     assert all(len(rows) == 1 for rows in plan_epoch(lengths, 10, True, 0, 0, batch_tokens=1))
@@ -86,11 +86,11 @@ def test_the_dataset_gives_ids_and_the_columns_of_the_same_rows():
 
 
 def test_batches_for_scoring_have_the_longest_texts_first_and_are_capped_in_rows_and_positions(monkeypatch):
-    monkeypatch.setattr(pipeline, "SCORED_POSITIONS", 64)
+    monkeypatch.setattr(batches, "SCORED_POSITIONS", 64)
     lengths = np.array([3, 30, 100, 9, 0, 31, 10, 2, 5, 4])
-    batches = [rows.tolist() for rows in plan_by_length(lengths, batch_size=4)]
+    planned = [rows.tolist() for rows in plan_by_length(lengths, batch_size=4)]
     # Padded to 100 (one row, whatever it has), 32 and 32, 12 (five would fit, four may), 4.
-    assert batches == [[2], [5, 1], [6, 3, 8, 9], [0, 7, 4]]
+    assert planned == [[2], [5, 1], [6, 3, 8, 9], [0, 7, 4]]
     assert [len(rows) for rows in plan_by_length(lengths, 4, padded_to=31)] == [2] * 5
     assert plan_by_length(lengths[:0]) == []
     assert [len(rows) for rows in plan_by_length(np.zeros(9, int), 4)] == [4, 4, 1]

@@ -1,8 +1,8 @@
 import pytest
 
-from keras_senti import records
+from keras_senti.data import records
+from keras_senti.data.tables import Table
 from keras_senti.errors import UserError
-from keras_senti.tables import Table
 
 
 @pytest.fixture

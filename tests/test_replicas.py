@@ -15,10 +15,10 @@ import pytest
 import tensorflow as tf
 
 from keras_senti import launch, optimizers
+from keras_senti.data.batches import EncodedTexts, plan_epoch
 from keras_senti.devices import Device
 from keras_senti.errors import UserError
 from keras_senti.models.build import build_model
-from keras_senti.pipeline import EncodedTexts, plan_epoch
 from keras_senti.replicas import ReplicaLoop, Shares, _group
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.schema import ModelConfig, TrainConfig

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from keras_senti.data import cache_folder
 from keras_senti.errors import UserError
 from keras_senti.storage import run_folder
 from keras_senti.storage.environment import describe_environment
@@ -156,12 +157,12 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch
 def test_a_cache_is_cleared_of_half_written_files_only_while_nobody_else_uses_it(tmp_path):
     (tmp_path / "writing-1").mkdir()
     (tmp_path / "ids-1").mkdir()
-    with run_folder.share_cache(tmp_path):
+    with cache_folder.share_cache(tmp_path):
         assert not (tmp_path / "writing-1").exists() and (tmp_path / "ids-1").exists()
         (tmp_path / "writing-2").mkdir()
-        with run_folder.share_cache(tmp_path):
+        with cache_folder.share_cache(tmp_path):
             assert (tmp_path / "writing-2").exists()
-    with run_folder.share_cache(tmp_path):
+    with cache_folder.share_cache(tmp_path):
         assert not (tmp_path / "writing-2").exists()
 
 
@@ -169,7 +170,7 @@ def test_a_folder_of_the_users_in_the_cache_stays_whatever_its_name(tmp_path):
     (tmp_path / "writing-exercises").mkdir()
     (tmp_path / "writing-exercises" / "mine.txt").touch()
     (tmp_path / "writing-abcdefgh" / "ids-0123456789abcdef").mkdir(parents=True)
-    with run_folder.share_cache(tmp_path):
+    with cache_folder.share_cache(tmp_path):
         assert (tmp_path / "writing-exercises" / "mine.txt").exists()
         assert not (tmp_path / "writing-abcdefgh").exists()
 

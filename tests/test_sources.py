@@ -10,12 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from keras_senti import sources
-from keras_senti.data import load_splits
+from keras_senti.data import cache_folder, sources
+from keras_senti.data.reading import load_splits
+from keras_senti.data.sources import prepare_source
+from keras_senti.data.tables import Table
 from keras_senti.errors import UserError
 from keras_senti.settings.schema import DataConfig
-from keras_senti.sources import prepare_source
-from keras_senti.tables import Table
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_a_cache_folder_that_is_a_file_is_an_error_that_says_so(imdb, tmp_path):
 
 
 def test_where_another_process_was_quicker_its_folder_stays(tmp_path):
-    with sources.add_to_cache(tmp_path / "ids") as temporary:
+    with cache_folder.add_to_cache(tmp_path / "ids") as temporary:
         for folder, content in ((temporary, "ours"), (tmp_path / "ids", "theirs")):
             folder.mkdir()
             (folder / "a").write_text(content)

@@ -7,10 +7,10 @@ import sys
 import pytest
 from conftest import ROOT
 
-from keras_senti.data import load_splits
+from keras_senti.data.reading import load_splits
+from keras_senti.data.sources import prepare_source
 from keras_senti.errors import UserError
 from keras_senti.settings.command_line import parse_config
-from keras_senti.sources import prepare_source
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 

@@ -22,9 +22,9 @@ from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from keras_senti import tensorboard
+from keras_senti.data.batches import EncodedTexts
 from keras_senti.models import kernels
 from keras_senti.models.build import build_model
-from keras_senti.pipeline import EncodedTexts
 from keras_senti.settings.schema import Config, ModelConfig, TrainConfig
 from keras_senti.training import compile_model, make_predict
 

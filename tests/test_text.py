@@ -4,24 +4,16 @@ import unicodedata
 import pytest
 import tensorflow as tf
 
+from keras_senti.data.tokenizer import Tokenizer, fit_vocabulary, read_stop_words, split_tokens, standardize
+from keras_senti.data.unicode import compose, find_script_without_spaces, make_simplifier
 from keras_senti.errors import UserError
 from keras_senti.settings.schema import TextConfig
-from keras_senti.text import (
-    TextEncoder,
-    compose,
-    find_script_without_spaces,
-    fit_vocabulary,
-    make_simplifier,
-    read_stop_words,
-    split_tokens,
-    standardize,
-)
 
 ABC = ["[PAD]", "[UNK]", "a", "b", "c", "d", "e", "f"]  # ids 0 to 7
 
 
 def fit_encoder(settings, texts):
-    return TextEncoder(settings, fit_vocabulary(settings, [texts]))
+    return Tokenizer(settings, fit_vocabulary(settings, [texts]))
 
 
 def tokenize(texts: list, **settings) -> list[list[str]]:
@@ -30,7 +22,7 @@ def tokenize(texts: list, **settings) -> list[list[str]]:
     return [[token.decode() for token in row] for row in tokens.to_list()]
 
 
-def encode(encoder: TextEncoder, *texts: str) -> list[list[int]]:
+def encode(encoder: Tokenizer, *texts: str) -> list[list[int]]:
     return encoder(tf.constant(texts)).numpy().tolist()
 
 
@@ -204,7 +196,7 @@ def test_accents_apart_from_their_letters_are_read_in_a_saved_graph_too(tmp_path
 
 def test_an_older_vocabulary_with_accents_apart_still_knows_its_words(tmp_path):
     (tmp_path / "vocabulary.txt").write_text("[PAD]\n[UNK]\ncafe\u0301\nthe\nbe\u0301\nbé\n", encoding="utf-8")
-    encoder = TextEncoder.load(TextConfig(), tmp_path / "vocabulary.txt")
+    encoder = Tokenizer.load(TextConfig(), tmp_path / "vocabulary.txt")
     assert encode(encoder, "cafe\u0301 café the be\u0301 bé") == [[2, 2, 3, 5, 5]]
     encoder.save(tmp_path / "again.txt")
     assert (tmp_path / "again.txt").read_bytes() == (tmp_path / "vocabulary.txt").read_bytes()
@@ -278,7 +270,7 @@ def test_fitting_again_gives_the_same_vocabulary_where_counts_are_equal():
 
 
 def test_the_vocabulary_is_saved_one_token_a_line(tmp_path):
-    TextEncoder(TextConfig(), ABC[:4]).save(tmp_path / "vocabulary.txt")
+    Tokenizer(TextConfig(), ABC[:4]).save(tmp_path / "vocabulary.txt")
     assert (tmp_path / "vocabulary.txt").read_bytes() == b"[PAD]\n[UNK]\na\nb\n"
 
 
@@ -288,7 +280,7 @@ def test_reloading_gives_the_same_ids(tmp_path, split):
     texts = [text if isinstance(text, str) else text.decode("latin-1") for text, _ in SPECIFICATION]
     encoder = fit_encoder(config, texts)
     encoder.save(tmp_path / "vocabulary.txt")
-    reloaded = TextEncoder.load(config, tmp_path / "vocabulary.txt")
+    reloaded = Tokenizer.load(config, tmp_path / "vocabulary.txt")
     assert reloaded.vocabulary == encoder.vocabulary
     ids = encode(encoder, *texts, "something new 新")
     assert encode(reloaded, *texts, "something new 新") == ids
@@ -297,18 +289,18 @@ def test_reloading_gives_the_same_ids(tmp_path, split):
 
 def test_a_space_at_the_end_of_the_vocabulary_survives_reloading(tmp_path):
     config = TextConfig(split="character")
-    TextEncoder(config, ["[PAD]", "[UNK]", "a", " "]).save(tmp_path / "vocabulary.txt")
-    assert encode(TextEncoder.load(config, tmp_path / "vocabulary.txt"), "a a") == [[2, 3, 2]]
+    Tokenizer(config, ["[PAD]", "[UNK]", "a", " "]).save(tmp_path / "vocabulary.txt")
+    assert encode(Tokenizer.load(config, tmp_path / "vocabulary.txt"), "a a") == [[2, 3, 2]]
 
 
 def test_a_vocabulary_that_is_missing_or_foreign_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"vocabulary\.txt: the vocabulary cannot be read"):
-        TextEncoder.load(TextConfig(), tmp_path / "vocabulary.txt")
+        Tokenizer.load(TextConfig(), tmp_path / "vocabulary.txt")
     (tmp_path / "vocabulary.txt").write_bytes(b"the\na\n")
     with pytest.raises(
         UserError, match=r"vocabulary: received \['the', 'a'\] first, expected \['\[PAD\]', '\[UNK\]'\]"
     ):
-        TextEncoder.load(TextConfig(), tmp_path / "vocabulary.txt")
+        Tokenizer.load(TextConfig(), tmp_path / "vocabulary.txt")
 
 
 def test_texts_without_any_token_are_a_user_error():
@@ -321,19 +313,19 @@ def test_texts_without_any_token_are_a_user_error():
 
 
 def test_ids_are_int32_and_padded_on_the_right_to_the_longest_text():
-    out = TextEncoder(TextConfig(), ABC)(tf.constant(["a b c", "f", "d zzz"]))
+    out = Tokenizer(TextConfig(), ABC)(tf.constant(["a b c", "f", "d zzz"]))
     assert out.dtype == tf.int32
     assert out.numpy().tolist() == [[2, 3, 4], [7, 0, 0], [5, 1, 0]]
 
 
 def test_an_empty_text_is_one_unknown_token():
-    encoder = TextEncoder(TextConfig(), ABC)
+    encoder = Tokenizer(TextConfig(), ABC)
     assert encode(encoder, "", "a b", " <br> ") == [[1, 0], [2, 3], [1, 0]]
     assert encode(encoder, "") == [[1]]
 
 
 def test_an_empty_batch_has_no_rows():
-    assert TextEncoder(TextConfig(), ABC)(tf.constant([], tf.string)).shape == (0, 0)
+    assert Tokenizer(TextConfig(), ABC)(tf.constant([], tf.string)).shape == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -345,7 +337,7 @@ def test_an_empty_batch_has_no_rows():
     ],
 )
 def test_a_long_text_is_cut_where_the_setting_says(truncate, six, five):
-    encoder = TextEncoder(TextConfig(sequence_length=3, truncate=truncate), ABC)
+    encoder = Tokenizer(TextConfig(sequence_length=3, truncate=truncate), ABC)
     assert encode(encoder, "a b c d e f", "a b c d e", "a b", "") == [six, five, [2, 3, 0], [1, 0, 0]]
     assert encode(encoder, "a b c") == [[2, 3, 4]]
 
@@ -359,7 +351,7 @@ def test_ids_in_a_graph_are_the_ids_called_eagerly(truncate):
 
 
 def test_the_rest_of_the_batch_does_not_change_a_text():
-    encoder = TextEncoder(TextConfig(sequence_length=5, truncate="both"), ABC)
+    encoder = Tokenizer(TextConfig(sequence_length=5, truncate="both"), ABC)
     [[*together], _] = encode(encoder, "a b", "a b c d e f")
     assert [i for i in together if i] == encode(encoder, "a b")[0] == [2, 3]
 

@@ -12,10 +12,10 @@ import tensorflow as tf
 
 from keras_senti import training
 from keras_senti.checkpoints import Progress
+from keras_senti.data.batches import EncodedTexts, plan_epoch
 from keras_senti.errors import Terminated, UserError
 from keras_senti.models.build import build_model
 from keras_senti.optimizers import OPTIMIZERS
-from keras_senti.pipeline import EncodedTexts, plan_epoch
 from keras_senti.settings.schema import ModelConfig, TrainConfig
 from keras_senti.tensorboard import Examples
 from keras_senti.training import (

@@ -12,11 +12,11 @@ import tensorflow as tf
 import keras_senti
 from keras_senti import workflow
 from keras_senti.compact import Pretrained, read_pretrained, read_run, write_compact
+from keras_senti.data.batches import encode_texts, predict_in_batches
+from keras_senti.data.tokenizer import Tokenizer
 from keras_senti.errors import UserError
 from keras_senti.models.build import build_language_model, build_model, name_of
-from keras_senti.pipeline import encode_texts, predict_in_batches
 from keras_senti.settings.command_line import parse_config
-from keras_senti.text import TextEncoder
 from keras_senti.training import make_predict
 from keras_senti.transfer import BY_TOKEN, copy_weights, find_seen_rows
 
@@ -160,7 +160,7 @@ def test_a_compact_classifier_begins_with_the_predictions_of_its_run(trained_run
     model = build_model(pretrained.config.model, len(pretrained.vocabulary), 3)
     assert copy_weights(pretrained, model, pretrained.class_names) == "9 weights from tiny"
     texts = ["the film was great", "", "the hotel was really awful"]
-    encoded = encode_texts(TextEncoder(pretrained.config.text, pretrained.vocabulary), texts)
+    encoded = encode_texts(Tokenizer(pretrained.config.text, pretrained.vocabulary), texts)
     expected = keras_senti.load(trained_run).predict_proba(texts)
     np.testing.assert_allclose(predict_in_batches(make_predict(model), encoded), expected, atol=1e-6)
 

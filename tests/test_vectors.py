@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_senti import vectors, workflow
+from keras_senti import workflow
+from keras_senti.data import word_vectors
 from keras_senti.errors import UserError
 from keras_senti.models.build import build_model
 from keras_senti.settings.command_line import parse_config
@@ -26,7 +27,7 @@ def write(tmp_path):
 
 
 def test_each_word_gets_its_vector_and_padding_zeros(write):
-    matrix, found = vectors.read_word_vectors(write(GLOVE), VOCABULARY, 2, seed=0)
+    matrix, found = word_vectors.read_word_vectors(write(GLOVE), VOCABULARY, 2, seed=0)
     assert matrix.dtype == np.float32
     assert found.tolist() == [False, False, True, True, False, True, True]
     np.testing.assert_array_equal(matrix[0], [0, 0])
@@ -36,11 +37,11 @@ def test_each_word_gets_its_vector_and_padding_zeros(write):
 def test_words_without_a_vector_are_random_and_as_large_as_the_others_and_the_same_for_the_same_seed(write):
     vocabulary = [*VOCABULARY, *(f"unseen{i}" for i in range(3000))]
     path = write(GLOVE)
-    matrix, found = vectors.read_word_vectors(path, vocabulary, 2, seed=0)
+    matrix, found = word_vectors.read_word_vectors(path, vocabulary, 2, seed=0)
     missing = matrix[1:][~found[1:]]
     assert len(np.unique(missing)) == missing.size == 2 * 3002
     assert missing.std() == pytest.approx(matrix[found].std(), rel=0.05) and abs(missing.mean()) < 0.2
-    again, other = (vectors.read_word_vectors(path, vocabulary, 2, seed)[0] for seed in (0, 1))
+    again, other = (word_vectors.read_word_vectors(path, vocabulary, 2, seed)[0] for seed in (0, 1))
     np.testing.assert_array_equal(again, matrix)
     assert (other != matrix)[1].all()
 
@@ -58,20 +59,20 @@ def test_words_without_a_vector_are_random_and_as_large_as_the_others_and_the_sa
     ],
 )  # fmt: skip
 def test_header_line_ends_and_odd_words_change_nothing(write, content):
-    expected, _ = vectors.read_word_vectors(write(GLOVE), VOCABULARY, 2, 0)
-    matrix, found = vectors.read_word_vectors(write(content, "other.txt"), VOCABULARY, 2, 0)
+    expected, _ = word_vectors.read_word_vectors(write(GLOVE), VOCABULARY, 2, 0)
+    matrix, found = word_vectors.read_word_vectors(write(content, "other.txt"), VOCABULARY, 2, 0)
     np.testing.assert_array_equal(matrix, expected)
     assert found.sum() == 4
 
 
 def test_a_space_can_be_a_token_of_its_own(write):
-    matrix, found = vectors.read_word_vectors(write("a 1 2\n  3 4\n"), ["[PAD]", "[UNK]", " "], 2, 0)
+    matrix, found = word_vectors.read_word_vectors(write("a 1 2\n  3 4\n"), ["[PAD]", "[UNK]", " "], 2, 0)
     assert found[2] and matrix[2].tolist() == [3, 4]
 
 
 @pytest.mark.parametrize("name,compress", [("v.txt.gz", gzip.compress), ("v.txt.xz", lzma.compress)])
 def test_compressed_files_are_read(write, name, compress):
-    _, found = vectors.read_word_vectors(write(compress(GLOVE.encode()), name), VOCABULARY, 2, 0)
+    _, found = word_vectors.read_word_vectors(write(compress(GLOVE.encode()), name), VOCABULARY, 2, 0)
     assert found.sum() == 4
 
 
@@ -95,7 +96,7 @@ def test_compressed_files_are_read(write, name, compress):
 )
 def test_a_file_that_cannot_work_is_refused_with_its_line(write, content, message):
     with pytest.raises(UserError, match=message):
-        vectors.read_word_vectors(write(content), VOCABULARY, 2, 0)
+        word_vectors.read_word_vectors(write(content), VOCABULARY, 2, 0)
 
 
 @pytest.mark.parametrize(
@@ -112,13 +113,13 @@ def test_a_file_that_cannot_work_is_refused_with_its_line(write, content, messag
 )
 def test_a_damaged_or_packed_file_is_refused(write, content, name, message):
     with pytest.raises(UserError, match=message):
-        vectors.read_word_vectors(write(content, name), VOCABULARY, 2, 0)
+        word_vectors.read_word_vectors(write(content, name), VOCABULARY, 2, 0)
 
 
 def test_the_check_before_a_run_reads_the_first_lines_only(write, tmp_path):
     def check(init_from=None, path=None, **model):
         text = TextConfig(word_vectors=path and str(path))
-        vectors.check_word_vectors(Config(init_from=init_from, text=text, model=ModelConfig(**model)))
+        word_vectors.check_word_vectors(Config(init_from=init_from, text=text, model=ModelConfig(**model)))
 
     check()
     check(path=write(GLOVE + "cut 1"), embedding_dim=2)
@@ -139,7 +140,7 @@ def test_the_check_before_a_run_reads_the_first_lines_only(write, tmp_path):
 def test_coverage_counts_words_and_tokens(write, capsys):
     model = build_model(ModelConfig(embedding_dim=2, units=3), len(VOCABULARY), 2)
     token_ids = np.array([2, 2, 1, 4, 3], np.int32)  # film film [UNK] [URL] great
-    entry = vectors.load_word_vectors(model, write(GLOVE), VOCABULARY, token_ids, 0)
+    entry = word_vectors.load_word_vectors(model, write(GLOVE), VOCABULARY, token_ids, 0)
     assert entry["vocabulary_coverage"] == 4 / 5 and entry["token_coverage"] == 3 / 5
     assert entry["file"].endswith("vectors.txt") and len(entry["sha256"]) == 64
     assert "80.0% of the vocabulary and 60.0% of the tokens" in capsys.readouterr().out

@@ -13,7 +13,6 @@ import contextlib
 import datetime
 import itertools
 import math
-import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -22,14 +21,6 @@ from keras_senti.errors import UserError
 from keras_senti.storage.files import WriteError, read_json, write_json
 from keras_senti.storage.locks import lock_file
 from keras_senti.storage.model_folder import check_file
-
-try:
-    import fcntl
-    import resource
-except ImportError:  # Windows: nothing there keeps two runs out of one folder
-    fcntl = resource = None
-
-_CACHED = re.compile(r"(ids|imdb|reviews_zh)-[0-9a-f]{16}|aclImdb_v1\.tar\.gz")  # names in a cache
 
 
 def check_new_run_dir(run_dir) -> Path:
@@ -145,27 +136,6 @@ def only_shown(what: str, remedy: str):
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0][:200]
         print(f"WARNING: no {what} ({type(error).__name__}: {reason}). {remedy}", flush=True)
-
-
-@contextlib.contextmanager
-def share_cache(folder: Path):
-    """Tells other processes that this one may be writing into a cache; removes what killed ones left half-written.
-
-    Whoever writes holds the lock with others, and who gets it alone knows that nobody does. Without locks (Windows,
-    some network drives) nothing is removed. Where nothing can be written, the first write says so.
-    """
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(folder / "lock", "a"))
-            if fcntl is not None:
-                with contextlib.suppress(BlockingIOError):
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    for path in folder.glob("writing-*"):  # a user may have folders of such a name there
-                        if all(_CACHED.fullmatch(inner.name) for inner in path.glob("*")):
-                            shutil.rmtree(path, ignore_errors=True)
-                fcntl.flock(file, fcntl.LOCK_SH)
-        yield
 
 
 def update_manifest(run_dir: Path, **entries):

@@ -14,9 +14,9 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
+from keras_senti.data.formats import describe_format, guess_encoding, guess_separator, suggest_conversion
+from keras_senti.data.records import MOST_BYTES, Records
 from keras_senti.errors import UserError, suggest
-from keras_senti.formats import describe_format, guess_encoding, guess_separator, suggest_conversion
-from keras_senti.records import MOST_BYTES, Records
 
 _CHANGED = "was changed or removed while it was in use. Bring its old content back, or start again with the new one."
 _MAGIC = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open}

@@ -14,7 +14,6 @@ MOST_BYTES = 64 * 2**20  # of a line, a cell or a record: what is longer is refu
 MOST_NAMED = 1000  # records that are kept to be named; all are counted
 SHOWN_LINES = 5
 csv.field_size_limit(MOST_BYTES)  # the default refuses texts above 131,072 characters
-
 # Zero-width marks, joiners, marks of direction, variation selectors, byte-order marks.
 INVISIBLE = re.compile("[\u00ad\u034f\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]")
 _INNER_RETURN = re.compile(r"\r+(?![\r\n]|$)")

@@ -10,10 +10,10 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
+from keras_senti.data.tables import read_lines
 from keras_senti.errors import UserError
 from keras_senti.settings.schema import Config
 from keras_senti.storage.files import compute_sha256
-from keras_senti.tables import read_lines
 
 
 def check_word_vectors(config: Config):

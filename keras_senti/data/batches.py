@@ -11,11 +11,10 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from keras_senti.data.tokenizer import encode_utf8
 from keras_senti.settings.schema import TrainConfig
-from keras_senti.text import encode_utf8
 
 Bucket = bool | tuple[int, ...]  # which lengths batches are padded to: see padded_length
-
 # Batches are padded to a multiple of this, which keeps the number of different shapes small (100 up to 400 tokens).
 LENGTH_STEP = 4
 # Texts are sorted by length within so many batches of a shuffled epoch: enough for little padding (tweets: see
@@ -55,7 +54,7 @@ def encode_texts(encoder, texts: list[str]) -> EncodedTexts:
     """Turns texts into ids.
 
     Args:
-        encoder: a callable from (batch,) string to (batch, time) int32, 0 = padding: a `text.TextEncoder`.
+        encoder: a callable from (batch,) string to (batch, time) int32, 0 = padding: a `tokenizer.Tokenizer`.
     """
     pieces, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
     for begin in range(0, len(texts), ENCODE_ROWS):

