@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 sys.path.insert(0, str(ROOT))
 
-from keras_senti.baselines import choose_rival
+from keras_senti.evaluation.baselines import choose_rival
 
 RESULTS = Path(__file__).parent / "results" / "end_to_end.json"
 

@@ -27,10 +27,10 @@ import pandas as pd
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from keras_senti.baselines import predict_baselines  # noqa: E402
 from keras_senti.data.reading import load_splits  # noqa: E402
 from keras_senti.data.sources import prepare_source  # noqa: E402
-from keras_senti.evaluation import compute_metrics  # noqa: E402
+from keras_senti.evaluation.baselines import predict_baselines  # noqa: E402
+from keras_senti.evaluation.metrics import compute_metrics  # noqa: E402
 from keras_senti.settings.command_line import parse_config  # noqa: E402
 from keras_senti.settings.portable import resolve_paths  # noqa: E402
 from keras_senti.settings.schema import Config  # noqa: E402

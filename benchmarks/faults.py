@@ -13,7 +13,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from keras_senti.faults import assign_folds, find_label_errors, predict_held_out, read_rows  # noqa: E402
+from keras_senti.evaluation.label_audit import assign_folds, find_label_errors, predict_held_out, read_rows  # noqa: E402
 from keras_senti.settings.command_line import parse_config  # noqa: E402
 
 FLIPPED_FRACTION = 0.05

@@ -38,11 +38,11 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(ROOT))
 
-from keras_senti import baselines
 from keras_senti.data.reading import load_splits
 from keras_senti.data.sources import prepare_source
 from keras_senti.errors import UserError, run_command
-from keras_senti.evaluation import compute_metrics
+from keras_senti.evaluation import baselines
+from keras_senti.evaluation.metrics import compute_metrics
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.schema import TrainConfig
 from keras_senti.storage.files import compute_sha256, read_json, replace_file, write_json

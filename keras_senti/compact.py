@@ -43,7 +43,7 @@ class Pretrained:
     class_names is empty for a language model, whose weights are those of the encoder and, from `output/` on, its own.
     data: what it has learned from, as in the manifest of its run: "sha256" by file, "split_sha256" by part, and perhaps
     "unlabeled_sha256"; {}: not known.
-    calibration: of `evaluation.fit_calibration`, with these weights; None where it is not known.
+    calibration: of `calibration.fit_calibration`, with these weights; None where it is not known.
     """
 
     config: Config

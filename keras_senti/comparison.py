@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from keras_senti.errors import UserError
-from keras_senti.evaluation import compare_predictions, compute_metrics, find_confusions
+from keras_senti.evaluation.metrics import compare_predictions, compute_metrics, find_confusions
+from keras_senti.evaluation.predictions import StoredPart, hash_texts, read_parts, read_texts
 from keras_senti.findings import SIGNIFICANT, describe_chance, draw_numbers, draw_reliability, draw_systems, format_p
 from keras_senti.page import (
     Bar,
@@ -19,7 +20,6 @@ from keras_senti.page import (
     make_page,
     make_section,
 )
-from keras_senti.predictions import StoredPart, hash_texts, read_parts, read_texts
 from keras_senti.report import name_run
 from keras_senti.storage import files, run_folder
 
@@ -130,7 +130,7 @@ def write_comparison(metrics: list[dict], found: dict, what: str) -> tuple[str, 
     """Returns which of two models is better in one sentence, and how sure that is; plain text.
 
     Args:
-        metrics: of A and B, see `evaluation.compute_metrics`. found: of `evaluation.compare_predictions`.
+        metrics: of A and B, see `metrics.compute_metrics`. found: of `metrics.compare_predictions`.
     """
     rows, (first, second) = metrics[0]["rows"], (m["accuracy"] for m in metrics)
     points, p_value = abs(found["accuracy_difference"]) * 100, found["p_value"]

@@ -16,7 +16,8 @@ from keras_senti.data.batches import SCORED_ROWS, encode_texts, predict_in_batch
 from keras_senti.data.tokenizer import Tokenizer
 from keras_senti.data.unicode import make_simplifier
 from keras_senti.errors import UserError
-from keras_senti.evaluation import SMALLEST, apply_temperature
+from keras_senti.evaluation.calibration import apply_temperature
+from keras_senti.evaluation.metrics import SMALLEST
 from keras_senti.models.build import build_model, name_of
 from keras_senti.settings.schema import Config
 from keras_senti.storage.files import read_json, replace
@@ -80,7 +81,7 @@ def export_model(model: keras.Model, encoder: Tokenizer, class_names, config: Co
         tokens: token_ids (batch, time) int32 → probabilities, calibrated_probabilities
         training: token_ids → probabilities with dropout active, differentiable by `trainable_variables`
         tokenize: text → token_ids
-    calibrated_probabilities are `evaluation.apply_temperature` of probabilities, with the temperature in
+    calibrated_probabilities are `calibration.apply_temperature` of probabilities, with the temperature in
     calibration.json; it belongs to these weights, and who trains them further needs another one.
     The ASSETS of the run folder become assets of the SavedModel.
     """
@@ -164,7 +165,7 @@ class Classifier:
                 has. A missing value counts as "".
             chunk_rows: texts that are in memory as ids at once.
             calibrated: give probabilities that are as high as the model is right, by the temperature that was fitted on
-                the validation part (see `evaluation.fit_temperature`); the labels are the same. The thresholds in
+                the validation part (see `calibration.fit_temperature`); the labels are the same. The thresholds in
                 `calibration` are for those that are not calibrated.
         Returns:
             One row a text, in order: text, label, and probability_<class> for each class.

@@ -8,14 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_senti.charts import DIAGONAL, Axis, Curve, Mark, draw_chart, draw_histogram
-from keras_senti.evaluation import (
-    apply_temperature,
-    compute_calibrated_metrics,
-    compute_calibration,
-    compute_coverage,
-    compute_interval,
-    find_confusions,
-)
+from keras_senti.evaluation.calibration import apply_temperature, compute_calibrated_metrics, compute_coverage
+from keras_senti.evaluation.metrics import compute_calibration, compute_interval, find_confusions
+from keras_senti.evaluation.predictions import Texts
 from keras_senti.page import (
     MOST_CELLS,
     Bar,
@@ -28,7 +23,6 @@ from keras_senti.page import (
     make_legend,
     make_table,
 )
-from keras_senti.predictions import Texts
 
 SIGNIFICANT = 0.05  # a p-value below it counts as more than chance
 FEW_ROWS = 20  # of fewer nothing in general can be said
@@ -50,7 +44,7 @@ class Subject:
     title: which model, which rows. what: the rows in words, after a number: "texts of the test part". labels: (rows,)
     int, all -1 if there are none. probabilities: (rows, classes). rows: (rows,) row numbers in the file of predictions.
     lines, line_word: where to find a row of the user's file: "line" 17. texts: see `predictions.Texts`. calibration: of
-    `evaluation.fit_calibration`, None for an older model. fitted_on: in words, what it was fitted on.
+    `calibration.fit_calibration`, None for an older model. fitted_on: in words, what it was fitted on.
     """
 
     title: str
@@ -74,7 +68,7 @@ class Subject:
 class Rival:
     """A simple model on the same rows.
 
-    metrics: of `evaluation.compute_metrics`. difference, p_value: how much more accurate ours is, and how often chance
+    metrics: of `metrics.compute_metrics`. difference, p_value: how much more accurate ours is, and how often chance
     makes such a difference. paired: whether that is of a test on pairs of predictions; without them it asks for more.
     note: why its score means little on these rows, if so.
     """

@@ -206,7 +206,7 @@ def draw_matrix(confusions, class_names) -> str:
     """Returns counts and shares of the true class; blue is right, orange wrong, and a stronger colour a larger share.
 
     Args:
-        confusions: of `evaluation.find_confusions`. Of more than MOST_CELLS classes only the commonest mistakes are
+        confusions: of `metrics.find_confusions`. Of more than MOST_CELLS classes only the commonest mistakes are
             shown: a matrix could not be read.
     """
     if len(class_names) > MOST_CELLS:

@@ -12,10 +12,11 @@ import pandas as pd
 from scipy.stats import norm
 
 from keras_senti import findings, weaknesses
-from keras_senti.baselines import choose_rival
 from keras_senti.charts import Axis, Curve, Mark, draw_chart
 from keras_senti.compact import read_calibration
-from keras_senti.evaluation import compare_predictions, compute_metrics
+from keras_senti.evaluation.baselines import choose_rival
+from keras_senti.evaluation.metrics import compare_predictions, compute_metrics
+from keras_senti.evaluation.predictions import read_parts, read_texts
 from keras_senti.findings import FEW_ROWS, SHOWN_TEXTS, Rival, Subject, describe_chance, find_errors
 from keras_senti.page import (
     Bar,
@@ -28,7 +29,6 @@ from keras_senti.page import (
     make_page,
     make_section,
 )
-from keras_senti.predictions import read_parts, read_texts
 from keras_senti.settings.yaml_file import read_config
 from keras_senti.storage import files, run_folder
 
@@ -188,7 +188,7 @@ def write_verdict(metrics: dict, rivals: list[Rival], what: str) -> tuple[str, s
     """Returns how good a model is in one sentence, and what else should be known at once; plain text.
 
     Args:
-        metrics: of `evaluation.compute_metrics`. rivals: at least one; the first is compared with. what: the rows,
+        metrics: of `metrics.compute_metrics`. rivals: at least one; the first is compared with. what: the rows,
             after a number: "texts of ...".
     """
     rows, per_class, ranked = metrics["rows"], metrics["per_class"], findings.rank_classes(metrics)

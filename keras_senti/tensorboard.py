@@ -23,7 +23,7 @@ from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.pr_curve import summary as pr_curve_summary
 
 from keras_senti.data.batches import EncodedTexts, padded_length, predict_in_batches
-from keras_senti.evaluation import compute_calibration
+from keras_senti.evaluation.metrics import compute_calibration
 from keras_senti.models import kernels
 from keras_senti.settings.schema import Config
 from keras_senti.storage.files import write_text
@@ -178,7 +178,7 @@ def _drop_untouched_rows(gradient):
 
 
 def write_confusion_matrix(labels: np.ndarray, probabilities: np.ndarray, class_names):
-    """Writes the image `confusion_matrix` to the default writer; arguments as of `evaluation.compute_metrics`."""
+    """Writes the image `confusion_matrix` to the default writer; arguments as of `metrics.compute_metrics`."""
     predicted, classes = probabilities.argmax(axis=1), len(class_names)
     title = f"accuracy {(predicted == labels).mean():.3f}\n{len(labels):,} rows"
     shown, left_out = np.arange(classes), ""
@@ -230,7 +230,7 @@ def draw_confusion_matrix(matrix: np.ndarray, class_names, title: str) -> tuple[
 
 
 def write_calibration(labels: np.ndarray, probabilities: np.ndarray):
-    """Writes the image `calibration` to the default writer; arguments as of `evaluation.compute_calibration`."""
+    """Writes the image `calibration` to the default writer; arguments as of `metrics.compute_calibration`."""
     image = draw_calibration(compute_calibration(labels, probabilities))
     description = (
         f"{len(labels):,} fixed validation rows. Below the diagonal the model is surer than it is right. These are the "
@@ -243,7 +243,7 @@ def draw_calibration(calibration: dict) -> np.ndarray:
     """Draws how often the model is right against how sure it is, above how many rows are so sure.
 
     Args:
-        calibration: of `evaluation.compute_calibration`.
+        calibration: of `metrics.compute_calibration`.
     Returns: (height, width, 4) uint8.
     """
     figure = Figure(figsize=(3.2, 4), dpi=120, layout="constrained")
@@ -396,7 +396,7 @@ def write_hparams_scores(path: Path, scores: dict, step: int):
     Test scores are left out: who compares runs, chooses, and the test part is no part to choose on.
 
     Args:
-        path: the folder tensorboard/. scores: of `evaluation.compute_metrics`.
+        path: the folder tensorboard/. scores: of `metrics.compute_metrics`.
         step: above that of each epoch, whose scores stand in the same curves.
     """
     writer = tf.summary.create_file_writer(str(path / "hparams"))

@@ -31,7 +31,7 @@ from keras_senti.data.batches import (
 )
 from keras_senti.devices import Device
 from keras_senti.errors import Terminated, UserError
-from keras_senti.evaluation import compute_metrics
+from keras_senti.evaluation.metrics import compute_metrics
 from keras_senti.models.build import find_learning_layers
 from keras_senti.optimizers import find_first_epoch, make_optimizer
 from keras_senti.replicas import ReplicaLoop, Shares

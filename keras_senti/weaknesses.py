@@ -5,7 +5,7 @@ from scipy.stats import chi2_contingency
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from keras_senti.charts import DIAGONAL, Axis, Curve, draw_chart
-from keras_senti.evaluation import compute_interval
+from keras_senti.evaluation.metrics import compute_interval
 from keras_senti.findings import FEW_ROWS, SIGNIFICANT, SQUARE, Subject, find_errors, format_p
 from keras_senti.page import Bar, class_color, draw_bars, draw_text, escape, make_card, make_legend
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 import yaml
 from tqdm import tqdm
 
-from keras_senti import baselines, comparison, devices, evaluation, explain, explanations, export, report, tensorboard
+from keras_senti import comparison, devices, explain, explanations, export, report, tensorboard
 from keras_senti.compact import Pretrained, is_compact, read_calibration, read_pretrained, write_compact
 from keras_senti.data import word_vectors
 from keras_senti.data.batches import Bucket, find_bucket, predict_in_batches
@@ -31,10 +31,14 @@ from keras_senti.data.token_cache import Corpus, load_corpus
 from keras_senti.data.tokenizer import Tokenizer
 from keras_senti.data.unicode import make_simplifier
 from keras_senti.errors import UserError, suggest
+from keras_senti.evaluation import baselines
+from keras_senti.evaluation.calibration import compute_calibrated_metrics, cross_fit_temperature, fit_calibration
+from keras_senti.evaluation.metrics import compare_predictions, compute_metrics
+from keras_senti.evaluation.predictions import read_parts
 from keras_senti.models.build import build_language_model, build_model, check_activation, list_learning_layers, name_of
 from keras_senti.optimizers import check_train_from_epoch
-from keras_senti.predictions import read_parts
 from keras_senti.pretraining import check_language_model, train_language_model
+from keras_senti.reports import terminal
 from keras_senti.settings.inherit import check_settings
 from keras_senti.settings.portable import resolve_paths
 from keras_senti.settings.schema import Config
@@ -278,7 +282,7 @@ def _export_and_score(model: keras.Model, trained: TrainedRun, config: Config, c
         tensorboard.write_projector(board, model, predict, encoder.vocabulary, splits.class_names)
     predicted = {"validation": predict_in_batches(predict, encoded["validation"])}
     precisions = config.evaluation.abstain_precisions
-    calibration = evaluation.fit_calibration(splits.validation.labels, predicted["validation"], precisions)
+    calibration = fit_calibration(splits.validation.labels, predicted["validation"], precisions)
     files.write_json(run_dir / "calibration.json", calibration)
     run_folder.update_manifest(run_dir, temperature=calibration["temperature"])
     export.export_model(model, encoder, splits.class_names, config, run_dir)
@@ -368,7 +372,7 @@ def _score(predicted: dict[str, np.ndarray], calibration: dict, corpus: Corpus, 
     parts = {name: splits.parts()[name] for name in predicted}
     scores = {n: _compute_scores(parts[n].labels, predicted[n], class_names, calibration) for n in parts}
     # The temperature was fitted on these very rows: on others it is as good as this says.
-    crossed = evaluation.cross_fit_temperature(splits.validation.labels, predicted["validation"])
+    crossed = cross_fit_temperature(splits.validation.labels, predicted["validation"])
     scores["validation"]["calibrated"]["cross_fitted"] = crossed
     _write_run_predictions(run_dir / "predictions.csv", parts, predicted, class_names)
     with run_folder.only_shown("scores in TensorBoard", "The run goes on; metrics.json has them."):
@@ -382,10 +386,8 @@ def _score(predicted: dict[str, np.ndarray], calibration: dict, corpus: Corpus, 
     beside = {
         name: {
             baseline: {
-                **evaluation.compute_metrics(compared[name].labels, p, class_names),
-                "against_this_model": evaluation.compare_predictions(
-                    compared[name].labels, p, predicted[name][rows[name]]
-                ),
+                **compute_metrics(compared[name].labels, p, class_names),
+                "against_this_model": compare_predictions(compared[name].labels, p, predicted[name][rows[name]]),
             }
             for baseline, p in beside[name].items()
         }
@@ -394,7 +396,7 @@ def _score(predicted: dict[str, np.ndarray], calibration: dict, corpus: Corpus, 
     sampled = {
         name: {
             "rows": len(rows[name]),
-            "this_model": evaluation.compute_metrics(compared[name].labels, predicted[name][rows[name]], class_names),
+            "this_model": compute_metrics(compared[name].labels, predicted[name][rows[name]], class_names),
         }
         for name in parts
         if len(rows[name]) < len(parts[name])
@@ -417,9 +419,9 @@ def _score(predicted: dict[str, np.ndarray], calibration: dict, corpus: Corpus, 
 
 def _compute_scores(labels: np.ndarray, probabilities: np.ndarray, class_names, calibration: dict | None) -> dict:
     """Returns the scores of a part, with those after calibration if the model has one."""
-    scores = evaluation.compute_metrics(labels, probabilities, class_names)
+    scores = compute_metrics(labels, probabilities, class_names)
     if calibration:
-        scores |= evaluation.compute_calibrated_metrics(labels, probabilities, calibration)
+        scores |= compute_calibrated_metrics(labels, probabilities, calibration)
     return scores
 
 
@@ -454,11 +456,11 @@ def format_run_scores(run_dir: Path) -> str:
     for part in ("validation", "test"):
         if part in metrics:
             beside = metrics["validation_baselines"] if part == "validation" else metrics["baselines"]
-            lines.append(evaluation.format_metrics(metrics[part], class_names, part))
+            lines.append(terminal.format_metrics(metrics[part], class_names, part))
             title, ours = f"on the {part} part", metrics[part]
             if sample := metrics.get("sampled", {}).get(part):
                 title, ours = f"on {sample['rows']:,} sampled rows of the {part} part", sample["this_model"]
-            lines.append(evaluation.format_comparison({"this model": ours, **beside}, title))
+            lines.append(terminal.format_comparison({"this model": ours, **beside}, title))
     lines += [f"NOTE: the baseline {name}: {note}" for name, note in metrics.get("baselines_notes", {}).items()]
     return "\n\n".join(lines) + "\n"
 
@@ -532,7 +534,7 @@ def evaluate_texts(run_dir, texts: list[str]) -> str:
     """Returns the table of a few texts for the terminal. The model may be in a compact folder too."""
     table = export.load(_check_model_dir(run_dir)).predict(texts)
     table["text"] = [text if len(text) <= 60 else text[:59] + "…" for text in texts]
-    if len(table.columns) > 2 + evaluation.LISTED_CLASSES:
+    if len(table.columns) > 2 + terminal.LISTED_CLASSES:
         table = table[["text", "label"]].assign(probability=table.iloc[:, 2:].max(axis=1))
     return table.to_string(index=False, float_format="{:.3f}".format)
 
@@ -623,7 +625,7 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
     if labelled.any():
         scores = _compute_scores(labels[labelled], probabilities[labelled], class_names, model.calibration)
         result["scores"] = scores
-        lines = [evaluation.format_metrics(scores, class_names, str(csv_file))]
+        lines = [terminal.format_metrics(scores, class_names, str(csv_file))]
         if unlabelled := result["rows_without_label"]:
             lines.append(f"{unlabelled:,} rows have no label: predicted, not scored")
     else:

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from keras_senti import baselines
-from keras_senti.baselines import (
+from keras_senti.errors import UserError
+from keras_senti.evaluation import baselines
+from keras_senti.evaluation.baselines import (
     LogCountRatio,
     check_packages,
     choose_rival,
@@ -18,7 +19,6 @@ from keras_senti.baselines import (
     predict_majority,
     score_texts,
 )
-from keras_senti.errors import UserError
 from keras_senti.settings.command_line import parse_config
 
 LINEAR = pytest.mark.parametrize("fit", [fit_words_characters, fit_tfidf_logistic_regression, fit_nb_svm])

@@ -11,7 +11,7 @@ from test_report import NAMES, make_predictions, read_shown, write_run
 from keras_senti import workflow
 from keras_senti.comparison import compare_runs, write_comparison
 from keras_senti.errors import UserError
-from keras_senti.evaluation import compare_predictions, compute_metrics
+from keras_senti.evaluation.metrics import compare_predictions, compute_metrics
 
 LABELS, FIRST = make_predictions(300, right=0.9)
 _, SECOND = make_predictions(300, right=0.5, seed=1)

@@ -4,22 +4,24 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from keras_senti import evaluation
-from keras_senti.evaluation import (
+from keras_senti.evaluation import metrics
+from keras_senti.evaluation.calibration import (
     apply_temperature,
-    compare_predictions,
     compute_calibrated_metrics,
-    compute_calibration,
     compute_coverage,
-    compute_metrics,
     cross_fit_temperature,
     find_abstain_threshold,
-    find_confusions,
     fit_calibration,
     fit_temperature,
-    format_comparison,
-    format_metrics,
 )
+from keras_senti.evaluation.metrics import (
+    BOOTSTRAP_SAMPLES,
+    compare_predictions,
+    compute_calibration,
+    compute_metrics,
+    find_confusions,
+)
+from keras_senti.reports.terminal import format_comparison, format_metrics
 
 NAMES = ("negative", "neutral", "positive")
 # True classes and predictions: 2 of 3 negatives, 1 of 2 neutrals, no positive row; one neutral is called positive.
@@ -56,14 +58,14 @@ def test_the_bootstrap_interval_has_the_width_that_theory_gives():
 
 def test_the_bootstrap_draws_the_cells_that_are_not_empty_and_gets_what_whole_matrices_would_give(monkeypatch):
     rng = np.random.default_rng(3)
-    monkeypatch.setattr(evaluation, "BOOTSTRAP_COUNTS", 3000)  # so that it takes several chunks
+    monkeypatch.setattr(metrics, "BOOTSTRAP_COUNTS", 3000)  # so that it takes several chunks
     for last in (0, 5):  # the matrix' last cell, empty or not
         labels = np.append(rng.integers(0, 4, 60), np.full(last, 4))
         predicted = np.append(np.where(rng.random(60) < 0.8, labels[:60], 0), np.full(last, 4))
         found = compute_metrics(labels, np.eye(5)[predicted] * 0.9 + 0.02, "abcde")
         matrix = np.array(found["confusion_matrix"])
         shares = matrix.ravel() / matrix.sum()
-        drawn = np.random.default_rng(0).multinomial(len(labels), shares, evaluation.BOOTSTRAP_SAMPLES)
+        drawn = np.random.default_rng(0).multinomial(len(labels), shares, BOOTSTRAP_SAMPLES)
         drawn = drawn.reshape(-1, 5, 5)
         hits, both = np.diagonal(drawn, axis1=1, axis2=2), drawn.sum(axis=1) + drawn.sum(axis=2)
         f1 = np.divide(2 * hits, both, out=np.zeros(hits.shape), where=both > 0).mean(axis=1)

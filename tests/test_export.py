@@ -23,7 +23,7 @@ from keras_senti.data.batches import encode_texts, predict_in_batches
 from keras_senti.data.tokenizer import Tokenizer
 from keras_senti.data.unicode import make_simplifier
 from keras_senti.errors import UserError
-from keras_senti.evaluation import apply_temperature
+from keras_senti.evaluation.calibration import apply_temperature
 from keras_senti.export import TOKEN_IDS, export_model
 from keras_senti.models import kernels
 from keras_senti.models.build import build_model

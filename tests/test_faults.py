@@ -8,19 +8,15 @@ import pandas as pd
 import pytest
 from conftest import BAD, GOOD, ROOT, make_rows
 
-from keras_senti import faults
 from keras_senti.errors import UserError
-from keras_senti.faults import (
-    assign_folds,
-    find_deciding_words,
-    find_faults,
-    find_label_errors,
+from keras_senti.evaluation import label_audit
+from keras_senti.evaluation.deciding_words import find_deciding_words
+from keras_senti.evaluation.label_audit import assign_folds, find_faults, find_label_errors, predict_held_out, read_rows
+from keras_senti.evaluation.near_duplicates import (
     find_near_duplicates,
     hash_shingles,
     keep_words,
     list_candidates,
-    predict_held_out,
-    read_rows,
     sign_texts,
 )
 from keras_senti.settings.command_line import parse_config
@@ -237,7 +233,7 @@ def test_the_command_writes_a_row_a_finding_and_prints_the_first(reviews, tmp_pa
     )
     assert done.returncode == 0, done.stderr[-2000:]
     table = pd.read_csv(tmp_path / "faults.csv", keep_default_na=False)
-    assert list(table.columns) == list(faults._COLUMNS)
+    assert list(table.columns) == list(label_audit._COLUMNS)
     assert set(table["kind"]) == {"label_error", "near_duplicate", "deciding_word"}
     lines = reviews.read_text(encoding="utf-8").splitlines()
     for row in table.itertuples():
@@ -284,10 +280,10 @@ def test_nothing_is_written_over(reviews, tmp_path):
     (tmp_path / "mine.csv").write_text("mine")
     words = ["--data.csv", str(reviews), "--out"]
     with pytest.raises(UserError, match=r"--out: .*mine\.csv is there already\. Name a new file"):
-        faults.main([*words, str(tmp_path / "mine.csv")])
+        label_audit.main([*words, str(tmp_path / "mine.csv")])
     assert (tmp_path / "mine.csv").read_text() == "mine"
     with pytest.raises(UserError, match=r"--out: there is no folder .*nowhere\. Make it"):
-        faults.main([*words, str(tmp_path / "nowhere" / "f.csv")])
+        label_audit.main([*words, str(tmp_path / "nowhere" / "f.csv")])
 
 
 @pytest.mark.parametrize(
@@ -306,24 +302,24 @@ def test_nothing_is_written_over(reviews, tmp_path):
 def test_what_cannot_be_examined_is_said_before_anything_is_written(tmp_path, rows, words, message):
     path = write(tmp_path / "r.csv", rows)
     with pytest.raises(UserError, match=message):
-        faults.main(["--data.csv", str(path), *words, "--out", str(tmp_path / "f.csv")])
+        label_audit.main(["--data.csv", str(path), *words, "--out", str(tmp_path / "f.csv")])
     assert not (tmp_path / "f.csv").exists()
 
 
 def test_an_empty_file_is_named(tmp_path):
     (tmp_path / "r.csv").write_text("")
     with pytest.raises(UserError, match="is empty, expected a header line and rows"):
-        faults.main(["--data.csv", str(tmp_path / "r.csv"), "--out", str(tmp_path / "f.csv")])
+        label_audit.main(["--data.csv", str(tmp_path / "r.csv"), "--out", str(tmp_path / "f.csv")])
 
 
 def test_four_rows_are_enough(tmp_path, capsys):
     path = write(tmp_path / "r.csv", [("good day", "a"), ("fine day", "a"), ("bad day", "b"), ("sad day", "b")])
-    faults.main(["--data.csv", str(path), "--out", str(tmp_path / "f.csv")])
+    label_audit.main(["--data.csv", str(path), "--out", str(tmp_path / "f.csv")])
     assert "4 rows" in capsys.readouterr().out and (tmp_path / "f.csv").read_text().startswith('"kind","part","line"')
 
 
 def test_missing_lexicons_are_said(monkeypatch, capsys):
-    assert faults._choose_lexicons(["a good day"]) == ["vader", "textblob"]
-    monkeypatch.setattr(faults.importlib.util, "find_spec", lambda package: None)
-    assert faults._choose_lexicons(["a good day"]) == []
+    assert label_audit._choose_lexicons(["a good day"]) == ["vader", "textblob"]
+    monkeypatch.setattr(label_audit.importlib.util, "find_spec", lambda package: None)
+    assert label_audit._choose_lexicons(["a good day"]) == []
     assert "English words of sentiment are among them" in capsys.readouterr().out

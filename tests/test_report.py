@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keras_senti import predictions, report, workflow
+from keras_senti import report, workflow
 from keras_senti.charts import MOST_POINTS, Axis, Curve, draw_chart
 from keras_senti.compact import write_compact
 from keras_senti.errors import UserError
-from keras_senti.evaluation import compare_predictions, compute_interval, compute_metrics, fit_calibration
+from keras_senti.evaluation import predictions
+from keras_senti.evaluation.calibration import fit_calibration
+from keras_senti.evaluation.metrics import compare_predictions, compute_interval, compute_metrics
 from keras_senti.findings import Rival
 from keras_senti.page import draw_matrix, draw_text
 from keras_senti.report import write_file_report, write_run_report, write_verdict

@@ -16,9 +16,11 @@ import pandas as pd
 import pytest
 
 import evaluate
-from keras_senti import compact, evaluation, workflow
+from keras_senti import compact, workflow
 from keras_senti.compact import read_run, write_compact
 from keras_senti.errors import UserError
+from keras_senti.evaluation.calibration import apply_temperature, cross_fit_temperature, fit_temperature
+from keras_senti.evaluation.metrics import compute_metrics
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.schema import Config
 from keras_senti.settings.yaml_file import read_config
@@ -82,11 +84,11 @@ def test_the_temperature_is_fitted_on_the_validation_part_and_the_scores_follow_
     parts = read_predictions(trained_run)
     temperature = json.loads((trained_run / "manifest.json").read_text())["temperature"]
     assert temperature == calibration["temperature"]
-    assert temperature == pytest.approx(evaluation.fit_temperature(*parts["validation"]), rel=1e-5)
+    assert temperature == pytest.approx(fit_temperature(*parts["validation"]), rel=1e-5)
     assert [entry["wished_precision"] for entry in calibration["abstain"]] == [0.9, 0.95]
     for part, (labels, probabilities) in parts.items():
-        scaled = evaluation.apply_temperature(probabilities, temperature)
-        expected = evaluation.compute_metrics(labels, scaled, ["negative", "neutral", "positive"])
+        scaled = apply_temperature(probabilities, temperature)
+        expected = compute_metrics(labels, scaled, ["negative", "neutral", "positive"])
         for name in ("log_loss", "brier_score", "calibration_error"):
             assert metrics[part]["calibrated"][name] == pytest.approx(expected[name], rel=1e-5, abs=1e-9)
         for entry in metrics[part]["abstain"]:
@@ -94,7 +96,7 @@ def test_the_temperature_is_fitted_on_the_validation_part_and_the_scores_follow_
             right = (probabilities.argmax(axis=1) == labels)[answered]
             assert (entry["coverage"], entry["precision"]) == pytest.approx((answered.mean(), right.mean()))
     assert all(entry["precision"] >= entry["wished_precision"] for entry in metrics["validation"]["abstain"])
-    crossed = evaluation.cross_fit_temperature(*parts["validation"])
+    crossed = cross_fit_temperature(*parts["validation"])
     assert metrics["validation"]["calibrated"]["cross_fitted"] == pytest.approx(crossed, rel=1e-4)
     assert "cross_fitted" not in metrics["test"]["calibrated"]
 

@@ -1,14 +1,12 @@
 """Probabilities and labels to numbers: pure functions, no TensorFlow."""
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest, norm
 from sklearn.metrics import log_loss, precision_recall_fscore_support
 
 BOOTSTRAP_SAMPLES = 2000
 BOOTSTRAP_COUNTS = 2**21  # held at once, 16 MB
 MOST_MATRIX_CLASSES = 100  # of more, a matrix has more zeros than a file should hold
-LISTED_CLASSES = 20  # in a terminal
 CALIBRATION_BINS = 15  # as Guo et al. 2017
 SMALLEST = 1e-12  # a probability of 0 has no logarithm
 
@@ -149,58 +147,6 @@ def compute_calibration(labels: np.ndarray, probabilities: np.ndarray) -> dict:
     }
 
 
-def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Returns softmax(log p / T), (rows, classes) float64: less sure for T above 1, the same class for any T."""
-    scaled = np.log(np.maximum(_normalize(probabilities), SMALLEST)) / temperature
-    scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return scaled / scaled.sum(axis=1, keepdims=True)
-
-
-def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Returns the T, 0.05 to 20, for which softmax(log p / T) has the least log loss.
-
-    Fit it on rows that neither trained the model nor are reported on. log p is the logits but for a constant a row,
-    which a softmax takes no notice of.
-
-    Reference: Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2 (temperature scaling).
-    """
-    rows = np.arange(len(labels))
-
-    def compute_loss(log_temperature):
-        scaled = apply_temperature(probabilities, np.exp(log_temperature))
-        return -np.log(np.maximum(scaled[rows, labels], SMALLEST)).mean()
-
-    limit = np.log(20)
-    return float(np.exp(minimize_scalar(compute_loss, bounds=(-limit, limit), method="bounded").x))
-
-
-def compute_coverage(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns how good the model is if it answers its surest rows only: (threshold, coverage, accuracy).
-
-    Each (steps,), one for every different confidence, from the surest on: who answers where the confidence is at least
-    the threshold answers this share of the rows, and this share of the answers is right.
-    """
-    confidence = probabilities.max(axis=1)
-    order = np.argsort(-confidence, kind="stable")
-    right = (probabilities.argmax(axis=1) == labels)[order]
-    confidence = confidence[order]
-    last = np.flatnonzero(np.append(confidence[1:] != confidence[:-1], True))  # equal ones are answered together
-    answered = last + 1
-    return confidence[last], answered / len(labels), np.cumsum(right)[last] / answered
-
-
-def find_abstain_threshold(
-    labels: np.ndarray, probabilities: np.ndarray, precision: float
-) -> tuple[float, float] | None:
-    """Returns (threshold, coverage) of the largest share of rows whose answers are right with this probability.
-
-    None: not even the surest answers are.
-    """
-    threshold, coverage, accuracy = compute_coverage(labels, probabilities)
-    enough = np.flatnonzero(accuracy >= precision)
-    return (float(threshold[enough[-1]]), float(coverage[enough[-1]])) if len(enough) else None
-
-
 def compute_interval(right, rows):
     """Returns the 95% interval (low, high) of a share `right / rows`; numbers or arrays, (0, 1) where rows is 0.
 
@@ -210,60 +156,6 @@ def compute_interval(right, rows):
     z = norm.ppf(0.975)
     half = z * np.sqrt(right * (rows - right) / np.maximum(rows, 1) + z**2 / 4)
     return (right + z**2 / 2 - half) / (rows + z**2), (right + z**2 / 2 + half) / (rows + z**2)
-
-
-def fit_calibration(labels: np.ndarray, probabilities: np.ndarray, precisions) -> dict:
-    """Returns what is learned from the validation part after training, the content of calibration.json.
-
-    Args:
-        labels, probabilities: of the validation part, as for compute_metrics. precisions: those that are wished for.
-    Returns:
-        temperature: see `fit_temperature`. abstain: for each wished_precision the threshold to answer from on, which
-        the largest of the probabilities (not the calibrated ones) must reach; None: not even the surest answers do.
-    """
-    found = [(precision, find_abstain_threshold(labels, probabilities, precision)) for precision in precisions]
-    return {
-        "temperature": fit_temperature(labels, probabilities),
-        "abstain": [{"wished_precision": wished, "threshold": pair and pair[0]} for wished, pair in found],
-    }
-
-
-def compute_calibrated_metrics(labels: np.ndarray, probabilities: np.ndarray, calibration: dict) -> dict:
-    """Returns what calibration.json makes of one part, ready to stand beside the numbers of `compute_metrics`.
-
-    Args:
-        labels, probabilities: of any part, as for compute_metrics. calibration: of `fit_calibration`.
-    Returns:
-        calibrated: temperature, and log_loss, brier_score, calibration_error of the scaled probabilities. abstain: for
-        each wished_precision its threshold, the share of the rows that reach it (coverage) and the share of those that
-        are right (precision, None where no row reaches it).
-    """
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
-    abstain = []
-    for entry in calibration["abstain"]:
-        answered = confidence >= (np.inf if entry["threshold"] is None else entry["threshold"])
-        precision = float(right[answered].mean()) if answered.any() else None
-        abstain.append({**entry, "coverage": float(answered.mean()), "precision": precision})
-    temperature = calibration["temperature"]
-    scaled = _score_probabilities(labels, apply_temperature(probabilities, temperature))
-    return {"calibrated": {"temperature": temperature, **scaled}, "abstain": abstain}
-
-
-def cross_fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> dict | None:
-    """Returns how good scaling is on rows that the temperature was not fitted on, from one part alone.
-
-    The rows are put into two halves by chance (the same in every call); each is scaled by the temperature of the other.
-
-    Returns: log_loss, brier_score, calibration_error over all rows; None for a single row.
-    """
-    if len(labels) < 2:
-        return None
-    halves = np.array_split(np.random.default_rng(0).permutation(len(labels)), 2)
-    scaled = np.empty(probabilities.shape)
-    for rows, others in (halves, halves[::-1]):
-        scaled[rows] = apply_temperature(probabilities[rows], fit_temperature(labels[others], probabilities[others]))
-    return _score_probabilities(labels, scaled)
 
 
 def compare_predictions(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict:
@@ -289,58 +181,3 @@ def compare_predictions(labels: np.ndarray, first: np.ndarray, second: np.ndarra
         "accuracy_difference": (only_second - only_first) / rows,
         "accuracy_difference_interval": np.quantile((samples[:, 1] - samples[:, 0]) / rows, (0.025, 0.975)).tolist(),
     }
-
-
-def format_metrics(metrics: dict, class_names, title: str) -> str:
-    """Returns the scores of one part as lines for the terminal."""
-    low, high = metrics["accuracy_interval"]
-    f1_low, f1_high = metrics["macro_f1_interval"]
-    ranked = sorted(metrics["per_class"].items(), key=lambda item: (not item[1]["rows"], item[1]["recall"]))
-    few = len(class_names) <= LISTED_CLASSES
-    shown = class_names if few else [name for name, _ in ranked[:LISTED_CLASSES]]
-    width = max(10, *(len(name) for name in shown))
-    head = (
-        "  predicted as " + " ".join(f"{name:>{width}}" for name in class_names)
-        if few
-        else f"  (of {len(class_names):,} classes, the {LISTED_CLASSES} of which it finds the least)"
-    )
-    lines = [
-        f"{title}: {metrics['rows']:,} rows",
-        f"  accuracy {metrics['accuracy']:.3f} (95%: {low:.3f} to {high:.3f}), macro-F1 {metrics['macro_f1']:.3f} "
-        f"({f1_low:.3f} to {f1_high:.3f}), log loss {metrics['log_loss']:.3f}",
-        *_format_calibration(metrics),
-        f"  {'true class':{width}}  precision  recall     F1    rows {head}",
-    ]
-    for index, name in enumerate(shown):
-        row = metrics["per_class"][name]
-        cells = metrics["confusion_matrix"][index] if few else []
-        lines.append(
-            f"  {name:{width}}  {row['precision']:9.3f}  {row['recall']:6.3f}  {row['f1']:5.3f}  {row['rows']:6,}"
-            + " " * 16 * few
-            + " ".join(f"{count:>{width},}" for count in cells)
-        )
-    return "\n".join(lines)
-
-
-def _format_calibration(metrics: dict) -> list[str]:
-    """Returns one line; none for the scores of a run that is older than these numbers."""
-    if "brier_score" not in metrics:
-        return []
-    scaled = ""
-    if calibrated := metrics.get("calibrated"):
-        crossed = calibrated.get("cross_fitted")  # on the rows that the temperature was fitted on, the honest number
-        error = (crossed or calibrated)["calibration_error"]
-        how = f"temperature {calibrated['temperature']:.2f}{', cross-fitted' if crossed else ''}"
-        scaled = f", {error:.3f} after scaling ({how})"
-    return [f"  calibration error {metrics['calibration_error']:.3f}{scaled}, Brier score {metrics['brier_score']:.3f}"]
-
-
-def format_comparison(rows: dict[str, dict], title: str) -> str:
-    """Returns one line a system, so that nobody has to look for the baseline."""
-    width = max(len(name) for name in rows)
-    lines = [f"{title:{width + 2}}  accuracy  macro-F1  log loss"]
-    lines += [
-        f"  {name:{width}}  {m['accuracy']:8.3f}  {m['macro_f1']:8.3f}  {m['log_loss']:8.3f}"
-        for name, m in rows.items()
-    ]
-    return "\n".join(lines)

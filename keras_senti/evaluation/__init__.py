@@ -1,0 +1,1 @@
+"""Probabilities become numbers, and the simple models to beat."""
