@@ -39,7 +39,7 @@ def make_step(case: str, is_ours: bool, precision: str):
 
     from keras_senti.models.build import build_model
     from keras_senti.settings.command_line import parse_config
-    from keras_senti.training import compile_model
+    from keras_senti.training.fit import compile_model
 
     begins_with, vocabulary, rows, tokens = CASES[case]
     words = ["--config", f"configs/{case}.yaml"]

@@ -38,8 +38,8 @@ STREAMS, WINDOW, EMBEDDING, UNITS, NEGATIVES, RATE = 128, 100, 256, 512, 2048, 0
 def load_streams(imdb: str):
     """Returns the streams of the train and unlabelled texts and of held-out ones, the counts, and the vocabulary."""
     from keras_senti.data.token_cache import load_corpus
-    from keras_senti.pretraining import Streams, count_tokens
     from keras_senti.settings.command_line import parse_config
+    from keras_senti.training.pretraining import Streams, count_tokens
 
     cache = ["--data.csv", imdb, "--data.cache_dir", str(ROOT / "logs" / "cache")]
     config = parse_config(["--config", str(ROOT / "configs" / "imdb_language_model.yaml"), *cache])

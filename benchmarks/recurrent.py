@@ -107,10 +107,10 @@ def list_competitors(case: Case) -> dict[str, tuple]:
 
 def pick_kernel(case: Case) -> str:
     """Returns loop | xla | keras: what a run with batches of this one shape would use."""
-    from keras_senti import devices
+    from keras_senti.models import kernel_choice
 
     settings = {"cell": "lstm", "recurrent_dropout": 0.2 * case.dropout, "few_shapes": True}
-    return devices.choose_kernel(devices.find_device_kind(), settings)[0]
+    return kernel_choice.choose_kernel(kernel_choice.find_device_kind(), settings)[0]
 
 
 def build_keras(case: Case, kernel: str, implementation: int = 2):

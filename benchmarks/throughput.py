@@ -80,11 +80,10 @@ def build_keras(vocabulary_size: int, units: int = 100, trains: bool = True, **a
 
 def build_ours(config, vocabulary_size: int):
     """Returns our model with the kernel that `workflow` picks, and the kernel's name."""
-    from keras_senti import devices
-    from keras_senti.models import build
+    from keras_senti.models import build, kernel_choice
 
     settings = {**vars(config.model), "few_shapes": not config.train.bucket_by_length}
-    kernel = devices.choose_kernel(devices.find_device_kind(), settings)[0]
+    kernel = kernel_choice.choose_kernel(kernel_choice.find_device_kind(), settings)[0]
     return build.build_model(config.model, vocabulary_size, len(CLASS_NAMES), kernel), kernel
 
 
@@ -107,9 +106,9 @@ def start_epoch(imdb: str, steps: int | None, system: str):
     """Returns a function that does the next training step of `ours` or of the document's `script`."""
     import tensorflow as tf
 
-    from keras_senti import devices, training
     from keras_senti.data.batches import make_dataset
     from keras_senti.data.token_cache import load_corpus
+    from keras_senti.training import devices, fit
 
     config = read_settings(imdb)
     if system == "ours":
@@ -121,7 +120,7 @@ def start_epoch(imdb: str, steps: int | None, system: str):
     batches = [*batches[:2], *batches]  # two steps are taken, and not timed, when the process starts
     if system == "ours":
         model, _ = build_ours(config, len(corpus.encoder.vocabulary))
-        training.compile_model(model, config.train, total_steps=len(batches))
+        fit.compile_model(model, config.train, total_steps=len(batches))
         data = make_dataset(lambda: batches, encoded, LENGTH, True, one_hot, corpus.splits.train.weights)
     else:
         model = build_keras(len(corpus.encoder.vocabulary))
@@ -170,8 +169,8 @@ def train_seed(imdb: str, system: str, seed: int) -> dict:
     import keras
     import pandas as pd
 
-    from keras_senti import devices, training
     from keras_senti.data.token_cache import load_corpus
+    from keras_senti.training import devices, fit
 
     config = read_settings(imdb, "--train.epochs", "2", "--train.seed", str(seed))
     devices.set_up_device(config.device)
@@ -184,7 +183,7 @@ def train_seed(imdb: str, system: str, seed: int) -> dict:
         model, _ = build_ours(config, len(corpus.encoder.vocabulary))
         with tempfile.TemporaryDirectory() as folder:
             parts = (encoded["train"], train.labels, train.weights), (encoded["validation"], validation.labels)
-            training.train_model(model, *parts, config.train, LENGTH, Path(folder))
+            fit.train_model(model, *parts, config.train, LENGTH, Path(folder))
             accuracy = pd.read_csv(Path(folder) / "history.csv")["val_accuracy"].tolist()
     else:
         one_hot = np.eye(len(CLASS_NAMES), dtype=np.float32)
@@ -204,9 +203,9 @@ def train_seed(imdb: str, system: str, seed: int) -> dict:
 
 def grow(texts: int, tokens: int, units: int, most_seconds: float = 3.0) -> dict:
     """Times the plan of an epoch and steps spread over it, for generated texts of tokens / 2 to `tokens` tokens."""
-    from keras_senti import training
     from keras_senti.data.batches import EncodedTexts, make_dataset, plan_epoch
     from keras_senti.settings.schema import ModelConfig, TrainConfig
+    from keras_senti.training import fit
 
     rng = np.random.default_rng(0)
     lengths = rng.integers((tokens + 1) // 2, tokens + 1, texts)
@@ -223,7 +222,7 @@ def grow(texts: int, tokens: int, units: int, most_seconds: float = 3.0) -> dict
     from keras_senti.models import build
 
     model = build.build_model(config, 10_000, len(CLASS_NAMES))
-    training.compile_model(model, TrainConfig(), total_steps=len(plan))
+    fit.compile_model(model, TrainConfig(), total_steps=len(plan))
     data = make_dataset(lambda: [batches[0], *batches], encoded, tokens, True, one_hot)
     model.make_train_function()
     iterator, times, done = iter(data), [], []
@@ -251,8 +250,8 @@ def grow(texts: int, tokens: int, units: int, most_seconds: float = 3.0) -> dict
 
 def export_ours(folder: Path, units: int):
     """Writes a run folder with our SavedModel, untrained: its speed is that of a trained one."""
-    from keras_senti import export
     from keras_senti.data import tokenizer
+    from keras_senti.export import saved_model
     from keras_senti.models import build
     from keras_senti.settings.command_line import parse_config
     from keras_senti.settings.yaml_file import write_yaml
@@ -269,7 +268,7 @@ def export_ours(folder: Path, units: int):
     files.write_json(folder / "calibration.json", {"temperature": 1.0, "abstain": []})
     encoder.save(folder / "vocabulary.txt")
     model = build.build_model(config.model, len(encoder.vocabulary), len(CLASS_NAMES))
-    export.export_model(model, encoder, CLASS_NAMES, config, folder)
+    saved_model.export_model(model, encoder, CLASS_NAMES, config, folder)
 
 
 def export_keras(folder: Path, units: int):
@@ -290,13 +289,13 @@ def start_bulk(ids_file: Path, folder: Path, system: str):
     """Returns a function that predicts all texts once."""
     import tensorflow as tf
 
-    from keras_senti import export
     from keras_senti.data.batches import EncodedTexts, predict_in_batches
+    from keras_senti.export import saved_model
 
     with np.load(ids_file) as file:
         encoded = EncodedTexts(file["flat"], file["offsets"])
     if system == "ours":
-        loaded = export.load(folder)
+        loaded = saved_model.load(folder)
         return lambda: predict_in_batches(loaded.predict_token_ids, encoded)
     model = build_keras(20_000, trains=False)
     padded = encoded.pad(np.arange(len(encoded)), LENGTH)
@@ -375,25 +374,26 @@ def time_single(folders: dict[str, Path], units: int, rounds: int) -> list[dict]
 def start_up(what: str, folder: Path | None) -> float:
     """Returns seconds; runs in a fresh process."""
     begin = time.perf_counter()
-    from keras_senti import export, workflow  # noqa: F401
+    from keras_senti import workflow  # noqa: F401
+    from keras_senti.export import saved_model
 
     imported = time.perf_counter()
     if what == "import":
         return imported - begin
     ids, labels = np.full((ROWS, 100), 2, np.int32), np.eye(2, dtype=np.float32)[np.zeros(ROWS, int)]
     if what == "load":
-        export.load(folder).predict(["w1 w2 w3"])
+        saved_model.load(folder).predict(["w1 w2 w3"])
     elif what == "keras":
         build_keras(10_000).train_on_batch(ids, labels)
     else:
-        from keras_senti import training
         from keras_senti.models import build
         from keras_senti.settings.schema import ModelConfig, TrainConfig
+        from keras_senti.training import fit
 
         settings = {"bidirectional": False, "pooling": "last", "embedding_dropout": 0.0}
         config = ModelConfig(dropout=0.2, recurrent_dropout=0.2, **settings)
         model = build.build_model(config, 10_000, len(CLASS_NAMES), what)
-        training.compile_model(model, TrainConfig(), total_steps=1)
+        fit.compile_model(model, TrainConfig(), total_steps=1)
         model.train_on_batch(ids, labels)
     return time.perf_counter() - imported
 

@@ -28,10 +28,10 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from keras_senti.compact import assign_weights, read_pretrained
 from keras_senti.data.tokenizer import UNKNOWN, Tokenizer, encode_utf8
 from keras_senti.data.unicode import make_simplifier
 from keras_senti.errors import UserError, suggest
+from keras_senti.export.weights_folder import assign_weights, read_pretrained
 from keras_senti.models.build import build_model
 from keras_senti.models.layers import BigramEmbedding
 from keras_senti.models.pooling import AttentionPooling

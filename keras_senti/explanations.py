@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from keras_senti.evaluation.figures import find_font
 from keras_senti.explain import Explanation
 from keras_senti.page import (
     Bar,
@@ -25,7 +26,6 @@ from keras_senti.page import (
     make_section,
     make_table,
 )
-from keras_senti.tensorboard import find_font
 
 PALE = 0.1  # a value (natural logarithm of probability) below which no word gets the full colour
 MOST_ROWS = 1000  # of the table of numbers

@@ -13,8 +13,8 @@ from scipy.stats import norm
 
 from keras_senti import findings, weaknesses
 from keras_senti.charts import Axis, Curve, Mark, draw_chart
-from keras_senti.compact import read_calibration
 from keras_senti.evaluation.baselines import choose_rival
+from keras_senti.evaluation.calibration import read_calibration
 from keras_senti.evaluation.metrics import compare_predictions, compute_metrics
 from keras_senti.evaluation.predictions import read_parts, read_texts
 from keras_senti.findings import FEW_ROWS, SHOWN_TEXTS, Rival, Subject, describe_chance, find_errors

@@ -19,8 +19,7 @@ import tensorflow as tf
 import yaml
 from tqdm import tqdm
 
-from keras_senti import comparison, devices, explain, explanations, export, report, tensorboard
-from keras_senti.compact import Pretrained, is_compact, read_calibration, read_pretrained, write_compact
+from keras_senti import comparison, explain, explanations, report
 from keras_senti.data import word_vectors
 from keras_senti.data.batches import Bucket, find_bucket, predict_in_batches
 from keras_senti.data.checks import describe_reading, format_check, format_reading
@@ -32,12 +31,19 @@ from keras_senti.data.tokenizer import Tokenizer
 from keras_senti.data.unicode import make_simplifier
 from keras_senti.errors import UserError, suggest
 from keras_senti.evaluation import baselines
-from keras_senti.evaluation.calibration import compute_calibrated_metrics, cross_fit_temperature, fit_calibration
+from keras_senti.evaluation.calibration import (
+    compute_calibrated_metrics,
+    cross_fit_temperature,
+    fit_calibration,
+    read_calibration,
+)
 from keras_senti.evaluation.metrics import compare_predictions, compute_metrics
 from keras_senti.evaluation.predictions import read_parts
+from keras_senti.export import saved_model
+from keras_senti.export.transfer import copy_weights, find_seen_rows
+from keras_senti.export.weights_folder import Pretrained, is_compact, read_pretrained, write_compact
+from keras_senti.models import kernel_choice
 from keras_senti.models.build import build_language_model, build_model, check_activation, list_learning_layers, name_of
-from keras_senti.optimizers import check_train_from_epoch
-from keras_senti.pretraining import check_language_model, train_language_model
 from keras_senti.reports import terminal
 from keras_senti.settings.inherit import check_settings
 from keras_senti.settings.portable import resolve_paths
@@ -45,8 +51,11 @@ from keras_senti.settings.schema import Config
 from keras_senti.settings.yaml_file import read_config, write_yaml
 from keras_senti.storage import environment, files, run_folder
 from keras_senti.storage.model_folder import find_model
-from keras_senti.training import TrainedRun, make_predict, train_model
-from keras_senti.transfer import copy_weights, find_seen_rows
+from keras_senti.training import devices, tensorboard
+from keras_senti.training.callbacks import TrainedRun
+from keras_senti.training.fit import make_predict, train_model
+from keras_senti.training.optimizers import check_train_from_epoch
+from keras_senti.training.pretraining import check_language_model, train_language_model
 
 CHUNK_ROWS = 5000
 NO_LABEL, LEFT_OUT = -1, -2  # instead of the index of a class
@@ -285,7 +294,7 @@ def _export_and_score(model: keras.Model, trained: TrainedRun, config: Config, c
     calibration = fit_calibration(splits.validation.labels, predicted["validation"], precisions)
     files.write_json(run_dir / "calibration.json", calibration)
     run_folder.update_manifest(run_dir, temperature=calibration["temperature"])
-    export.export_model(model, encoder, splits.class_names, config, run_dir)
+    saved_model.export_model(model, encoder, splits.class_names, config, run_dir)
     run_folder.update_manifest(run_dir, parameters=model.count_params(), training=dataclasses.asdict(trained))
     print(
         f"trained in {trained.seconds:.0f} s; kept epoch {trained.best_epoch} of {trained.epochs_run}; "
@@ -338,8 +347,8 @@ def _begin(config: Config, corpus: Corpus, device: devices.Device, run_dir: Path
     keras.utils.set_random_seed(config.train.seed)
     dtype = keras.DTypePolicy(config.device.precision).compute_dtype
     settings = {**vars(config.model), "dtype": dtype, "few_shapes": few_shapes}
-    kernel, reason = devices.choose_kernel(device.kind, settings)
-    if config.device.kernel != "auto" and not devices.find_obstacle(settings):
+    kernel, reason = kernel_choice.choose_kernel(device.kind, settings)
+    if config.device.kernel != "auto" and not kernel_choice.find_obstacle(settings):
         kernel, reason = config.device.kernel, "as device.kernel says"
     print(f"recurrent kernel: {kernel} ({reason})", flush=True)
     run_folder.update_manifest(run_dir, kernel=kernel, precision=config.device.precision)
@@ -434,7 +443,7 @@ def _write_run_predictions(path: Path, parts: dict[str, Dataset], predicted: dic
             for begin in range(0, len(part), CHUNK_ROWS):
                 rows = slice(begin, begin + CHUNK_ROWS)
                 chunk = list(itertools.islice(texts, CHUNK_ROWS))
-                table = export.make_table(chunk, predicted[name][rows], class_names)
+                table = saved_model.make_table(chunk, predicted[name][rows], class_names)
                 table = table.rename(columns={"label": "predicted"})
                 table.insert(0, "part", name)
                 table.insert(1, "line", part.lines[rows])
@@ -532,7 +541,7 @@ def _check_model_dir(path) -> Path:
 
 def evaluate_texts(run_dir, texts: list[str]) -> str:
     """Returns the table of a few texts for the terminal. The model may be in a compact folder too."""
-    table = export.load(_check_model_dir(run_dir)).predict(texts)
+    table = saved_model.load(_check_model_dir(run_dir)).predict(texts)
     table["text"] = [text if len(text) <= 60 else text[:59] + "…" for text in texts]
     if len(table.columns) > 2 + terminal.LISTED_CLASSES:
         table = table[["text", "label"]].assign(probability=table.iloc[:, 2:].max(axis=1))
@@ -584,7 +593,7 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
     Raises:
         UserError: for a damaged file, a missing column or an unknown label, before anything is written.
     """
-    model = export.load(_check_model_dir(run_dir))
+    model = saved_model.load(_check_model_dir(run_dir))
     run_dir, class_names = Path(run_dir), model.class_names
     settings = read_config(run_dir / "config.yaml").data
     table = Table(csv_file)

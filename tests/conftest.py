@@ -54,7 +54,7 @@ def language_model():
     """What a language model would have learned, as a compact.Pretrained: one direction, 5 units, random weights."""
     import numpy as np
 
-    from keras_senti.compact import Pretrained
+    from keras_senti.export.weights_folder import Pretrained
     from keras_senti.models.build import build_language_model, name_of
     from keras_senti.settings.command_line import parse_config
 

@@ -4,13 +4,13 @@ import zipfile
 import numpy as np
 import pytest
 
-from keras_senti import checkpoints
-from keras_senti.checkpoints import Progress, list_variables, read_checkpoint, restore_newest, write_checkpoint
 from keras_senti.errors import UserError
 from keras_senti.models.build import build_model
 from keras_senti.settings.schema import ModelConfig, TrainConfig
 from keras_senti.storage.files import WriteError
-from keras_senti.training import compile_model
+from keras_senti.training import checkpoints
+from keras_senti.training.checkpoints import Progress, list_variables, read_checkpoint, restore_newest, write_checkpoint
+from keras_senti.training.fit import compile_model
 
 SETTINGS = {"units": 2, "embedding_dim": 3, "dropout": 0.1, "recurrent_dropout": 0.1, "head_dropout": 0.1}
 

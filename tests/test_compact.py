@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import keras_senti
-from keras_senti import compact
-from keras_senti.compact import read_pretrained, read_run, write_compact
 from keras_senti.errors import UserError
+from keras_senti.export import weights_folder
+from keras_senti.export.weights_folder import read_pretrained, read_run, write_compact
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.yaml_file import read_config
 
@@ -93,7 +93,7 @@ def test_a_killed_write_leaves_nothing(classifier, tmp_path, monkeypatch):
         assert [p.name[:8] for p in tmp_path.iterdir()] == ["writing-"]  # not yet under its own name
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compact.np, "savez", stop)
+    monkeypatch.setattr(weights_folder.np, "savez", stop)
     with pytest.raises(KeyboardInterrupt):
         write_compact(tmp_path / "compact", classifier)
     assert list(tmp_path.iterdir()) == []
@@ -222,7 +222,7 @@ def test_the_command_takes_the_encoder_of_a_language_models_run(language_model, 
     (run_dir / "manifest.json").write_text('{"status": "finished"}')
     write_compact(run_dir / "encoder", language_model)
     (tmp_path / "empty").mkdir()
-    compact.main([str(run_dir), str(tmp_path / "empty")])
+    weights_folder.main([str(run_dir), str(tmp_path / "empty")])
     assert "empty: 7 weights of tiny_lm in float32" in capsys.readouterr().out
     assert read_pretrained(tmp_path / "empty").weights.keys() == language_model.weights.keys()
 
@@ -231,10 +231,10 @@ def test_the_command_never_writes_over_anything(trained_run, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for path in (tmp_path, tmp_path / "notes.txt"):
         with pytest.raises(UserError, match="is there already and not an empty folder. Name a new one"):
-            compact.main([str(trained_run), str(path)])
+            weights_folder.main([str(trained_run), str(path)])
     assert (tmp_path / "notes.txt").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
     with pytest.raises(UserError, match=r"cannot make .*notes\.txt"):
-        compact.main([str(trained_run), str(tmp_path / "notes.txt" / "small")])
+        weights_folder.main([str(trained_run), str(tmp_path / "notes.txt" / "small")])
 
 
 def test_the_command_refuses_what_is_no_finished_run_or_is_damaged(trained_run, tmp_path):

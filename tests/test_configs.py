@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_senti.compact import Pretrained, write_compact
 from keras_senti.data.reading import load_splits
 from keras_senti.data.sources import prepare_source
 from keras_senti.data.tokenizer import PADDING, UNKNOWN
+from keras_senti.export.weights_folder import Pretrained, write_compact
 from keras_senti.models.build import EMBEDDINGS, build_language_model, build_model, find_learning_layers
-from keras_senti.optimizers import make_optimizer
-from keras_senti.pretraining import check_language_model
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.schema import TrainConfig
-from keras_senti.training import compile_model
+from keras_senti.training.fit import compile_model
+from keras_senti.training.optimizers import make_optimizer
+from keras_senti.training.pretraining import check_language_model
 
 PADDED = [PADDING, UNKNOWN]
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))  # search/ has spaces, not configs

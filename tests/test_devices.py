@@ -5,10 +5,11 @@ import sys
 import pytest
 import tensorflow as tf
 
-from keras_senti import devices
-from keras_senti.devices import choose_kernel, set_up_device
 from keras_senti.errors import UserError
+from keras_senti.models.kernel_choice import choose_kernel
 from keras_senti.settings.schema import DeviceConfig
+from keras_senti.training import devices
+from keras_senti.training.devices import TPU_STEPS_PER_EXECUTION, set_up_device
 
 LSTM, GRU = {"cell": "lstm"}, {"cell": "gru"}
 
@@ -184,7 +185,7 @@ def test_a_tpu_comes_first_where_its_library_is(monkeypatch):
     monkeypatch.setattr(tf.distribute, "TPUStrategy", Strategy)
     monkeypatch.setattr(devices, "_has_tpu_library", lambda: True)
     device = set_up_device(DeviceConfig())
-    assert (device.kind, device.replicas, device.steps_per_execution) == ("tpu", 8, devices.TPU_STEPS_PER_EXECUTION)
+    assert (device.kind, device.replicas, device.steps_per_execution) == ("tpu", 8, TPU_STEPS_PER_EXECUTION)
     assert asked == ["local", "resolver"]
     asked.clear()
     monkeypatch.setenv("TPU_NAME", "10.1.2.3:8470")
@@ -195,7 +196,7 @@ def test_a_tpu_comes_first_where_its_library_is(monkeypatch):
 @pytest.mark.slow
 def test_the_cpu_in_parts_is_for_trying_replicas_out():
     code = (
-        "from keras_senti.settings.schema import DeviceConfig; from keras_senti.devices import set_up_device; "
+        "from keras_senti.settings.schema import DeviceConfig; from keras_senti.training.devices import set_up_device; "
         "device = set_up_device(DeviceConfig(strategy='mirrored', replicas=2)); "
         "print(device.kind, device.replicas, device.strategy.num_replicas_in_sync, device.line)"
     )

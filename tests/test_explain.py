@@ -14,10 +14,10 @@ import pytest
 
 import evaluate
 from keras_senti import explain, explanations, workflow
-from keras_senti.compact import read_run, write_compact
 from keras_senti.data.tokenizer import Tokenizer
 from keras_senti.errors import UserError
 from keras_senti.explain import Explainer
+from keras_senti.export.weights_folder import read_run, write_compact
 from keras_senti.models import layers
 from keras_senti.models.build import build_model
 from keras_senti.models.pooling import AttentionPooling

@@ -17,19 +17,19 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_senti
-from keras_senti import devices, layers
-from keras_senti.compact import read_run, write_compact
+from keras_senti import layers
 from keras_senti.data.batches import encode_texts, predict_in_batches
 from keras_senti.data.tokenizer import Tokenizer
 from keras_senti.data.unicode import make_simplifier
 from keras_senti.errors import UserError
 from keras_senti.evaluation.calibration import apply_temperature
-from keras_senti.export import TOKEN_IDS, export_model
-from keras_senti.models import kernels
+from keras_senti.export.saved_model import TOKEN_IDS, export_model
+from keras_senti.export.weights_folder import read_run, write_compact
+from keras_senti.models import kernel_choice, kernels
 from keras_senti.models.build import build_model
 from keras_senti.settings.schema import Config, DataConfig, ModelConfig, TextConfig
 from keras_senti.settings.yaml_file import read_config
-from keras_senti.training import make_predict
+from keras_senti.training.fit import make_predict
 
 TEXTS = ["the film was great", "", "awful " * 30, "<b>nice</b> &amp; GOOD", "我爱你 ok 😀", "never seen words here"]
 PAGE = Path(__file__).parents[1] / "docs" / "saved-model.md"
@@ -280,8 +280,8 @@ def test_an_export_does_not_depend_on_the_threads_or_the_gpu_of_its_machine(monk
     graphs = []
     monkeypatch.setattr(kernels, "MOST_PARTS", 4)  # as in the program
     for kind, threads in (("cpu", 1), ("cpu", 16), ("gpu", 4)):
-        monkeypatch.setattr(devices, "count_threads", lambda threads=threads: threads)
-        monkeypatch.setattr(devices, "find_device_kind", lambda kind=kind: kind)
+        monkeypatch.setattr(kernel_choice, "count_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(kernel_choice, "find_device_kind", lambda kind=kind: kind)
         model = build_model(settings, 5, 2, "serving")
         operations = []
         for training in (False, True):

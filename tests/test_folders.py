@@ -13,9 +13,10 @@ import tensorflow as tf
 
 import evaluate
 import keras_senti
-from keras_senti import compact, workflow
-from keras_senti.compact import read_pretrained, read_run, write_compact
+from keras_senti import workflow
 from keras_senti.errors import UserError
+from keras_senti.export import weights_folder
+from keras_senti.export.weights_folder import read_pretrained, read_run, write_compact
 from keras_senti.settings.command_line import parse_config
 from keras_senti.storage import environment
 from keras_senti.storage.model_folder import find_model
@@ -107,7 +108,7 @@ def test_nothing_of_a_saved_model_runs_by_any_door(hostile_run, trained_run, tin
         evaluate.main(["--run", str(run_dir), *words])
     assert "positive" in capsys.readouterr().out
     workflow.explain_texts(run_dir / "saved_model", TEXTS[:1])
-    compact.main([str(run_dir), str(tmp_path / "compact")])
+    weights_folder.main([str(run_dir), str(tmp_path / "compact")])
     for path in (run_dir, run_dir / "saved_model"):
         config = parse_config([*tiny_settings, "--init_from", str(path)])
         assert read_pretrained(config.init_from).weights.keys() == read_run(trained_run).weights.keys()

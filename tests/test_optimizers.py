@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from keras_senti.errors import UserError
-from keras_senti.optimizers import (
+from keras_senti.settings.schema import TrainConfig
+from keras_senti.training.optimizers import (
     OPTIMIZERS,
     InOnePass,
     SumsRepeatedRows,
@@ -14,7 +15,6 @@ from keras_senti.optimizers import (
     check_train_from_epoch,
     make_optimizer,
 )
-from keras_senti.settings.schema import TrainConfig
 
 
 @pytest.mark.parametrize(

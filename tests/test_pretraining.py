@@ -5,17 +5,19 @@ import numpy as np
 import pytest
 
 import keras_senti
-from keras_senti import pretraining, workflow
-from keras_senti.compact import read_pretrained
+from keras_senti import workflow
 from keras_senti.data.batches import EncodedTexts
 from keras_senti.data.token_cache import load_corpus
 from keras_senti.errors import UserError
+from keras_senti.export.weights_folder import read_pretrained
 from keras_senti.models.build import build_language_model, name_of
-from keras_senti.pretraining import Streams, compute_unigram_perplexity, count_tokens, sample_texts
 from keras_senti.settings.command_line import parse_config
 from keras_senti.storage.files import compute_sha256
 from keras_senti.storage.run_folder import read_manifest
-from keras_senti.training import SaveProgress, train_model
+from keras_senti.training import pretraining
+from keras_senti.training.callbacks import SaveProgress
+from keras_senti.training.fit import train_model
+from keras_senti.training.pretraining import Streams, compute_unigram_perplexity, count_tokens, sample_texts
 
 
 def encode(*texts) -> EncodedTexts:

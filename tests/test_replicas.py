@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_senti import launch, optimizers
+from keras_senti import launch
 from keras_senti.data.batches import EncodedTexts, plan_epoch
-from keras_senti.devices import Device
 from keras_senti.errors import UserError
 from keras_senti.models.build import build_model
-from keras_senti.replicas import ReplicaLoop, Shares, _group
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.schema import ModelConfig, TrainConfig
-from keras_senti.training import compile_model, train_model
+from keras_senti.training import optimizers
+from keras_senti.training.devices import Device
+from keras_senti.training.fit import compile_model, train_model
+from keras_senti.training.replicas import ReplicaLoop, Shares, _group
 from keras_senti.workflow import check_replicas
 
 ROOT = Path(__file__).parents[1]

@@ -11,11 +11,11 @@ import pytest
 
 from keras_senti import report, workflow
 from keras_senti.charts import MOST_POINTS, Axis, Curve, draw_chart
-from keras_senti.compact import write_compact
 from keras_senti.errors import UserError
 from keras_senti.evaluation import predictions
 from keras_senti.evaluation.calibration import fit_calibration
 from keras_senti.evaluation.metrics import compare_predictions, compute_interval, compute_metrics
+from keras_senti.export.weights_folder import write_compact
 from keras_senti.findings import Rival
 from keras_senti.page import draw_matrix, draw_text
 from keras_senti.report import write_file_report, write_run_report, write_verdict
@@ -419,7 +419,7 @@ def test_a_run_and_a_predicted_file_have_a_report(trained_run, tmp_path):
     folder, _ = workflow.evaluate_file(trained_run, other)
     shown = read_shown((folder / "report.html").read_text(encoding="utf-8"))
     assert "texts of more.csv" in shown and "column “shop”" in shown and "validation part of the run" in shown
-    from keras_senti.compact import read_run
+    from keras_senti.export.weights_folder import read_run
 
     write_compact(tmp_path / "compact", read_run(trained_run))
     folder, _ = workflow.evaluate_file(tmp_path / "compact", other, label_column="")

@@ -19,7 +19,7 @@ from keras_senti import workflow
 from keras_senti.errors import UserError
 from keras_senti.settings.command_line import parse_config
 from keras_senti.storage import run_folder
-from keras_senti.training import SaveProgress
+from keras_senti.training.callbacks import SaveProgress
 
 ROOT = Path(__file__).parents[1]
 
@@ -199,7 +199,7 @@ FULL_DISK = """
 import resource, sys
 from keras_senti import kernels
 from keras_senti.errors import run_command
-from keras_senti.training import SaveProgress
+from keras_senti.training.callbacks import SaveProgress
 import train
 
 kernels.MOST_PARTS = 1  # as in conftest.py: the order of sums decides the last digit

@@ -7,10 +7,10 @@ import pytest
 from conftest import ROOT
 
 import keras_senti
-from keras_senti.compact import read_pretrained
+from keras_senti.export.transfer import copy_weights
+from keras_senti.export.weights_folder import read_pretrained
 from keras_senti.models.build import build_model
 from keras_senti.settings.command_line import parse_config
-from keras_senti.transfer import copy_weights
 
 CLASSIFIER, ENCODER = ROOT / "pretrained" / "imdb_classifier", ROOT / "pretrained" / "imdb_encoder"
 

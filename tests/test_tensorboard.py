@@ -21,12 +21,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from keras_senti import tensorboard
 from keras_senti.data.batches import EncodedTexts
+from keras_senti.evaluation import figures
 from keras_senti.models import kernels
 from keras_senti.models.build import build_model
 from keras_senti.settings.schema import Config, ModelConfig, TrainConfig
-from keras_senti.training import compile_model, make_predict
+from keras_senti.training import tensorboard
+from keras_senti.training.fit import compile_model, make_predict
 
 CLASSES = ("bad", "so so", "good")
 VOCABULARY = ["[PAD]", "[UNK]", "the", "a\tb", " ", "", "好", "x\n", "y", "z"]
@@ -210,7 +211,7 @@ def test_the_matrix_has_true_classes_as_rows_and_says_what_numbers_mean(monkeypa
         drawn.append((matrix.tolist(), title))
         return np.zeros((2, 2, 4), np.uint8), False
 
-    monkeypatch.setattr(tensorboard, "draw_confusion_matrix", draw)
+    monkeypatch.setattr(figures, "draw_confusion_matrix", draw)
     probabilities = np.eye(3, dtype=np.float32)[[0, 2, 2, 1]]
     with tf.summary.create_file_writer(str(tmp_path)).as_default(step=0):
         tensorboard.write_confusion_matrix(np.array([0, 0, 2, 0]), probabilities, ("差", "中", "好"))
@@ -222,14 +223,14 @@ def test_the_matrix_has_true_classes_as_rows_and_says_what_numbers_mean(monkeypa
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("names", [("bad", "good"), ("差评", "好评"), ("$x$ \\frac", "$"), ("\U000f0000", "good")])
 def test_a_matrix_is_drawn_without_a_warning_whatever_the_classes_are_called(names):
-    image, is_named = tensorboard.draw_confusion_matrix(np.array([[3, 1], [0, 0]]), names, "title")
+    image, is_named = figures.draw_confusion_matrix(np.array([[3, 1], [0, 0]]), names, "title")
     assert image.dtype == np.uint8 and image.shape[2] == 4 and len(np.unique(image)) > 10
     if names[1] == "good":
         assert is_named == names[0].isascii()  # no font has a character for private use
 
 
 def test_a_matrix_of_many_classes_is_drawn():
-    image, _ = tensorboard.draw_confusion_matrix(
+    image, _ = figures.draw_confusion_matrix(
         np.eye(60, dtype=int), [f"a long class name, number {i}" for i in range(60)], "title"
     )
     assert max(image.shape) < 3000
@@ -237,10 +238,10 @@ def test_a_matrix_of_many_classes_is_drawn():
 
 def test_of_more_classes_than_can_be_read_the_picture_and_the_curves_show_some(monkeypatch, tmp_path):
     drawn = []
-    monkeypatch.setattr(tensorboard, "MOST_DRAWN_CLASSES", 2)
-    monkeypatch.setattr(tensorboard, "MOST_COUNTED_CLASSES", 2)
+    monkeypatch.setattr(figures, "MOST_DRAWN_CLASSES", 2)
+    monkeypatch.setattr(figures, "MOST_COUNTED_CLASSES", 2)
     monkeypatch.setattr(
-        tensorboard,
+        figures,
         "draw_confusion_matrix",
         lambda *given: drawn.append((given[0].tolist(), *given[1:])) or (np.zeros((2, 2, 4), np.uint8), True),
     )
@@ -362,7 +363,7 @@ def test_only_the_most_frequent_words_are_written(words, tmp_path, monkeypatch):
 
 
 def test_of_many_classes_a_word_has_no_column_for_each(words, tmp_path, monkeypatch):
-    monkeypatch.setattr(tensorboard, "MOST_COUNTED_CLASSES", 2)
+    monkeypatch.setattr(figures, "MOST_COUNTED_CLASSES", 2)
     tensorboard.write_projector(tmp_path, words[1], make_predict(words[1]), VOCABULARY, CLASSES)
     lines = [line.split("\t") for line in (tmp_path / "train" / "metadata.tsv").read_text().splitlines()]
     assert lines[0] == ["word", "predicted", "rank"] and {len(line) for line in lines} == {3}

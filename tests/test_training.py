@@ -10,24 +10,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_senti import training
-from keras_senti.checkpoints import Progress
 from keras_senti.data.batches import EncodedTexts, plan_epoch
 from keras_senti.errors import Terminated, UserError
 from keras_senti.models.build import build_model
-from keras_senti.optimizers import OPTIMIZERS
 from keras_senti.settings.schema import ModelConfig, TrainConfig
-from keras_senti.tensorboard import Examples
-from keras_senti.training import (
-    SaveProgress,
-    ShowProgress,
-    StopOnNonFinite,
-    Throughput,
-    compile_model,
-    compute_class_weights,
-    make_predict,
-    train_model,
-)
+from keras_senti.training import callbacks, fit
+from keras_senti.training.callbacks import SaveProgress, ShowProgress, StopOnNonFinite, Throughput
+from keras_senti.training.checkpoints import Progress
+from keras_senti.training.fit import compile_model, compute_class_weights, make_predict, train_model
+from keras_senti.training.optimizers import OPTIMIZERS
+from keras_senti.training.tensorboard import Examples
 
 SMALL = ModelConfig(units=5, embedding_dim=4, embedding_dropout=0.2, dropout=0.1)
 
@@ -122,13 +114,13 @@ def test_after_a_step_of_sgd_each_layer_has_moved_by_its_gradient_times_its_rate
 
 @pytest.mark.slow
 def test_layers_learn_from_their_epoch_on_and_that_is_said(tmp_path, capsys, monkeypatch):
-    states, write = [], training.write_checkpoint
+    states, write = [], fit.write_checkpoint
 
     def record(folder, model, progress, *chief):
         states.append(model.get_weights())
         write(folder, model, progress, *chief)
 
-    monkeypatch.setattr(training, "write_checkpoint", record)
+    monkeypatch.setattr(fit, "write_checkpoint", record)
     settings = ModelConfig(units=5, embedding_dim=4, num_layers=2, pooling="attention")
     first_epochs = {"embedding": 4, "recurrent_0": 3, "recurrent_1": 3, "pooling": None}
     model, before, _ = train(tmp_path, settings, epochs=5, train_from_epoch=first_epochs, layer_rate_decay=2.6)
@@ -172,7 +164,7 @@ def test_the_probe_of_tensorboard_is_no_larger_than_a_step(tmp_path, settings, r
     compile_model(model, TrainConfig(**settings), 10)
     examples = Examples(np.arange(12), ["text"] * 12, ("a", "b", "c"))
     weighted = encoded, labels, np.ones(12, np.float32)
-    board = training._make_board(tmp_path, model, weighted, (encoded, labels), TrainConfig(**settings), examples)
+    board = fit._make_board(tmp_path, model, weighted, (encoded, labels), TrainConfig(**settings), examples)
     assert board.probe[0].shape[0] == rows
 
 
@@ -432,13 +424,13 @@ def test_a_run_whose_training_is_over_is_not_trained_again(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("minutes,expected", [(1e-9, [1, 2, 3, 4, 5, 6]), (60, [3, 6])])
 def test_checkpoints_are_written_as_often_as_asked_and_at_each_epochs_end(tmp_path, monkeypatch, minutes, expected):
-    written, write = [], training.write_checkpoint
+    written, write = [], fit.write_checkpoint
 
     def record(folder, model, progress, *chief):
         written.append(3 * progress.epoch + progress.step)
         write(folder, model, progress, *chief)
 
-    monkeypatch.setattr(training, "write_checkpoint", record)
+    monkeypatch.setattr(fit, "write_checkpoint", record)
     train(tmp_path, checkpoint_minutes=minutes)
     assert written == expected
 
@@ -450,7 +442,7 @@ def test_the_rest_of_an_epoch_counts_as_such_in_speed_and_in_messages(tmp_path, 
         train(tmp_path, checkpoint_minutes=1e-9)
     kill_before_step(None)
     seen = []
-    monkeypatch.setattr(training, "Throughput", lambda examples: seen.append(examples) or keras.callbacks.Callback())
+    monkeypatch.setattr(callbacks, "Throughput", lambda examples: seen.append(examples) or keras.callbacks.Callback())
     monkeypatch.setattr(StopOnNonFinite, "_check", lambda self, loss, where, what: seen.append(where))
     train(tmp_path, checkpoint_minutes=1e-9)
     encoded, _ = make_twelve_rows()

@@ -11,14 +11,14 @@ import tensorflow as tf
 
 import keras_senti
 from keras_senti import workflow
-from keras_senti.compact import Pretrained, read_pretrained, read_run, write_compact
 from keras_senti.data.batches import encode_texts, predict_in_batches
 from keras_senti.data.tokenizer import Tokenizer
 from keras_senti.errors import UserError
+from keras_senti.export.transfer import BY_TOKEN, copy_weights, find_seen_rows
+from keras_senti.export.weights_folder import Pretrained, read_pretrained, read_run, write_compact
 from keras_senti.models.build import build_language_model, build_model, name_of
 from keras_senti.settings.command_line import parse_config
-from keras_senti.training import make_predict
-from keras_senti.transfer import BY_TOKEN, copy_weights, find_seen_rows
+from keras_senti.training.fit import make_predict
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["--train.epochs", "1", "--train.learning_rate", "1e-9", "--train.warmup_fraction", "0"]

@@ -16,11 +16,12 @@ import pandas as pd
 import pytest
 
 import evaluate
-from keras_senti import compact, workflow
-from keras_senti.compact import read_run, write_compact
+from keras_senti import workflow
 from keras_senti.errors import UserError
 from keras_senti.evaluation.calibration import apply_temperature, cross_fit_temperature, fit_temperature
 from keras_senti.evaluation.metrics import compute_metrics
+from keras_senti.export import weights_folder
+from keras_senti.export.weights_folder import read_run, write_compact
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.schema import Config
 from keras_senti.settings.yaml_file import read_config
@@ -113,9 +114,9 @@ def test_no_text_is_in_two_parts_and_the_vocabulary_is_that_of_the_train_part(tr
 
 
 def test_evaluating_a_run_draws_its_score_from_stored_predictions_and_changes_nothing(trained_run, monkeypatch):
-    monkeypatch.setattr(compact, "read_pretrained", lambda path: pytest.fail("a model is loaded"))
-    monkeypatch.setattr(workflow.explain, "read_pretrained", compact.read_pretrained)
-    monkeypatch.setattr(workflow.export, "read_pretrained", compact.read_pretrained)
+    monkeypatch.setattr(weights_folder, "read_pretrained", lambda path: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(workflow.explain, "read_pretrained", weights_folder.read_pretrained)
+    monkeypatch.setattr(workflow.export, "read_pretrained", weights_folder.read_pretrained)
     before = fingerprint(trained_run)
     shown = workflow.evaluate_stored(trained_run)
     assert workflow.write_report(trained_run) == f"the report: {trained_run / 'report.html'}"

@@ -1,9 +1,15 @@
 """How sure a model may say it is: temperature, and when to abstain."""
 
+import math
+import reprlib
+from pathlib import Path
+
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from keras_senti.errors import UserError
 from keras_senti.evaluation.metrics import SMALLEST, normalize, score_probabilities
+from keras_senti.storage import files
 
 
 def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
@@ -110,3 +116,26 @@ def cross_fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> dict
     for rows, others in (halves, halves[::-1]):
         scaled[rows] = apply_temperature(probabilities[rows], fit_temperature(labels[others], probabilities[others]))
     return score_probabilities(labels, scaled)
+
+
+def read_calibration(file: Path) -> dict | None:
+    """Reads calibration.json; None if there is none, as beside models from before there was one.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    if not file.exists():
+        return None
+    calibration = files.read_json(file)
+    try:
+        temperature = calibration["temperature"]
+        thresholds = [entry["threshold"] for entry in calibration["abstain"] if entry["threshold"] is not None]
+        whole = all(isinstance(value, int | float) and 0 < value < math.inf for value in (temperature, *thresholds))
+    except (KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise UserError(
+            f"{file} is damaged: expected a temperature above 0 and a list of abstain thresholds, received "
+            f"{reprlib.repr(calibration)}. Bring it back as it was written."
+        )
+    return calibration

@@ -5,9 +5,8 @@ import dataclasses
 
 import keras
 
-from keras_senti import devices
 from keras_senti.errors import UserError
-from keras_senti.models import layers, pooling
+from keras_senti.models import kernel_choice, layers, pooling
 from keras_senti.models.language_model import LanguageModel, NextToken
 from keras_senti.models.recurrent import GRU, LSTM
 from keras_senti.settings.schema import Config, ModelConfig, PretrainConfig
@@ -36,7 +35,7 @@ def build_model(
     Args:
         vocabulary_size: tokens, padding and [UNK] included.
         num_classes: size of the output, at least 2.
-        kernel: loop | xla | keras, what computes the recurrent layers: see `devices.choose_kernel`; serving: see
+        kernel: loop | xla | keras, what computes the recurrent layers: see `kernel_choice.choose_kernel`; serving: see
             `recurrent.LSTM`. The weights are the same; `loop` and `serving` hold nothing that needs a GPU or XLA, so a
             model with one of them can be exported, and one with `serving` gives the same graph on every machine.
         precision: float32 | mixed_bfloat16, Keras' dtype policy of all layers but the last.
@@ -231,7 +230,7 @@ def _build_recurrent(settings: ModelConfig, index: int, return_sequences: bool, 
     }
     if settings.cell != "simple_rnn":
         arguments["weight_drop"] = settings.weight_drop
-        arguments["kernel"] = "keras" if devices.find_obstacle(vars(settings)) else kernel
+        arguments["kernel"] = "keras" if kernel_choice.find_obstacle(vars(settings)) else kernel
     layer = CELLS[settings.cell](**arguments)
     return keras.layers.Bidirectional(layer, name=layer.name) if settings.bidirectional else layer
 

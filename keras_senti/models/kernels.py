@@ -24,7 +24,7 @@ import functools
 
 import tensorflow as tf
 
-from keras_senti import devices
+from keras_senti.models import kernel_choice
 
 # A batch is cut into as many parts as there are threads, but no more than MOST_PARTS and, where its size is known or it
 # does not train, none below PART_ROWS rows, where products get slow. With two threads forward and backward of 64
@@ -181,7 +181,7 @@ def _lstm_backward(x, mask, h, c, kernel, recurrent_kernel, bias, x_masks, h_mas
     # compiles for each shape anew: not where lengths vary, nor outside of a graph, where each call's shape is fixed.
     is_fixed = x.dtype == tf.bfloat16 and x.shape.is_fully_defined() and tf.inside_function()
     differentiate = _differentiate_lstm_cell
-    if is_fixed and devices.find_device_kind() == "cpu":
+    if is_fixed and kernel_choice.find_device_kind() == "cpu":
         differentiate = _compile_derivatives()
     local, from_h, f, mask = differentiate(y, c, cs, mask)
     transposed = _transpose(recurrent_kernel, h_masks)
@@ -386,8 +386,8 @@ def run(
         return [all_states] if sequences else [], last
 
     # On a GPU or TPU, and outside of a graph, parts would not run side by side.
-    is_parallel = devices.find_device_kind() == "cpu" and tf.inside_function()
-    parts = min(devices.count_threads(), MOST_PARTS) if is_parallel else 1
+    is_parallel = kernel_choice.find_device_kind() == "cpu" and tf.inside_function()
+    parts = min(kernel_choice.count_threads(), MOST_PARTS) if is_parallel else 1
     rows = inputs.shape[0]
     if serving and rows is None:
         parts = min(SERVED_PARTS, MOST_PARTS)

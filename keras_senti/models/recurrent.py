@@ -5,8 +5,7 @@ import warnings
 import keras
 import tensorflow as tf
 
-from keras_senti import devices
-from keras_senti.models import kernels
+from keras_senti.models import kernel_choice, kernels
 from keras_senti.models.registry import register
 
 
@@ -19,7 +18,7 @@ class _FastRecurrence:
     def __init__(self, *args, weight_drop: float = 0.0, kernel: str = "auto", **kwargs):
         if not 0 <= weight_drop < 1:
             raise ValueError(f"weight_drop: received {weight_drop}, expected a fraction of at least 0 and below 1.")
-        names = (*devices.KERNELS, "serving")
+        names = (*kernel_choice.KERNELS, "serving")
         if kernel not in ("auto", *names):
             raise ValueError(f"kernel: received '{kernel}', expected auto or one of {', '.join(names)}.")
         super().__init__(*args, **kwargs)
@@ -28,9 +27,9 @@ class _FastRecurrence:
         if kernel == "auto" and self.use_cudnn is True:
             kernel = "keras"  # which says so where there is no cuDNN
         self.used_kernel = (
-            devices.choose_kernel(devices.find_device_kind(), settings)[0] if kernel == "auto" else kernel
+            kernel_choice.choose_kernel(kernel_choice.find_device_kind(), settings)[0] if kernel == "auto" else kernel
         )
-        obstacle = devices.find_obstacle(settings)
+        obstacle = kernel_choice.find_obstacle(settings)
         if obstacle and kernel != "keras":
             warnings.warn(f"{self.name}: {obstacle}; Keras' own, slower loop is used.", stacklevel=3)
             self.used_kernel = "keras"
@@ -115,9 +114,9 @@ class LSTM(_FastRecurrence, keras.layers.LSTM):
     Args:
         weight_drop: share of the entries of recurrent_kernel that are dropped in training, the same for all rows and
             steps of a batch; what is left is divided by 1 - weight_drop. Unlike recurrent_dropout it keeps cuDNN.
-        kernel: what computes it, see `devices.choose_kernel`; auto: that function decides, unless use_cudnn is True,
-            which asks for Keras' layer. `xla` is the fastest where
-            batches have few shapes; it works inside of a tf.function only, which `fit` is. Another activation than
+        kernel: what computes it, see `kernel_choice.choose_kernel`; auto: that function decides, unless use_cudnn is
+            True, which asks for Keras' layer. `xla` is the fastest where batches have few shapes;
+            it works inside of a tf.function only, which `fit` is. Another activation than
             tanh, another recurrent_activation than sigmoid, float64 and unroll are left to Keras, with a warning.
             `serving`: the loop, the same for every machine, and for one text alone TensorFlow's fused operation, which
             XLA does not have.

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from keras_senti.compact import Pretrained, assign_weights, read_pretrained
 from keras_senti.data.batches import SCORED_ROWS, encode_texts, predict_in_batches
 from keras_senti.data.tokenizer import Tokenizer
 from keras_senti.data.unicode import make_simplifier
 from keras_senti.errors import UserError
 from keras_senti.evaluation.calibration import apply_temperature
 from keras_senti.evaluation.metrics import SMALLEST
+from keras_senti.export.weights_folder import Pretrained, assign_weights, read_pretrained
 from keras_senti.models.build import build_model, name_of
 from keras_senti.settings.schema import Config
 from keras_senti.storage.files import read_json, replace
@@ -238,7 +238,7 @@ def make_table(texts, probabilities: np.ndarray, class_names) -> pd.DataFrame:
 def load(path) -> Classifier:
     """Loads a trained classifier from a run folder, a SavedModel folder or a compact folder.
 
-    The folder may be a stranger's: nothing in it is executed, see `compact.read_pretrained`.
+    The folder may be a stranger's: nothing in it is executed, see `weights_folder.read_pretrained`.
 
     Raises:
         UserError: if the folder is none of them, is damaged, or holds a language model; or in a process that was forked

@@ -18,8 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_senti.data.batches import SCORED_POSITIONS, SCORED_ROWS, Bucket, EncodedTexts, padded_length, plan_epoch
-from keras_senti.devices import Device
 from keras_senti.errors import UserError
+from keras_senti.training.devices import Device
 
 WORKER_GONE = (
     tf.errors.UnavailableError,

@@ -1,24 +1,16 @@
 """Compile, callbacks, fit: from batches to the best weights, with curves in TensorBoard; also after a kill -9."""
 
 import contextlib
-import csv
-import io
 import itertools
 import math
-import os
-import signal
 import sys
-import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
-from keras_senti.checkpoints import Progress, restore_metrics, restore_newest, write_checkpoint
 from keras_senti.data.batches import (
     Bucket,
     EncodedTexts,
@@ -29,270 +21,29 @@ from keras_senti.data.batches import (
     plan_by_length,
     plan_epoch,
 )
-from keras_senti.devices import Device
 from keras_senti.errors import Terminated, UserError
 from keras_senti.evaluation.metrics import compute_metrics
 from keras_senti.models.build import find_learning_layers
-from keras_senti.optimizers import find_first_epoch, make_optimizer
-from keras_senti.replicas import ReplicaLoop, Shares
 from keras_senti.settings.schema import TrainConfig
-from keras_senti.storage import files
-from keras_senti.tensorboard import Board, Examples
-
-SECONDS_BETWEEN_LINES = 60
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """What training found out, resumed parts together.
-
-    best_epoch, whose weights were kept, counts from 1; padding_fraction is the share of positions without a token.
-    """
-
-    best_epoch: int
-    epochs_run: int
-    interrupted: bool
-    seconds: float
-    padding_fraction: float
-
-
-class KeepBest(keras.callbacks.Callback):
-    """Keeps the weights of the best epoch; stops after `patience_epochs` without a better one.
-
-    With monitor none each epoch is better than the one before it.
-
-    Keras' EarlyStopping forgets in `on_train_begin` what it knew; this one has all its state in `progress`.
-    """
-
-    def __init__(self, progress: Progress, monitor: str, patience_epochs: int):
-        super().__init__()
-        self.progress, self.monitor, self.patience_epochs = progress, monitor, patience_epochs
-        self.sign = -1 if monitor == "val_loss" else 1
-
-    def on_epoch_end(self, epoch, logs=None):
-        value, best = float(epoch if self.monitor == "none" else logs[self.monitor]), self.progress
-        if not best.best_epoch or self.sign * value > self.sign * best.best_value:
-            best.best_epoch, best.best_value, best.best_weights = epoch + 1, value, self.model.get_weights()
-        if epoch + 1 - best.best_epoch >= self.patience_epochs:
-            self.model.stop_training = True
-
-
-class Unfreeze(keras.callbacks.Callback):
-    """Lets each layer learn from its epoch on, and says so where that changes.
-
-    What does not learn, and has nothing below it that learns, takes no time on the way back, because TensorFlow drops
-    from a graph what no update needs. Measured with two LSTM of 256 units in two directions: with the head alone a step
-    took at most 1.1 times as long as the forward way, with all layers 4 to 6 times.
-
-    Reference: Howard & Ruder 2018, https://aclanthology.org/P18-1031, section 3.3 (gradual unfreezing).
-    """
-
-    def __init__(self, layers: list, settings: TrainConfig):
-        super().__init__()
-        self.layers, self.settings = layers, settings
-
-    def on_epoch_begin(self, epoch, logs=None):
-        first_epochs = [find_first_epoch(self.settings, layer.name) for layer in self.layers]
-        learns = [first is not None and first <= epoch + 1 for first in first_epochs]
-        if learns == [layer.trainable for layer in self.layers]:
-            return
-        for layer, value in zip(self.layers, learns):
-            layer.trainable = value
-        self.model.make_train_function(force=True)  # the one that Keras has is for the layers that learned before
-        names = ", ".join(layer.name for layer in self.layers if layer.trainable)
-        print(f"from epoch {epoch + 1} on these layers learn: {names}", flush=True)
-
-
-class StopSignal:
-    """Keeps the first Ctrl-C or SIGTERM until training is between two steps, where a checkpoint can be written.
-
-    The second one ends what runs at once. What nobody handles in Python, as SIGTERM in a program of others, is left.
-    """
-
-    def __init__(self):
-        self.received, self.handlers = None, {}
-
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():  # only there can signals be handled
-            found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-            self.handlers = {number: handler for number, handler in found.items() if callable(handler)}
-            for number in self.handlers:
-                signal.signal(number, self._keep)
-        return self
-
-    def __exit__(self, *error):
-        if self.received is None:
-            self._restore()
-        elif error[0] is None:
-            self.deliver()
-
-    def _keep(self, number, frame):
-        self.received = number
-        self._restore()
-        with contextlib.suppress(OSError):  # not print, which may be what was interrupted
-            os.write(2, b"\nstopping after this step; once more: at once\n")
-
-    def _restore(self):
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-
-    def deliver(self):
-        """Does now what the signal would have done without this object, mostly raise KeyboardInterrupt."""
-        number, self.received = self.received, None
-        if number is None:
-            raise KeyboardInterrupt  # it was another worker that was asked to stop
-        self.handlers[number](number, None)
-
-
-class SaveProgress(keras.callbacks.Callback):
-    """Writes history.csv and the checkpoints. The last of the callbacks: what it saves, all the others have seen.
-
-    Args:
-        loop: of several replicas, whose workers save at the same step, because metrics are read from all of them; only
-            the chief writes.
-        stop: if it has received a signal, a checkpoint is written before training ends.
-    """
-
-    def __init__(
-        self,
-        progress: Progress,
-        run_dir: Path,
-        every_seconds: float,
-        loop: ReplicaLoop | None = None,
-        stop: StopSignal | None = None,
-    ):
-        super().__init__()
-        self.progress, self.run_dir, self.every_seconds, self.loop = progress, run_dir, every_seconds, loop
-        self.stop = stop or StopSignal()
-        self.is_chief = loop is None or loop.device.is_chief
-        self.written = time.perf_counter()
-        self.begin = self.written - progress.seconds
-
-    def on_epoch_begin(self, epoch, logs=None):
-        restore_metrics(self.model, self.progress)
-        self.first_step = self.progress.step
-        self.steps = self.progress.step + self.params["steps"]
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.progress.step = self.first_step + batch + 1
-        is_due, must_stop = self._agree(time.perf_counter() - self.written >= self.every_seconds)
-        # After the last step it is the epoch's end that writes: fit cannot begin an epoch without a step.
-        if (is_due or must_stop) and self.progress.step < self.steps:
-            self._write()
-            if must_stop:
-                self.stop.deliver()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.progress.epoch, self.progress.step = epoch + 1, 0
-        self.progress.history.append({"epoch": epoch, **{name: float(logs[name]) for name in sorted(logs)}})
-        self._write()
-        if self.is_chief:
-            write_history(self.run_dir, self.progress)
-        if self._agree()[1]:
-            self.stop.deliver()
-
-    def _agree(self, is_due: bool = False) -> tuple[bool, bool]:
-        must_stop = self.stop.received is not None
-        return self.loop.agree(is_due, must_stop) if self.loop else (is_due, must_stop)
-
-    def _write(self):
-        self.progress.seconds = time.perf_counter() - self.begin
-        write_checkpoint(self.run_dir / "checkpoints", self.model, self.progress, self.is_chief)
-        self.written = time.perf_counter()
-
-
-def write_history(run_dir: Path, progress: Progress):
-    """Writes history.csv: a row an epoch, counted from 0 as in TensorBoard."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, progress.history[0] if progress.history else ["epoch"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(progress.history)
-    files.write_text(run_dir / "history.csv", file.getvalue())
-
-
-class StopOnNonFinite(keras.callbacks.Callback):
-    """Ends the run with a clear message as soon as the loss is no longer a number."""
-
-    def __init__(self, progress: Progress):
-        super().__init__()
-        self.progress = progress
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._check(logs["loss"], f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}", "loss")
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._check(logs.get("val_loss", 0.0), f"epoch {epoch + 1}", "validation loss")
-
-    def _check(self, loss, where, what):
-        if not math.isfinite(loss):
-            rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
-            raise UserError(
-                f"training: the {what} became {loss} in {where}, at learning rate {rate:.3g}. Lower "
-                "train.learning_rate, set train.clip_norm, or lengthen train.warmup_fraction."
-            )
-
-
-class Throughput(keras.callbacks.Callback):
-    """Adds examples a second to the logs, validation time left out.
-
-    Args:
-        examples: of the part of an epoch that `fit` runs.
-    """
-
-    def __init__(self, examples: int):
-        super().__init__()
-        self.examples = examples
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.begin = time.perf_counter()
-        self.seconds = None
-
-    def on_test_begin(self, logs=None):
-        self.seconds = time.perf_counter() - self.begin
-
-    def on_epoch_end(self, epoch, logs=None):
-        seconds = self.seconds or time.perf_counter() - self.begin
-        logs["examples_per_second"] = self.examples / seconds
-
-
-class ShowProgress(keras.callbacks.Callback):
-    """Prints a line a minute: how far, how fast, how long still; and adds tokens_per_second to the logs.
-
-    Args:
-        steps: of an epoch; epochs: of the run. tokens: real (unpadded) ones of a whole epoch.
-    """
-
-    def __init__(self, progress: Progress, steps: int, epochs: int, tokens: int):
-        super().__init__()
-        self.progress, self.steps, self.epochs, self.tokens_per_step = progress, steps, epochs, tokens / steps
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.begin = self.shown = time.perf_counter()
-        self.first_step, self.done = self.progress.step, 0
-        self.seconds = None
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.done = batch + 1
-        now = time.perf_counter()
-        if now - self.shown >= SECONDS_BETWEEN_LINES:
-            self.shown = now
-            step = self.first_step + self.done
-            steps_done = self.progress.epoch * self.steps + step
-            minutes = (self.steps * self.epochs - steps_done) * (now - self.begin) / self.done / 60
-            print(
-                f"epoch {self.progress.epoch + 1} of {self.epochs}, step {step:,} of {self.steps:,} "
-                f"({steps_done / (self.steps * self.epochs):.0%} of all): loss {logs['loss']:.3f}, "
-                f"{self.done * self.tokens_per_step / (now - self.begin):,.0f} tokens a second, "
-                f"{minutes:.0f} minutes left",
-                flush=True,
-            )
-
-    def on_test_begin(self, logs=None):
-        self.seconds = time.perf_counter() - self.begin
-
-    def on_epoch_end(self, epoch, logs=None):
-        seconds = self.seconds or time.perf_counter() - self.begin
-        logs["tokens_per_second"] = self.done * self.tokens_per_step / seconds
+from keras_senti.training.callbacks import (
+    Accuracy,
+    KeepBest,
+    MacroF1,
+    OnCopy,
+    SaveProgress,
+    ShowProgress,
+    StopOnNonFinite,
+    StopSignal,
+    Throughput,
+    TrainedRun,
+    Unfreeze,
+    write_history,
+)
+from keras_senti.training.checkpoints import Progress, restore_newest
+from keras_senti.training.devices import Device
+from keras_senti.training.optimizers import make_optimizer
+from keras_senti.training.replicas import ReplicaLoop, Shares
+from keras_senti.training.tensorboard import Board, Examples
 
 
 def compute_validation_logs(labels: np.ndarray, probabilities: np.ndarray, label_smoothing: float) -> dict:
@@ -308,50 +59,6 @@ def compute_validation_logs(labels: np.ndarray, probabilities: np.ndarray, label
         return {"val_loss": loss}
     scores = compute_metrics(labels, probabilities, [str(label) for label in range(classes)])
     return {"val_loss": loss, "val_accuracy": scores["accuracy"], "val_macro_f1": scores["macro_f1"]}
-
-
-class OnCopy(keras.callbacks.Callback):
-    """Lets a callback see, at an epoch's end, a copy of the model that is on this process' own device alone.
-
-    Args:
-        callback: what only begins, ends and sees the ends of epochs. copy: a compiled model with the same weights.
-    """
-
-    def __init__(self, callback: keras.callbacks.Callback, copy: keras.Model):
-        super().__init__()
-        self.callback, self.copy = callback, copy
-
-    def set_model(self, model):
-        super().set_model(model)
-        self.callback.set_model(self.copy)
-
-    def on_train_begin(self, logs=None):
-        self.callback.on_train_begin(logs)
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.copy.set_weights(self.model.get_weights())
-        self.copy.optimizer.iterations.assign(self.model.optimizer.iterations.numpy())  # what the learning rate is of
-        for layer in self.copy.layers:
-            layer.trainable = self.model.get_layer(layer.name).trainable
-        self.callback.on_epoch_end(epoch, logs)
-
-    def on_train_end(self, logs=None):
-        self.callback.on_train_end(logs)
-
-
-class _OfRealRows:
-    """Before a Keras metric as base class: a row whose label is 0 for each class only fills up a batch."""
-
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        return super().update_state(y_true, y_pred, ops.sum(ops.cast(y_true, "float32"), axis=-1))
-
-
-class Accuracy(_OfRealRows, keras.metrics.CategoricalAccuracy):
-    """Share of the rows whose largest probability is that of their label."""
-
-
-class MacroF1(_OfRealRows, keras.metrics.F1Score):
-    """Mean of the F1 of each class."""
 
 
 def compile_model(model: keras.Model, settings: TrainConfig, total_steps: int):

@@ -26,6 +26,7 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectG
 
 from keras_senti.data.tokenizer import Tokenizer, check_vocabulary, read_vocabulary
 from keras_senti.errors import UserError, run_command
+from keras_senti.evaluation.calibration import read_calibration
 from keras_senti.models.build import iterate_weights, name_of
 from keras_senti.settings.portable import without_paths
 from keras_senti.settings.schema import Config
@@ -192,29 +193,6 @@ def _says_data(data) -> bool:
     hashes = [data.get(name) for name in ("sha256", "split_sha256")] if isinstance(data, dict) else [None]
     whole = all(found and isinstance(found, dict) for found in hashes) and "train" in hashes[1]
     return whole and all(isinstance(value, str | None) for found in hashes for value in found.values())
-
-
-def read_calibration(file: Path) -> dict | None:
-    """Reads calibration.json; None if there is none, as beside models from before there was one.
-
-    Raises:
-        UserError: if it is damaged.
-    """
-    if not file.exists():
-        return None
-    calibration = files.read_json(file)
-    try:
-        temperature = calibration["temperature"]
-        thresholds = [entry["threshold"] for entry in calibration["abstain"] if entry["threshold"] is not None]
-        whole = all(isinstance(value, int | float) and 0 < value < math.inf for value in (temperature, *thresholds))
-    except (KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise UserError(
-            f"{file} is damaged: expected a temperature above 0 and a list of abstain thresholds, received "
-            f"{reprlib.repr(calibration)}. Bring it back as it was written."
-        )
-    return calibration
 
 
 def _read_npz(file: Path, expected) -> dict[str, np.ndarray]:

@@ -12,15 +12,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_senti.checkpoints import Progress
 from keras_senti.data.batches import EncodedTexts
 from keras_senti.errors import UserError
 from keras_senti.models.build import find_learning_layers
 from keras_senti.models.language_model import LanguageModel
-from keras_senti.optimizers import make_optimizer
 from keras_senti.settings.schema import Config
 from keras_senti.storage.run_folder import only_shown
-from keras_senti.training import ShowProgress, TrainedRun, chain_epochs, fit_model, make_keras_fit
+from keras_senti.training.callbacks import ShowProgress, TrainedRun
+from keras_senti.training.checkpoints import Progress
+from keras_senti.training.fit import chain_epochs, fit_model, make_keras_fit
+from keras_senti.training.optimizers import make_optimizer
 
 COUNTED_AT_ONCE = 10_000_000
 SAMPLED_TEXTS, SAMPLED_TOKENS = 6, 60
@@ -208,7 +209,7 @@ def train_language_model(
     config: Config,
     run_dir: Path,
 ) -> tuple[TrainedRun, dict]:
-    """Trains a language model in place, or what is left of it: see `training.fit_model`, also for what is raised.
+    """Trains a language model in place, or what is left of it: see `fit.fit_model`, also for what is raised.
 
     Args:
         train: the texts that are read, in parts. validation: those whose perplexity is computed after each epoch, by

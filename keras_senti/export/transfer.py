@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
-from keras_senti.compact import Pretrained, assign_weights
 from keras_senti.errors import UserError
+from keras_senti.export.weights_folder import Pretrained, assign_weights
 from keras_senti.models.build import EMBEDDINGS, name_of
 
 BY_TOKEN = (EMBEDDINGS, "output/kernel", "output/bias")  # weights with one row a token

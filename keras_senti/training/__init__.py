@@ -1,0 +1,1 @@
+"""Fits a model so that a kill costs nothing."""
