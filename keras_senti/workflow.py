@@ -19,7 +19,6 @@ import tensorflow as tf
 import yaml
 from tqdm import tqdm
 
-from keras_senti import comparison, explain, explanations, report
 from keras_senti.data import word_vectors
 from keras_senti.data.batches import Bucket, find_bucket, predict_in_batches
 from keras_senti.data.checks import describe_reading, format_check, format_reading
@@ -44,7 +43,7 @@ from keras_senti.export.transfer import copy_weights, find_seen_rows
 from keras_senti.export.weights_folder import Pretrained, is_compact, read_pretrained, write_compact
 from keras_senti.models import kernel_choice
 from keras_senti.models.build import build_language_model, build_model, check_activation, list_learning_layers, name_of
-from keras_senti.reports import terminal
+from keras_senti.reports import attribution, attribution_page, comparison, report, terminal
 from keras_senti.settings.inherit import check_settings
 from keras_senti.settings.portable import resolve_paths
 from keras_senti.settings.schema import Config
@@ -121,7 +120,7 @@ def train_run(config: Config) -> Path | None:
         )
         if config.task == "classification" and device.is_chief:
             with run_folder.only_shown("report.html", f"`python evaluate.py --run {run_dir}` draws it again."):
-                report.write_run_report(run_dir, explain.load_explainer(run_dir).color_words)
+                report.write_run_report(run_dir, attribution.load_explainer(run_dir).color_words)
     if not device.is_chief:
         return None
     run_folder.remove_checkpoints(run_dir)
@@ -563,16 +562,16 @@ def explain_texts(path, texts: list[str], class_name: str | None = None) -> tupl
         run_folder.check_run_dir(home)
     elif model.is_saved_model and (home.parent / "manifest.json").is_file():
         home = home.parent
-    explainer = explain.load_explainer(path)
+    explainer = attribution.load_explainer(path)
     found = [explainer.explain(text, class_name) for text in tqdm(texts, "explaining", delay=2, disable=None)]
-    page = explanations.format_page(found, f"{home.parent.name}/{home.name}")
+    page = attribution_page.format_page(found, f"{home.parent.name}/{home.name}")
     try:
         folder = run_folder.create_stamped_dir(home / "evaluations", "explanation-")
     except OSError as error:
         raise files.WriteError(f"cannot write into {home}: {error.strerror}.") from None
     files.write_text(folder / "explanation.html", page)
-    color = explanations.wants_color()
-    return folder, "\n\n".join(explanations.format_explanation(explanation, color) for explanation in found)
+    color = attribution_page.wants_color()
+    return folder, "\n\n".join(attribution_page.format_explanation(explanation, color) for explanation in found)
 
 
 def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_map=None) -> tuple[Path, str]:

@@ -9,9 +9,9 @@ import pytest
 from test_report import NAMES, make_predictions, read_shown, write_run
 
 from keras_senti import workflow
-from keras_senti.comparison import compare_runs, write_comparison
 from keras_senti.errors import UserError
 from keras_senti.evaluation.metrics import compare_predictions, compute_metrics
+from keras_senti.reports.comparison import compare_runs, write_comparison
 
 LABELS, FIRST = make_predictions(300, right=0.9)
 _, SECOND = make_predictions(300, right=0.5, seed=1)

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 
 import evaluate
-from keras_senti import explain, explanations, workflow
+from keras_senti import workflow
 from keras_senti.data.tokenizer import Tokenizer
 from keras_senti.errors import UserError
-from keras_senti.explain import Explainer
 from keras_senti.export.weights_folder import read_run, write_compact
 from keras_senti.models import layers
 from keras_senti.models.build import build_model
 from keras_senti.models.pooling import AttentionPooling
+from keras_senti.reports import attribution, attribution_page
+from keras_senti.reports.attribution import Explainer
 from keras_senti.settings.schema import ModelConfig, TextConfig
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +58,7 @@ def test_a_linear_model_is_explained_as_worked_out_by_hand(linear):
     assert found.class_name == "yes" and found.tokens == ("good", "a", "bad", "good")
     # Along the way f depends on the mean alone, so each word's part of log σ(1) - log σ(0.5) is its part of the mean.
     np.testing.assert_allclose(found.gradients, 0.160815 * np.array([1, 0, -1, 1]), atol=1e-6)
-    assert found.difference == pytest.approx(0.160815, abs=1e-6) and found.steps == explain.STEPS
+    assert found.difference == pytest.approx(0.160815, abs=1e-6) and found.steps == attribution.STEPS
     # Without "good" the mean is 0.5, without "bad" 1.5.
     np.testing.assert_allclose(found.occlusion, log_sigmoid(1) - log_sigmoid([0.5, 1, 1.5, 0.5]), atol=1e-6)
     np.testing.assert_allclose(found.course[:, 1], np.exp(log_sigmoid([2.5, 1.5, 0.5, 1.0])), atol=1e-6)
@@ -144,24 +145,24 @@ def test_every_kind_of_model_is_explained_completely_and_reads_its_mask(cell, po
 
 def test_steps_are_doubled_until_the_sum_is_right_and_if_it_never_is_the_reader_is_told(monkeypatch):
     steep = build_explainer(keras.layers.GlobalAveragePooling1D(), head=((-10, 10),))
-    monkeypatch.setattr(explain, "STEPS", 1)
+    monkeypatch.setattr(attribution, "STEPS", 1)
     found = steep.explain("bad bad a", "yes")
     assert found.steps > 1 and found.gradients.sum() == pytest.approx(found.difference, rel=0.01)
-    monkeypatch.setattr(explain, "MOST_STEPS", 2)
+    monkeypatch.setattr(attribution, "MOST_STEPS", 2)
     found = steep.explain("bad bad a", "yes")
     assert found.steps == 2 and found.notes[0].startswith("WARNING: even with 2 steps")
-    assert "<br>WARNING: even with 2 steps" in explanations.format_page([found], "m")
+    assert "<br>WARNING: even with 2 steps" in attribution_page.format_page([found], "m")
 
 
 def test_a_long_text_is_read_in_pieces_that_fit_and_occluded_by_several_tokens_at_once(linear, monkeypatch):
     whole = linear.explain("good a bad good a a bad")
-    monkeypatch.setattr(explain, "GRADIENT_TOKENS", 20)  # two rows of seven
-    monkeypatch.setattr(explain, "READ_TOKENS", 20)
+    monkeypatch.setattr(attribution, "GRADIENT_TOKENS", 20)  # two rows of seven
+    monkeypatch.setattr(attribution, "READ_TOKENS", 20)
     pieces = linear.explain("good a bad good a a bad")
     for values in ("gradients", "occlusion", "course"):
         np.testing.assert_allclose(getattr(pieces, values), getattr(whole, values), atol=1e-6)
-    monkeypatch.setattr(explain, "MOST_VARIANTS", 3)
-    monkeypatch.setattr(explain, "FEWEST_VARIANTS", 3)
+    monkeypatch.setattr(attribution, "MOST_VARIANTS", 3)
+    monkeypatch.setattr(attribution, "FEWEST_VARIANTS", 3)
     found = linear.explain("good a bad good a a bad")
     # Three, three and one token, which add 0, 2 and -2 to a sum whose mean, then, is that of padding.
     everything, without = log_sigmoid(0.5), log_sigmoid(0.5 - np.array([0, 2, -2]) / 7)
@@ -190,7 +191,7 @@ def test_an_empty_text_is_one_unknown_token_and_unknown_words_stay_as_they_were_
 
 def test_characters_of_chinese_stand_together_and_words_apart(linear):
     found = linear.explain("这个 iPhone 很 good")
-    shown = explanations.format_words(found, found.gradients * 0, color=False)
+    shown = attribution_page.format_words(found, found.gradients * 0, color=False)
     assert found.tokens[:3] == ("这", "个", "iphone") and shown == "这个 iphone 很 good"
 
 
@@ -202,18 +203,18 @@ class Plain:
 def test_colors_are_for_terminals_that_nobody_made_plain(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert explanations.wants_color(Plain(True)) and not explanations.wants_color(Plain(False))
+    assert attribution_page.wants_color(Plain(True)) and not attribution_page.wants_color(Plain(False))
     monkeypatch.setenv("NO_COLOR", "1")
-    assert not explanations.wants_color(Plain(True))
+    assert not attribution_page.wants_color(Plain(True))
 
 
 def test_words_are_green_and_red_in_a_terminal_and_have_numbers_elsewhere(linear):
     found = linear.explain("good a bad")
-    colored = explanations.format_words(found, found.gradients, color=True)
+    colored = attribution_page.format_words(found, found.gradients, color=True)
     assert re.fullmatch(
         r"\x1b\[48;5;\d+m\x1b\[38;5;16mgood\x1b\[0m a \x1b\[48;5;\d+m\x1b\[38;5;16mbad\x1b\[0m", colored
     )
-    plain = explanations.format_words(found, found.gradients, color=False)
+    plain = attribution_page.format_words(found, found.gradients, color=False)
     assert plain == f"good({found.gradients[0]:+.2f}) a bad({found.gradients[2]:+.2f})"
 
 
@@ -221,7 +222,7 @@ def test_a_terminal_gets_no_commands_from_a_text():
     explainer = build_explainer(
         keras.layers.GlobalAveragePooling1D(), text=TextConfig(strip_control_characters=False, split="character")
     )
-    shown = explanations.format_explanation(explainer.explain("a\x1b[31m"), color=False)
+    shown = attribution_page.format_explanation(explainer.explain("a\x1b[31m"), color=False)
     assert "\x1b" not in shown and "·" in shown
 
 
@@ -238,10 +239,10 @@ class Tags(HTMLParser):
 def test_the_page_shows_text_as_text_and_needs_no_network(linear):
     text = 'a <3 good && <br><script>alert("$name")</script> bad $x$ 好 🙂 &lt;i&gt;'
     found = linear.explain(text)
-    page = explanations.format_page([found, linear.explain("good")], "a <b> & $sections")
+    page = attribution_page.format_page([found, linear.explain("good")], "a <b> & $sections")
     tags, harmless = Tags(), Tags()
     tags.feed(page)
-    harmless.feed(explanations.format_page([linear.explain("good a bad good brunch")] * 2, "m"))
+    harmless.feed(attribution_page.format_page([linear.explain("good a bad good brunch")] * 2, "m"))
     assert tags.found == harmless.found and "script" not in tags.found and {"svg", "section", "details"} <= tags.found
     assert all(link.startswith("#") or link == "data:," for link in tags.links) and "@import" not in page
     assert "a &lt;b&gt; &amp; $sections" in page and "&lt;" in page and "好" in page and "🙂" in page
@@ -254,7 +255,7 @@ def test_the_page_shows_text_as_text_and_needs_no_network(linear):
 
 
 def test_the_picture_has_a_line_a_class_and_the_words_below(linear):
-    (axes,) = explanations.draw_course(linear.explain("good a bad")).axes
+    (axes,) = attribution_page.draw_course(linear.explain("good a bad")).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["good", "a", "bad"]
     np.testing.assert_allclose(
         [line.get_ydata()[-1] for line in axes.lines], np.exp(log_sigmoid([-0.5, 0.5])), atol=1e-6

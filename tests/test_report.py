@@ -9,17 +9,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keras_senti import report, workflow
-from keras_senti.charts import MOST_POINTS, Axis, Curve, draw_chart
+from keras_senti import workflow
 from keras_senti.errors import UserError
 from keras_senti.evaluation import predictions
 from keras_senti.evaluation.calibration import fit_calibration
 from keras_senti.evaluation.metrics import compare_predictions, compute_interval, compute_metrics
 from keras_senti.export.weights_folder import write_compact
-from keras_senti.findings import Rival
-from keras_senti.page import draw_matrix, draw_text
-from keras_senti.report import write_file_report, write_run_report, write_verdict
-from keras_senti.weaknesses import draw_categories, draw_lengths
+from keras_senti.reports.charts import MOST_POINTS, Axis, Curve, draw_chart
+from keras_senti.reports.page import draw_matrix, draw_text
+from keras_senti.reports.report import write_file_report, write_run_report
+from keras_senti.reports.rows import Rival
+from keras_senti.reports.verdict import read_rival, write_verdict
+from keras_senti.reports.weakness_cards import draw_categories, draw_lengths
 
 NAMES = ("negative", "neutral", "positive")
 
@@ -133,10 +134,10 @@ def test_the_verdict_of_few_rows_one_class_and_no_mistake():
 
 def test_an_old_run_without_a_paired_test_gets_a_cautious_one():
     ours, theirs = {"accuracy": 0.8, "rows": 400}, {"accuracy": 0.75, "rows": 400}
-    rival = report._read_rival("majority", ours, theirs, "")
+    rival = read_rival("majority", ours, theirs, "")
     # z = 0.05 / sqrt((0.16 + 0.1875) / 400) = 1.696
     assert rival.p_value == pytest.approx(0.0899, abs=1e-3) and not rival.paired
-    assert report._read_rival("x", ours, {**theirs, "against_this_model": {"p_value": 0.01}}, "").p_value == 0.01
+    assert read_rival("x", ours, {**theirs, "against_this_model": {"p_value": 0.01}}, "").p_value == 0.01
 
 
 def test_a_baseline_whose_score_means_nothing_is_not_the_best_and_none_at_all_is_no_obstacle(tmp_path):

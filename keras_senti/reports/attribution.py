@@ -44,7 +44,6 @@ TOLERANCE, LEAST_TOLERANCE = 0.01, 1e-3  # relative to f(x) - f(x'); absolute wh
 GRADIENT_TOKENS, READ_TOKENS = 10_000, 32_768
 # Variants of one text, for occlusion and for the course: one for each token up to 400, fewer for a long text.
 MOST_VARIANTS, FEWEST_VARIANTS, VARIANT_TOKENS = 400, 10, 500_000
-
 _IDS, _MASK = tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None, None), tf.bool)
 _NUMBERS, _INDEX = tf.TensorSpec((None,), tf.float32), tf.TensorSpec((), tf.int32)
 

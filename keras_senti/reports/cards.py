@@ -1,17 +1,11 @@
-"""The figures of a report: each computes what it shows, says in words what is to be seen in it, and how to read it.
-
-All take stored predictions and return HTML, for a reader who has never seen this project; more are in `weaknesses`.
-"""
-
-from dataclasses import dataclass
+"""Cards of a report: how good the model is, beside others and by class."""
 
 import numpy as np
 
-from keras_senti.charts import DIAGONAL, Axis, Curve, Mark, draw_chart, draw_histogram
 from keras_senti.evaluation.calibration import apply_temperature, compute_calibrated_metrics, compute_coverage
 from keras_senti.evaluation.metrics import compute_calibration, compute_interval, find_confusions
-from keras_senti.evaluation.predictions import Texts
-from keras_senti.page import (
+from keras_senti.reports.charts import DIAGONAL, Axis, Curve, Mark, draw_chart, draw_histogram
+from keras_senti.reports.page import (
     MOST_CELLS,
     Bar,
     class_color,
@@ -23,95 +17,20 @@ from keras_senti.page import (
     make_legend,
     make_table,
 )
-
-SIGNIFICANT = 0.05  # a p-value below it counts as more than chance
-FEW_ROWS = 20  # of fewer nothing in general can be said
-SHOWN_TEXTS = 20
-SCORE_NAMES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro-F1",
-    "log_loss": "log loss",
-    "brier_score": "Brier score",
-    "calibration_error": "calibration error",
-}
-SQUARE = 300  # height of a chart whose axes have the same unit
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What a page is about: rows with their predictions.
-
-    title: which model, which rows. what: the rows in words, after a number: "texts of the test part". labels: (rows,)
-    int, all -1 if there are none. probabilities: (rows, classes). rows: (rows,) row numbers in the file of predictions.
-    lines, line_word: where to find a row of the user's file: "line" 17. texts: see `predictions.Texts`. calibration: of
-    `calibration.fit_calibration`, None for an older model. fitted_on: in words, what it was fitted on.
-    """
-
-    title: str
-    what: str
-    class_names: tuple[str, ...]
-    labels: np.ndarray
-    probabilities: np.ndarray
-    rows: np.ndarray
-    lines: np.ndarray
-    line_word: str
-    texts: Texts
-    calibration: dict | None
-    fitted_on: str
-
-    @property
-    def right(self) -> np.ndarray:
-        return self.probabilities.argmax(axis=1) == self.labels
-
-
-@dataclass(frozen=True)
-class Rival:
-    """A simple model on the same rows.
-
-    metrics: of `metrics.compute_metrics`. difference, p_value: how much more accurate ours is, and how often chance
-    makes such a difference. paired: whether that is of a test on pairs of predictions; without them it asks for more.
-    note: why its score means little on these rows, if so.
-    """
-
-    name: str
-    metrics: dict
-    difference: float
-    p_value: float
-    paired: bool = True
-    note: str = ""
-
-
-def find_errors(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Returns the indices of the SHOWN_TEXTS wrong rows that the model was surest of, the surest first."""
-    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
-    return wrong[np.argsort(-probabilities.max(axis=1)[wrong], kind="stable")[:SHOWN_TEXTS]]
-
-
-def find_commonest_mistake(metrics: dict) -> tuple[str, str, int]:
-    """Returns (true class, class it is taken for, rows)."""
-    (true, taken, counts), names = find_confusions(metrics), list(metrics["per_class"])
-    wrong = counts * (true != taken)
-    first = wrong.argmax()
-    return names[true[first]], names[taken[first]], int(wrong[first])
-
-
-def rank_classes(metrics: dict) -> list[str]:
-    """Returns the classes that have rows, the one of which the least are found first."""
-    per_class = metrics["per_class"]
-    return sorted((name for name in per_class if per_class[name]["rows"]), key=lambda name: per_class[name]["recall"])
-
-
-def describe_chance(p_value: float) -> str:
-    return "a difference too large for chance" if p_value < SIGNIFICANT else "a difference that chance may explain"
-
-
-def format_p(p_value: float) -> str:
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+from keras_senti.reports.rows import (
+    FEW_ROWS,
+    SCORE_NAMES,
+    SQUARE,
+    Rival,
+    Subject,
+    describe_chance,
+    find_commonest_mistake,
+    format_p,
+    rank_classes,
+)
 
 
 # How good is it?
-
-
 def draw_rivals(ours: dict, rivals: list[Rival]) -> str:
     """Returns accuracy and macro-F1 beside the simple models.
 
@@ -196,8 +115,6 @@ def draw_confusion_matrix(metrics: dict) -> str:
 
 
 # Can it be trusted when it is sure?
-
-
 def draw_calibration(subject: Subject) -> str:
     """Returns the calibration diagram, before and after scaling by the temperature if there is one."""
     labels, how = subject.labels, ""
@@ -315,8 +232,6 @@ def draw_coverage(subject: Subject) -> str:
 
 
 # All numbers
-
-
 def draw_numbers(what: str, systems, class_name_metrics) -> str:
     """Returns all scores as tables.
 

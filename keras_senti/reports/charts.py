@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from keras_senti.page import escape
+from keras_senti.reports.page import escape
 
 MOST_POINTS = 300  # of a curve; more cannot be seen
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 340, 46, 22, 28, 42  # pixels on a phone that is 390 pixels wide

@@ -1,13 +1,13 @@
-"""The figures of a report that show where a model is weak: by class, by length, by columns of a file, text by text."""
+"""Cards of a report: where it is weak."""
 
 import numpy as np
 from scipy.stats import chi2_contingency
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from keras_senti.charts import DIAGONAL, Axis, Curve, draw_chart
 from keras_senti.evaluation.metrics import compute_interval
-from keras_senti.findings import FEW_ROWS, SIGNIFICANT, SQUARE, Subject, find_errors, format_p
-from keras_senti.page import Bar, class_color, draw_bars, draw_text, escape, make_card, make_legend
+from keras_senti.reports.charts import DIAGONAL, Axis, Curve, draw_chart
+from keras_senti.reports.page import Bar, class_color, draw_bars, draw_text, escape, make_card, make_legend
+from keras_senti.reports.rows import FEW_ROWS, SIGNIFICANT, SQUARE, Subject, find_errors, format_p
 
 SHOWN_CLASSES = 6  # curves in one chart
 LENGTH_RANGES = 6

@@ -11,7 +11,6 @@ import numpy as np
 
 MOST_CELLS = 8  # classes in a confusion matrix: more do not fit on a third of a laptop's width
 MOST_CHARACTERS = 700  # of a shown text
-
 _STYLE = """
 :root { color-scheme: light dark; --page: #f4f5f7; --card: #fff; --text: #1a1d21; --soft: #565d66; --line: #d9dde2;
   --right: #0072b2; --wrong: #c2500a; --right-rgb: 0,114,178; --wrong-rgb: 213,94,0; --c0: #0072b2; --c1: #c2500a;

@@ -7,8 +7,8 @@ import numpy as np
 from keras_senti.errors import UserError
 from keras_senti.evaluation.metrics import compare_predictions, compute_metrics, find_confusions
 from keras_senti.evaluation.predictions import StoredPart, hash_texts, read_parts, read_texts
-from keras_senti.findings import SIGNIFICANT, describe_chance, draw_numbers, draw_reliability, draw_systems, format_p
-from keras_senti.page import (
+from keras_senti.reports.cards import draw_numbers, draw_reliability, draw_systems
+from keras_senti.reports.page import (
     Bar,
     draw_bars,
     draw_differences,
@@ -20,7 +20,8 @@ from keras_senti.page import (
     make_page,
     make_section,
 )
-from keras_senti.report import name_run
+from keras_senti.reports.report import name_run
+from keras_senti.reports.rows import SIGNIFICANT, describe_chance, format_p
 from keras_senti.storage import files, run_folder
 
 SHOWN_ROWS = 10  # that one run alone has right

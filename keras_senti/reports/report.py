@@ -9,16 +9,23 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
 
-from keras_senti import findings, weaknesses
-from keras_senti.charts import Axis, Curve, Mark, draw_chart
 from keras_senti.evaluation.baselines import choose_rival
 from keras_senti.evaluation.calibration import read_calibration
-from keras_senti.evaluation.metrics import compare_predictions, compute_metrics
+from keras_senti.evaluation.metrics import compute_metrics
 from keras_senti.evaluation.predictions import read_parts, read_texts
-from keras_senti.findings import FEW_ROWS, SHOWN_TEXTS, Rival, Subject, describe_chance, find_errors
-from keras_senti.page import (
+from keras_senti.reports import weakness_cards
+from keras_senti.reports.cards import (
+    draw_calibration,
+    draw_classes,
+    draw_confidence,
+    draw_confusion_matrix,
+    draw_coverage,
+    draw_numbers,
+    draw_rivals,
+)
+from keras_senti.reports.charts import Axis, Curve, Mark, draw_chart
+from keras_senti.reports.page import (
     Bar,
     class_color,
     draw_bars,
@@ -29,20 +36,13 @@ from keras_senti.page import (
     make_page,
     make_section,
 )
+from keras_senti.reports.rows import FEW_ROWS, SHOWN_TEXTS, Subject, find_errors, rank_classes
+from keras_senti.reports.verdict import make_constant_rival, read_rival, write_verdict
 from keras_senti.settings.yaml_file import read_config
 from keras_senti.storage import files, run_folder
 
 SHOWN_CATEGORIES = 6  # columns
 SHOWN_CLASSES = 20
-BASELINE_NAMES = {
-    "majority": "always the train part's commonest class",
-    "words_characters": "a linear model of words and characters",
-    "tfidf_logistic_regression": "TF-IDF + logistic regression",
-    "nb_svm": "NB-SVM",
-    "vader": "VADER (word list)",
-    "textblob": "TextBlob (word list)",
-    "snownlp": "SnowNLP",
-}
 
 
 def write_run_report(run_dir, color_words=None) -> Path:
@@ -87,9 +87,9 @@ def write_run_report(run_dir, color_words=None) -> Path:
     if beside:
         first = choose_rival(beside, notes)
         names = [first, *(name for name in beside if name != first)]
-        rivals = [_read_rival(name, ours, beside[name], notes.get(name, "")) for name in names]
+        rivals = [read_rival(name, ours, beside[name], notes.get(name, "")) for name in names]
     else:  # the settings may name none
-        ours, rivals = found, [_make_constant_rival(subject)]
+        ours, rivals = found, [make_constant_rival(subject)]
     note = ""
     if part.name == "validation":
         note = "The best epoch was chosen on these very texts, which flatters a little."
@@ -150,7 +150,7 @@ def write_file_report(
     if labelled.any():
         metrics, unlabelled = compute_metrics(labels, probabilities, class_names), len(labelled) - len(labels)
         note = f"{unlabelled:,} more rows have no label: predicted, not scored." if unlabelled else ""
-        sections = _draw_scored(subject, metrics, [_make_constant_rival(subject)], metrics, None, note)
+        sections = _draw_scored(subject, metrics, [make_constant_rival(subject)], metrics, None, note)
     else:
         sections = _draw_unlabelled(subject, shown)
     files.write_text(folder / "report.html", make_page(subject.title, *sections))
@@ -162,74 +162,6 @@ def name_run(run_dir: Path) -> str:
     return "/".join(Path(run_dir).resolve().parts[-2:])
 
 
-def _read_rival(name: str, ours: dict, baseline: dict, note: str) -> Rival:
-    """Takes the test on pairs of predictions from metrics.json; an older run has none: then that of two shares."""
-    difference, rows = ours["accuracy"] - baseline["accuracy"], baseline["rows"]
-    paired = baseline.get("against_this_model")
-    if paired:
-        p_value = paired["p_value"]
-    else:
-        variance = sum(m["accuracy"] * (1 - m["accuracy"]) / rows for m in (ours, baseline))
-        p_value = float(2 * norm.sf(abs(difference) / np.sqrt(variance))) if variance else float(not difference)
-    return Rival(BASELINE_NAMES.get(name, name), baseline, difference, p_value, bool(paired), note)
-
-
-def _make_constant_rival(subject: Subject) -> Rival:
-    """Returns the one simple model that needs no train texts: the commonest class of these very rows."""
-    shares = np.bincount(subject.labels, minlength=len(subject.class_names)) / len(subject.labels)
-    constant = np.tile(shares, (len(subject.labels), 1))
-    found = compare_predictions(subject.labels, constant, subject.probabilities)
-    metrics = compute_metrics(subject.labels, constant, subject.class_names)
-    name = f"always saying “{subject.class_names[shares.argmax()]}”"
-    return Rival(name, metrics, found["accuracy_difference"], found["p_value"])
-
-
-def write_verdict(metrics: dict, rivals: list[Rival], what: str) -> tuple[str, str]:
-    """Returns how good a model is in one sentence, and what else should be known at once; plain text.
-
-    Args:
-        metrics: of `metrics.compute_metrics`. rivals: at least one; the first is compared with. what: the rows,
-            after a number: "texts of ...".
-    """
-    rows, per_class, ranked = metrics["rows"], metrics["per_class"], findings.rank_classes(metrics)
-    right = round(metrics["accuracy"] * rows)
-    if rows < FEW_ROWS:
-        return f"{right} of {rows} {what} in the right class: too few to say how good the model is.", ""
-    sentence = f"The model puts {metrics['accuracy']:.1%} of the {rows:,} {what} into the right class"
-    low, high = metrics["accuracy_interval"]
-    detail = (
-        f"On more texts of this kind, {low:.1%} to {high:.1%} right answers are to be expected (95% interval, by "
-        "chance alone)."
-    )
-    if len(ranked) == 1:
-        return f"{sentence}; all are “{ranked[0]}”, so nothing is known of how often it calls other texts that.", detail
-    rival = rivals[0]
-    points = round(abs(rival.difference) * 100, 1)
-    where = "the same texts" if rival.metrics["rows"] == rows else f"a sample of {rival.metrics['rows']:,} of them"
-    if points:
-        amount = f"{points:.1f} percentage points {'more' if rival.difference > 0 else 'less'} than"
-        sentence += f": {amount} {rival.name} on {where}, {describe_chance(rival.p_value)}"
-    else:
-        sentence += f", as many as {rival.name} on {where}"
-    rest = [f"{r.name} {r.metrics['accuracy']:.1%}" for r in rivals[1:]]
-    detail += f" Other simple models: {', '.join(rest)}." if rest else ""
-    if right == rows:
-        return f"{sentence}; it makes no mistake here.", detail
-    worst, strongest = (f"“{name}”" for name in (ranked[0], ranked[-1]))
-    shares = [per_class[name]["recall"] for name in (ranked[-1], ranked[0])]
-    high, low = (f"{share:.0%}" for share in shares)
-    if high == low:
-        sentence += f"; of each class it finds {high}."
-    else:
-        sentence += f"; it is best on {strongest}, of which it finds {high}, and worst on {worst} ({low})."
-    true, taken, count = findings.find_commonest_mistake(metrics)
-    detail += (
-        f" This model's commonest mistake: “{true}” taken for “{taken}”, {count:,} of {rows - right:,} mistakes. "
-        f"When it says “{taken}”, it is right in {per_class[taken]['precision']:.0%}."
-    )
-    return sentence, detail
-
-
 def _draw_scored(subject: Subject, metrics: dict, rivals, ours: dict, color_words, note: str, *last: str) -> list[str]:
     """Returns the parts of a page about labelled rows.
 
@@ -237,7 +169,7 @@ def _draw_scored(subject: Subject, metrics: dict, rivals, ours: dict, color_word
         metrics: of all rows. ours: of those that the rivals were scored on. last: more sections.
     """
     verdict, detail = write_verdict(metrics, rivals, subject.what)
-    if len(findings.rank_classes(metrics)) == 1:
+    if len(rank_classes(metrics)) == 1:
         rivals = []  # always naming the one class is always right
     accuracy, f1 = ("{:.1%} to {:.1%}".format(*metrics[f"{key}_interval"]) for key in ("accuracy", "macro_f1"))
     tiles = [
@@ -250,10 +182,10 @@ def _draw_scored(subject: Subject, metrics: dict, rivals, ours: dict, color_word
     few = len(subject.labels) < FEW_ROWS
     head = make_head(subject.title, verdict, f"{detail} {note}".strip(), () if few else tiles)
     systems = [("this model", metrics), *((rival.name, rival.metrics) for rival in rivals)]
-    numbers = findings.draw_numbers(subject.what, systems, [("this model", metrics)])
-    matrix = findings.draw_confusion_matrix(metrics)
+    numbers = draw_numbers(subject.what, systems, [("this model", metrics)])
+    matrix = draw_confusion_matrix(metrics)
     closing = (
-        make_section("Its surest mistakes", weaknesses.draw_errors(subject, color_words)),
+        make_section("Its surest mistakes", weakness_cards.draw_errors(subject, color_words)),
         *last,
         make_section("All numbers", numbers),
     )
@@ -262,18 +194,18 @@ def _draw_scored(subject: Subject, metrics: dict, rivals, ours: dict, color_word
     categories = list(subject.texts.categories.items())[:SHOWN_CATEGORIES]
     return [
         head,
-        make_section("How good is it?", findings.draw_rivals(ours, rivals), findings.draw_classes(metrics), matrix),
+        make_section("How good is it?", draw_rivals(ours, rivals), draw_classes(metrics), matrix),
         make_section(
             "Can it be trusted when it is sure?",
-            findings.draw_calibration(subject),
-            findings.draw_confidence(subject.probabilities, subject.right),
-            findings.draw_coverage(subject),
+            draw_calibration(subject),
+            draw_confidence(subject.probabilities, subject.right),
+            draw_coverage(subject),
         ),
         make_section(
             "Where is it weak?",
-            *weaknesses.draw_class_curves(subject),
-            weaknesses.draw_lengths(subject.texts.characters, subject.right),
-            *(weaknesses.draw_categories(name, *found, subject.right) for name, found in categories),
+            *weakness_cards.draw_class_curves(subject),
+            weakness_cards.draw_lengths(subject.texts.characters, subject.right),
+            *(weakness_cards.draw_categories(name, *found, subject.right) for name, found in categories),
         ),
         *closing,
     ]
@@ -320,12 +252,12 @@ def _draw_unlabelled(subject: Subject, unsure: np.ndarray) -> list[str]:
             make_card(
                 f"“{escape(common)}” is the commonest prediction", draw_shares(counts), f"{rows:,} texts.{left_out}"
             ),
-            findings.draw_confidence(probabilities, None),
+            draw_confidence(probabilities, None),
             *groups,
         ),
         make_section(
             "Where is it unsure?",
-            make_card(finding, weaknesses.draw_texts(subject, unsure), hint, wide=True),
+            make_card(finding, weakness_cards.draw_texts(subject, unsure), hint, wide=True),
         ),
     ]
 

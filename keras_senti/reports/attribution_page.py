@@ -1,6 +1,6 @@
 """Explanations as a person looks at them: lines for the terminal, the picture of the course, and a page.
 
-Knows nothing of models: all of it is drawn from `explain.Explanation`.
+Knows nothing of models: all of it is drawn from `attribution.Explanation`.
 """
 
 import io
@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from keras_senti.evaluation.figures import find_font
-from keras_senti.explain import Explanation
-from keras_senti.page import (
+from keras_senti.reports.attribution import Explanation
+from keras_senti.reports.page import (
     Bar,
     class_color,
     color_piece,
@@ -32,8 +32,6 @@ MOST_ROWS = 1000  # of the table of numbers
 
 
 # For the terminal
-
-
 def wants_color(stream=None) -> bool:
     """Whether a stream (standard output) is a terminal that shows colours and nobody forbade them.
 
@@ -107,7 +105,6 @@ def _plain(text: str) -> str:
 
 
 # The picture
-
 COLORS = ("#000001", "#000002", "#000003", "#000004", "#000005")  # stand for those of the page, see _to_svg
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)), "-")
 INK = "#222222"
@@ -168,7 +165,6 @@ def _to_svg(explanation: Explanation, number: int) -> str:
 
 
 # The page
-
 _HOW = (
     "The numbers are natural logarithms of probability: +0.69 makes the class twice as probable, −0.69 half as "
     "probable. Integrated gradients (Sundararajan et al. 2017) go from a text of padding, just as long, to this one, "
