@@ -55,23 +55,23 @@ def main(argv):
         raise UserError(f"received {' and '.join(names)}, expected one of them.")
     if options.explain_class is not None and not options.explain:
         raise UserError("--explain_class: received a class but no text. Add --explain TEXT.")
-    from keras_senti import workflow  # starts TensorFlow, which --help does not need
+    from keras_senti.tasks import evaluate  # starts TensorFlow, which --help does not need
 
     if options.text:
-        print(workflow.evaluate_texts(options.run, options.text))
+        print(evaluate.evaluate_texts(options.run, options.text))
     elif options.explain:
-        folder, shown = workflow.explain_texts(options.run, options.explain, options.explain_class)
+        folder, shown = evaluate.explain_texts(options.run, options.explain, options.explain_class)
         print(f"{shown}\n\nwritten to {folder / 'explanation.html'}")
     elif options.csv is not None:
         columns = options.text_column, options.label_column, options.label_map
-        folder, summary = workflow.evaluate_file(options.run, options.csv, *columns)
+        folder, summary = evaluate.evaluate_file(options.run, options.csv, *columns)
         print(f"{summary}\nwritten to {folder}")
     elif options.compare is not None:
-        folder, summary = workflow.compare_stored(options.run, options.compare)
+        folder, summary = evaluate.compare_stored(options.run, options.compare)
         print(f"{summary}\nthe page: {folder / 'compare.html'}")
     else:
-        print(workflow.evaluate_stored(options.run))
-        print(workflow.write_report(options.run))
+        print(evaluate.evaluate_stored(options.run))
+        print(evaluate.write_report(options.run))
 
 
 def _decode(word: str) -> str:

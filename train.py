@@ -9,9 +9,9 @@ from keras_senti.settings.command_line import parse_config
 
 def main(argv):
     config = parse_config(argv)
-    from keras_senti import workflow  # starts TensorFlow, which --help does not need
+    from keras_senti.tasks import train  # starts TensorFlow, which --help does not need
 
-    run_dir = workflow.train_run(config)
+    run_dir = train.train_run(config)
     if run_dir is None:
         print("done. What this worker and the others have trained is in the first one's run folder.")
         return

@@ -374,7 +374,6 @@ def time_single(folders: dict[str, Path], units: int, rounds: int) -> list[dict]
 def start_up(what: str, folder: Path | None) -> float:
     """Returns seconds; runs in a fresh process."""
     begin = time.perf_counter()
-    from keras_senti import workflow  # noqa: F401
     from keras_senti.export import saved_model
 
     imported = time.perf_counter()

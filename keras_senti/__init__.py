@@ -20,7 +20,7 @@ __all__ = ["load"]
 
 
 def load(path):
-    """Loads a trained classifier from a run, a SavedModel or a weights folder; see `export.saved_model.load`."""
+    """Loads a trained classifier from a run, a SavedModel or a weights folder; see `saved_model.load`."""
     from keras_senti.export import saved_model
 
     return saved_model.load(path)

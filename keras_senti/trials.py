@@ -248,9 +248,9 @@ def end_with_parent():
 
 def main(argv):
     end_with_parent()
-    from keras_senti import workflow
+    from keras_senti.tasks import train
 
-    workflow.train_run(parse_config(argv))
+    train.train_run(parse_config(argv))
 
 
 if __name__ == "__main__":

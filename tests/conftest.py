@@ -70,11 +70,11 @@ def language_model():
 @pytest.fixture(scope="session")
 def trained_run(tiny_settings, tmp_path_factory) -> Path:
     """The folder of a finished run on the tiny file; tests only read it (evaluations/ is theirs)."""
-    from keras_senti import workflow
     from keras_senti.settings.command_line import parse_config
+    from keras_senti.tasks import train
 
     run_dir = tmp_path_factory.mktemp("runs") / "tiny"
-    return workflow.train_run(parse_config([*tiny_settings, "--run_dir", str(run_dir)]))
+    return train.train_run(parse_config([*tiny_settings, "--run_dir", str(run_dir)]))
 
 
 @pytest.fixture

@@ -394,10 +394,10 @@ def test_few_labels_says_what_is_missing_before_it_trains(few_labels_words, caps
 
 @pytest.mark.slow
 def test_few_labels_trains_networks_with_and_without_pre_training(few_labels_words, trained_run, tmp_path, monkeypatch):
-    from keras_senti import workflow
+    from keras_senti.tasks.train import train_run
 
     def train(words, run_dir):  # in this process, which has TensorFlow already
-        workflow.train_run(parse_config([*words, "--run_dir", str(run_dir)]))
+        train_run(parse_config([*words, "--run_dir", str(run_dir)]))
         return json.loads((run_dir / "metrics.json").read_text())
 
     monkeypatch.setattr(few_labels, "run_trial", train)

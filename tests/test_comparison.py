@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from test_report import NAMES, make_predictions, read_shown, write_run
 
-from keras_senti import workflow
 from keras_senti.errors import UserError
 from keras_senti.evaluation.metrics import compare_predictions, compute_metrics
 from keras_senti.reports.comparison import compare_runs, write_comparison
+from keras_senti.tasks import evaluate
 
 LABELS, FIRST = make_predictions(300, right=0.9)
 _, SECOND = make_predictions(300, right=0.5, seed=1)
@@ -99,14 +99,14 @@ def test_other_rows_are_refused_and_the_difference_is_named(tmp_path):
 
 
 def test_a_finished_run_compared_with_itself_and_what_has_no_predictions(trained_run, tmp_path):
-    folder, summary = workflow.compare_stored(trained_run, trained_run)
+    folder, summary = evaluate.compare_stored(trained_run, trained_run)
     assert "texts of the test part" in summary and "no difference" in summary and (folder / "compare.html").exists()
     copy = shutil.copytree(trained_run, tmp_path / "copy")
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps({**manifest, "status": "failed"}))
     with pytest.raises(UserError, match="this run is 'failed', not 'finished'"):
-        workflow.compare_stored(trained_run, copy)
+        evaluate.compare_stored(trained_run, copy)
     (copy / "manifest.json").write_text(json.dumps(manifest))
     (copy / "config.yaml").write_text("task: language_model\ndata: {source: tweets}\n")
     with pytest.raises(UserError, match="is a language model's, which predicts no classes"):
-        workflow.compare_stored(trained_run, copy)
+        evaluate.compare_stored(trained_run, copy)

@@ -12,8 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-import evaluate
-from keras_senti import workflow
+import evaluate as evaluate_command
 from keras_senti.data.tokenizer import Tokenizer
 from keras_senti.errors import UserError
 from keras_senti.export.weights_folder import read_run, write_compact
@@ -23,6 +22,7 @@ from keras_senti.models.pooling import AttentionPooling
 from keras_senti.reports import attribution, attribution_page
 from keras_senti.reports.attribution import Explainer
 from keras_senti.settings.schema import ModelConfig, TextConfig
+from keras_senti.tasks import evaluate
 
 ROOT = Path(__file__).parents[1]
 VOCABULARY = ["[PAD]", "[UNK]", "a", "good", "bad"]
@@ -292,22 +292,22 @@ def test_a_run_its_saved_model_and_a_compact_folder_give_the_same_and_keep_it_in
     write_compact(tmp_path / "compact", read_run(run_dir))
     shown = {}
     for path, home in ((run_dir, run_dir), (run_dir / "saved_model", run_dir), (tmp_path / "compact",) * 2):
-        folder, shown[path] = workflow.explain_texts(path, ["the song was really nice"])
+        folder, shown[path] = evaluate.explain_texts(path, ["the song was really nice"])
         assert folder.parent == home / "evaluations" and [p.name for p in folder.iterdir()] == ["explanation.html"]
     assert len(set(shown.values())) == 1
-    expected = workflow.evaluate_texts(run_dir, ["the song was really nice"]).split()[-1]
+    expected = evaluate.evaluate_texts(run_dir, ["the song was really nice"]).split()[-1]
     assert f"positive {expected}" in shown[run_dir]
 
 
 def test_one_thing_is_asked_for_at_a_time():
     with pytest.raises(UserError, match="received --text and --explain, expected one of them"):
-        evaluate.main(["--run", "r", "--text", "a", "--explain", "b"])
+        evaluate_command.main(["--run", "r", "--text", "a", "--explain", "b"])
     with pytest.raises(UserError, match="--explain_class: received a class but no text"):
-        evaluate.main(["--run", "r", "--explain_class", "positive"])
+        evaluate_command.main(["--run", "r", "--explain_class", "positive"])
 
 
 def test_a_language_model_is_refused_before_anything_is_written(language_model, tmp_path):
     write_compact(tmp_path / "encoder", language_model)
     with pytest.raises(UserError, match=r"encoder: a language model: it has no classes, .* --init_from"):
-        workflow.explain_texts(tmp_path / "encoder", ["the film"])
+        evaluate.explain_texts(tmp_path / "encoder", ["the film"])
     assert not (tmp_path / "encoder" / "evaluations").exists()

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import evaluate
+import evaluate as evaluate_command
 import keras_senti
-from keras_senti import workflow
 from keras_senti.errors import UserError
 from keras_senti.export import weights_folder
 from keras_senti.export.weights_folder import read_pretrained, read_run, write_compact
 from keras_senti.settings.command_line import parse_config
 from keras_senti.storage import environment
 from keras_senti.storage.model_folder import find_model
+from keras_senti.tasks import evaluate, train
 
 TEXTS = ["the film was great", "the hotel was really awful", "never seen words"]
 
@@ -41,7 +41,7 @@ def test_a_folder_with_weights_is_these_weights_whatever_else_lies_in_it(trained
     np.testing.assert_array_equal(keras_senti.load(folder).predict_proba(TEXTS), expected)
     assert parse_config(["--data.source", "tweets", "--init_from", str(folder)]).model.units == 8
     with pytest.raises(UserError, match="a compact folder holds no scores"):
-        workflow.evaluate_stored(folder)
+        evaluate.evaluate_stored(folder)
 
 
 def test_a_run_holds_the_model_that_it_has_left(trained_run, language_model, tmp_path):
@@ -105,15 +105,15 @@ def test_nothing_of_a_saved_model_runs_by_any_door(hostile_run, trained_run, tin
         ["--compare", str(trained_run)],
         [],
     ):
-        evaluate.main(["--run", str(run_dir), *words])
+        evaluate_command.main(["--run", str(run_dir), *words])
     assert "positive" in capsys.readouterr().out
-    workflow.explain_texts(run_dir / "saved_model", TEXTS[:1])
+    evaluate.explain_texts(run_dir / "saved_model", TEXTS[:1])
     weights_folder.main([str(run_dir), str(tmp_path / "compact")])
     for path in (run_dir, run_dir / "saved_model"):
         config = parse_config([*tiny_settings, "--init_from", str(path)])
         assert read_pretrained(config.init_from).weights.keys() == read_run(trained_run).weights.keys()
     with pytest.raises(UserError, match="nothing to resume"):
-        workflow.train_run(parse_config(["--resume", str(run_dir)]))
+        train.train_run(parse_config(["--resume", str(run_dir)]))
     assert not on_load.exists() and not on_call.exists()
     # And TensorFlow would have done it.
     loaded = tf.saved_model.load(str(run_dir / "saved_model"))
@@ -128,7 +128,7 @@ def test_training_further_runs_nothing_of_a_saved_model(hostile_run, tiny_settin
     for written in (on_load, on_call):
         written.unlink(missing_ok=True)
     words = [*tiny_settings, "--init_from", str(run_dir / "saved_model"), "--train.epochs", "1"]
-    assert workflow.train_run(parse_config([*words, "--run_dir", str(tmp_path / "further")]))
+    assert train.train_run(parse_config([*words, "--run_dir", str(tmp_path / "further")]))
     assert not on_load.exists() and not on_call.exists()
 
 
@@ -330,6 +330,6 @@ def test_a_run_with_a_pipe_for_a_file_is_refused_and_not_waited_for(trained_run,
     run_dir = shutil.copytree(trained_run, tmp_path / "run")
     (run_dir / name).unlink()
     os.mkfifo(run_dir / name)
-    for use in (workflow.evaluate_stored, lambda path: workflow.compare_stored(path, trained_run)):
+    for use in (evaluate.evaluate_stored, lambda path: evaluate.compare_stored(path, trained_run)):
         with pytest.raises(UserError, match=f"{name}: is no plain file"):
             use(run_dir)

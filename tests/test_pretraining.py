@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 import keras_senti
-from keras_senti import workflow
 from keras_senti.data.batches import EncodedTexts
 from keras_senti.data.token_cache import load_corpus
 from keras_senti.errors import UserError
@@ -14,7 +13,9 @@ from keras_senti.models.build import build_language_model, name_of
 from keras_senti.settings.command_line import parse_config
 from keras_senti.storage.files import compute_sha256
 from keras_senti.storage.run_folder import read_manifest
-from keras_senti.training import pretraining
+from keras_senti.tasks import classification, evaluate
+from keras_senti.tasks.train import train_run
+from keras_senti.training import devices, pretraining
 from keras_senti.training.callbacks import SaveProgress
 from keras_senti.training.fit import train_model
 from keras_senti.training.pretraining import Streams, compute_unigram_perplexity, count_tokens, sample_texts
@@ -115,7 +116,7 @@ def settings(tiny_csv) -> list[str]:
 
 
 def pretrain(settings, run_dir, *more):
-    return workflow.train_run(parse_config([*settings, "--run_dir", str(run_dir), *map(str, more)]))
+    return train_run(parse_config([*settings, "--run_dir", str(run_dir), *map(str, more)]))
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,7 @@ def test_a_run_leaves_an_encoder_and_its_perplexity(language_model):
     assert read_manifest(language_model)["validation_perplexity"] == found
     assert (language_model / "encoder" / "weights.npz").exists()
     assert not (language_model / "class_names.json").exists()
-    assert "perplexity" in workflow.evaluate_stored(language_model)
+    assert "perplexity" in evaluate.evaluate_stored(language_model)
 
 
 def test_a_profile_of_the_steps_that_are_asked_for_lies_beside_the_curves(language_model):
@@ -182,7 +183,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_encoder(
     assert written[-1] > 0, "it should have been killed within an epoch"
     assert not (tmp_path / "run" / "encoder").exists()
     monkeypatch.setattr(SaveProgress, "_write", write)
-    workflow.train_run(parse_config(["--resume", str(tmp_path / "run")]))
+    train_run(parse_config(["--resume", str(tmp_path / "run")]))
     with np.load(language_model / "encoder" / "weights.npz") as expected:
         with np.load(tmp_path / "run" / "encoder" / "weights.npz") as received:
             assert [name for name in expected if not np.array_equal(expected[name], received[name])] == []
@@ -226,9 +227,9 @@ def test_of_several_devices_auto_is_to_take_one_for_a_language_model(settings, m
         asked.append((device.strategy, needs_one))
         raise UserError("enough")
 
-    monkeypatch.setattr(workflow.devices, "set_up_device", set_up)
+    monkeypatch.setattr(devices, "set_up_device", set_up)
     with pytest.raises(UserError, match="enough"):
-        workflow.train_run(parse_config([*settings, "--task", task]))
+        train_run(parse_config([*settings, "--task", task]))
     assert asked == [("auto", needs_one)]
 
 
@@ -252,9 +253,9 @@ def test_a_classifier_begins_with_the_weights_of_a_pre_training_run_and_learns(
         begun.append((model, {name_of(v): v.numpy() for v in model.weights}, np.asarray(model(ids))))
         return train_model(model, *arguments)
 
-    monkeypatch.setattr(workflow, "train_model", train)
+    monkeypatch.setattr(classification, "train_model", train)
     words = f"--data.csv {tiny_csv} --data.cache_dir {tiny_csv.parent / 'cache'} --train.epochs 2 --train.batch_size 8"
-    run_dir = workflow.train_run(
+    run_dir = train_run(
         parse_config([*words.split(), "--init_from", str(language_model), "--run_dir", str(tmp_path / "run")])
     )
     shown = capsys.readouterr().out

@@ -20,11 +20,11 @@ from keras_senti.errors import UserError
 from keras_senti.models.build import build_model
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.schema import ModelConfig, TrainConfig
+from keras_senti.tasks.train import check_replicas
 from keras_senti.training import optimizers
 from keras_senti.training.devices import Device
 from keras_senti.training.fit import compile_model, train_model
 from keras_senti.training.replicas import ReplicaLoop, Shares, _group
-from keras_senti.workflow import check_replicas
 
 ROOT = Path(__file__).parents[1]
 MODEL = ModelConfig(cell="gru", units=5, embedding_dim=4, pooling="concat", bidirectional=True)

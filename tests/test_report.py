@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keras_senti import workflow
 from keras_senti.errors import UserError
 from keras_senti.evaluation import predictions
 from keras_senti.evaluation.calibration import fit_calibration
@@ -21,6 +20,7 @@ from keras_senti.reports.report import write_file_report, write_run_report
 from keras_senti.reports.rows import Rival
 from keras_senti.reports.verdict import read_rival, write_verdict
 from keras_senti.reports.weakness_cards import draw_categories, draw_lengths
+from keras_senti.tasks import evaluate
 
 NAMES = ("negative", "neutral", "positive")
 
@@ -417,19 +417,19 @@ def test_a_run_and_a_predicted_file_have_a_report(trained_run, tmp_path):
         for mood, label in (("good", "positive"), ("bad", "negative"))
     ]
     other.write_text("text,sentiment,shop\n" + "".join(lines))
-    folder, _ = workflow.evaluate_file(trained_run, other)
+    folder, _ = evaluate.evaluate_file(trained_run, other)
     shown = read_shown((folder / "report.html").read_text(encoding="utf-8"))
     assert "texts of more.csv" in shown and "column “shop”" in shown and "validation part of the run" in shown
     from keras_senti.export.weights_folder import read_run
 
     write_compact(tmp_path / "compact", read_run(trained_run))
-    folder, _ = workflow.evaluate_file(tmp_path / "compact", other, label_column="")
+    folder, _ = evaluate.evaluate_file(tmp_path / "compact", other, label_column="")
     assert "no labels" in read_shown((folder / "report.html").read_text(encoding="utf-8"))
 
 
 def test_a_language_model_has_no_report_and_says_why(tmp_path):
     (tmp_path / "config.yaml").write_text("task: language_model\ndata: {source: tweets}\n")
-    assert workflow.write_report(tmp_path).startswith("no report.html: a language model predicts words")
+    assert evaluate.write_report(tmp_path).startswith("no report.html: a language model predicts words")
 
 
 # In a browser

@@ -11,14 +11,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
 
-from keras_senti import workflow
 from keras_senti.errors import UserError
+from keras_senti.export import saved_model
 from keras_senti.settings.command_line import parse_config
 from keras_senti.storage import run_folder
+from keras_senti.tasks import session, train
 from keras_senti.training.callbacks import SaveProgress
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +31,7 @@ def read_manifest(run_dir) -> dict:
 
 
 def resume(run_dir, *words):
-    return workflow.train_run(parse_config(["--resume", str(run_dir), *words]))
+    return train.train_run(parse_config(["--resume", str(run_dir), *words]))
 
 
 def describe(folder: Path) -> dict:
@@ -46,8 +48,8 @@ def run_that_stopped(tiny_settings, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("stopped") / "run"
     words = [*tiny_settings, "--train.epochs", "2", "--run_dir", str(run_dir)]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="the export ended here"):
-        patch.setattr(workflow.export, "export_model", fail)
-        workflow.train_run(parse_config(words))
+        patch.setattr(saved_model, "export_model", fail)
+        train.train_run(parse_config(words))
     return run_dir
 
 
@@ -61,7 +63,7 @@ def test_a_run_that_stopped_after_training_does_just_the_rest(stopped_run, monke
     (stopped_run / "checkpoints" / "writing-step-00000007.npz").write_bytes(b"half")
     history = (stopped_run / "history.csv").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(workflow.keras.Model, "fit", lambda *_args, **_kwargs: pytest.fail("trained again"))
+        patch.setattr(keras.Model, "fit", lambda *_args, **_kwargs: pytest.fail("trained again"))
         assert resume(stopped_run) == stopped_run
     manifest = read_manifest(stopped_run)
     assert manifest["status"] == "finished" and manifest["resumes"] == 1 and manifest["error"] is None
@@ -83,8 +85,8 @@ def test_a_run_with_relative_paths_is_resumed_from_anywhere(tiny_settings, tiny_
     monkeypatch.chdir(tiny_csv.parent)
     words = [*tiny_settings, "--data.csv", tiny_csv.name, "--data.cache_dir", "cache", "--train.epochs", "1"]
     with monkeypatch.context() as patch, pytest.raises(OSError, match="the export ended here"):
-        patch.setattr(workflow.export, "export_model", fail)
-        workflow.train_run(parse_config([*words, "--run_dir", str(tmp_path / "run")]))
+        patch.setattr(saved_model, "export_model", fail)
+        train.train_run(parse_config([*words, "--run_dir", str(tmp_path / "run")]))
     monkeypatch.chdir(tmp_path)
     resume(tmp_path / "run")
     assert read_manifest(tmp_path / "run")["status"] == "finished"
@@ -150,7 +152,7 @@ def test_a_folder_in_which_a_process_runs_is_refused_at_once_and_left_alone(stop
         run_folder.lock_run_dir(stopped_run),
         pytest.raises(UserError, match="another process is running in this folder"),
     ):
-        monkeypatch.setattr(workflow, "load_corpus", lambda *_: pytest.fail("not at once"))
+        monkeypatch.setattr(session, "load_corpus", lambda *_: pytest.fail("not at once"))
         resume(stopped_run)
     assert describe(stopped_run) == before
 
@@ -168,7 +170,7 @@ def test_a_folder_that_vanishes_in_training_is_what_the_message_says(tiny_settin
     monkeypatch.setattr(SaveProgress, "on_epoch_begin", on_epoch_begin)
     message = r"cannot write .*run.*No such file or directory.*train.py --resume .*run` continues from the last good"
     with pytest.raises(UserError, match=message):
-        workflow.train_run(parse_config([*tiny_settings, "--train.epochs", "3", "--run_dir", str(run_dir)]))
+        train.train_run(parse_config([*tiny_settings, "--train.epochs", "3", "--run_dir", str(run_dir)]))
 
 
 @pytest.mark.slow
@@ -176,7 +178,7 @@ def test_layers_join_in_their_epochs_also_if_the_run_was_stopped_before(tiny_set
     monkeypatch.setattr(run_folder, "remove_checkpoints", lambda run_dir: None)  # they are to be compared
     words = [*tiny_settings, "--train.epochs", "3", "--train.checkpoint_minutes", "1e-6", "--train.monitor", "none"]
     words += ["--train.train_from_epoch", "{embedding: 3, recurrent_0: 2}", "--train.layer_rate_decay", "2.6"]
-    whole = workflow.train_run(parse_config([*words, "--run_dir", str(tmp_path / "whole")]))
+    whole = train.train_run(parse_config([*words, "--run_dir", str(tmp_path / "whole")]))
 
     def stop(self, batch, logs=None):
         if self.progress.epoch == 1 and self.progress.step == 2:
@@ -184,7 +186,7 @@ def test_layers_join_in_their_epochs_also_if_the_run_was_stopped_before(tiny_set
 
     with monkeypatch.context() as patch, pytest.raises(KeyError, match="stopped here"):
         patch.setattr(SaveProgress, "on_train_batch_begin", stop, raising=False)
-        workflow.train_run(parse_config([*words, "--run_dir", str(tmp_path / "stopped")]))
+        train.train_run(parse_config([*words, "--run_dir", str(tmp_path / "stopped")]))
     capsys.readouterr()
     resume(tmp_path / "stopped")
     assert [line for line in capsys.readouterr().out.splitlines() if "learn:" in line] == [
@@ -325,7 +327,7 @@ def read_result(run_dir: Path) -> dict:
     with np.load(run_dir / "checkpoints" / newest(run_dir)) as file:
         state = {name: file[name].tolist() for name in file if name != "progress"}
     history = pd.read_csv(run_dir / "history.csv").drop(columns=["examples_per_second", "tokens_per_second"])
-    weights = workflow.keras.models.load_model(run_dir / "model.keras").get_weights()
+    weights = keras.models.load_model(run_dir / "model.keras").get_weights()
     return {
         "state": state,
         "weights": [w.tolist() for w in weights],

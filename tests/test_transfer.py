@@ -10,7 +10,6 @@ import pytest
 import tensorflow as tf
 
 import keras_senti
-from keras_senti import workflow
 from keras_senti.data.batches import encode_texts, predict_in_batches
 from keras_senti.data.tokenizer import Tokenizer
 from keras_senti.errors import UserError
@@ -18,6 +17,8 @@ from keras_senti.export.transfer import BY_TOKEN, copy_weights, find_seen_rows
 from keras_senti.export.weights_folder import Pretrained, read_pretrained, read_run, write_compact
 from keras_senti.models.build import build_language_model, build_model, name_of
 from keras_senti.settings.command_line import parse_config
+from keras_senti.tasks import evaluate
+from keras_senti.tasks.train import train_run
 from keras_senti.training.fit import make_predict
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +26,7 @@ SHORT = ["--train.epochs", "1", "--train.learning_rate", "1e-9", "--train.warmup
 
 
 def train(words, *more):
-    return workflow.train_run(parse_config([*words, *map(str, more)]))
+    return train_run(parse_config([*words, *map(str, more)]))
 
 
 def drop(words, *keys):
@@ -57,7 +58,7 @@ def test_a_saved_model_does_as_well_also_where_its_run_is_gone(words, trained_ru
     alone = shutil.copytree(trained_run / "saved_model", tmp_path / "alone")
     run_dir = train(words, *SHORT, "--init_from", alone, "--run_dir", tmp_path / "run")
     shutil.rmtree(alone)
-    assert "film" in workflow.evaluate_texts(run_dir, ["the film was good"])  # the new run does not need it
+    assert "film" in evaluate.evaluate_texts(run_dir, ["the film was good"])  # the new run does not need it
 
 
 def test_one_that_was_trained_further_in_plain_tensorflow_brings_its_new_weights(trained_run, tmp_path):
@@ -126,7 +127,7 @@ def test_a_run_with_stop_words_needs_their_file_no_more(words, tiny_csv, tmp_pat
     third = train(words[:-2], "--run_dir", tmp_path / "third", "--init_from", tmp_path / again)
     assert read_pretrained(third).config.text.stop_words == ["the", "was"]
     assert "the" not in read_pretrained(tmp_path / first).vocabulary
-    assert "film" in workflow.evaluate_texts(third, ["the film was good"])
+    assert "film" in evaluate.evaluate_texts(third, ["the film was good"])
 
 
 def test_the_config_file_and_the_command_line_may_name_the_model(trained_run, tmp_path):
@@ -181,7 +182,7 @@ def test_a_classifier_is_trained_from_the_encoder_of_a_language_models_run(words
     assert after.weights["head/kernel"].shape == (5, 3) and not any(
         name.startswith("output/") for name in after.weights
     )
-    assert "film" in workflow.evaluate_texts(run_dir, ["the film was good"])
+    assert "film" in evaluate.evaluate_texts(run_dir, ["the film was good"])
 
 
 def test_a_classifier_of_another_network_than_the_encoders_names_the_weight(language_model):

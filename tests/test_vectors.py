@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import pytest
 
-from keras_senti import workflow
 from keras_senti.data import word_vectors
 from keras_senti.errors import UserError
 from keras_senti.models.build import build_model
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.schema import Config, ModelConfig, TextConfig
+from keras_senti.tasks import train
 
 VOCABULARY = ["[PAD]", "[UNK]", "film", "great", "[URL]", "好", "."]
 GLOVE = "the 9 9\nfilm 1 2\n. . . 7 7\ngreat 3 -4\n好 0.5 1e-1\nGreat 8 8\n. 5 6\n"
@@ -152,7 +152,7 @@ def test_a_run_starts_from_the_vectors_and_keeps_frozen_ones(tiny_settings, tmp_
     path = write("film 1 2 3 4 5 6\ngreat .5 .5 .5 .5 .5 .5\n")
     words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--train.epochs", "1", "--train.learning_rate", "1e-6"]
     words += ["--text.word_vectors", str(path), "--model.embedding_trainable", str(trainable).lower()]
-    run_dir = workflow.train_run(parse_config(words))
+    run_dir = train.train_run(parse_config(words))
     entry = json.loads((run_dir / "manifest.json").read_text())["word_vectors"]
     assert set(entry) == {"file", "sha256", "vocabulary_coverage", "token_coverage"}
     assert 0 < entry["vocabulary_coverage"] < 1 and 0 < entry["token_coverage"] < 1
@@ -167,5 +167,5 @@ def test_a_run_starts_from_the_vectors_and_keeps_frozen_ones(tiny_settings, tmp_
 def test_bad_vectors_are_refused_before_a_folder_is_made(tiny_settings, tmp_path):
     words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--text.word_vectors", str(tmp_path / "nowhere.txt")]
     with pytest.raises(UserError, match="nowhere.txt: cannot be read"):
-        workflow.train_run(parse_config(words))
+        train.train_run(parse_config(words))
     assert not (tmp_path / "run").exists()

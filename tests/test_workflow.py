@@ -15,16 +15,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import evaluate
-from keras_senti import workflow
+import evaluate as evaluate_command
 from keras_senti.errors import UserError
+from keras_senti.evaluation import baselines, predictions
 from keras_senti.evaluation.calibration import apply_temperature, cross_fit_temperature, fit_temperature
 from keras_senti.evaluation.metrics import compute_metrics
-from keras_senti.export import weights_folder
+from keras_senti.export import saved_model, weights_folder
 from keras_senti.export.weights_folder import read_run, write_compact
+from keras_senti.reports import attribution, report
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.schema import Config
 from keras_senti.settings.yaml_file import read_config
+from keras_senti.tasks import evaluate
+from keras_senti.tasks.train import train_run
+from keras_senti.training import tensorboard
 
 ROOT = Path(__file__).parents[1]
 
@@ -115,11 +119,11 @@ def test_no_text_is_in_two_parts_and_the_vocabulary_is_that_of_the_train_part(tr
 
 def test_evaluating_a_run_draws_its_score_from_stored_predictions_and_changes_nothing(trained_run, monkeypatch):
     monkeypatch.setattr(weights_folder, "read_pretrained", lambda path: pytest.fail("a model is loaded"))
-    monkeypatch.setattr(workflow.explain, "read_pretrained", weights_folder.read_pretrained)
-    monkeypatch.setattr(workflow.export, "read_pretrained", weights_folder.read_pretrained)
+    monkeypatch.setattr(attribution, "read_pretrained", weights_folder.read_pretrained)
+    monkeypatch.setattr(saved_model, "read_pretrained", weights_folder.read_pretrained)
     before = fingerprint(trained_run)
-    shown = workflow.evaluate_stored(trained_run)
-    assert workflow.write_report(trained_run) == f"the report: {trained_run / 'report.html'}"
+    shown = evaluate.evaluate_stored(trained_run)
+    assert evaluate.write_report(trained_run) == f"the report: {trained_run / 'report.html'}"
     metrics = json.loads((trained_run / "metrics.json").read_text())
     error = metrics["validation"]["calibrated"]["cross_fitted"]["calibration_error"]
     assert f"{error:.3f} after scaling (temperature" in shown
@@ -132,10 +136,10 @@ def test_a_compact_folder_classifies_texts_and_files_but_has_no_scores(trained_r
     write_compact(tmp_path / "compact", read_run(trained_run))
     done = run("evaluate.py", "--run", tmp_path / "compact", "--text", "the film was great")
     assert done.returncode == 0 and "probability_positive" in done.stdout, done.stderr
-    folder, summary = workflow.evaluate_file(tmp_path / "compact", tiny_csv)
+    folder, summary = evaluate.evaluate_file(tmp_path / "compact", tiny_csv)
     assert folder.parent == tmp_path / "compact" / "evaluations" and "accuracy" in summary
     with pytest.raises(UserError, match=r"a compact folder holds no scores\. Add --text TEXT or --data\.csv FILE"):
-        workflow.evaluate_stored(tmp_path / "compact")
+        evaluate.evaluate_stored(tmp_path / "compact")
 
 
 def test_a_compact_language_model_is_to_be_fine_tuned(language_model, tmp_path):
@@ -143,7 +147,7 @@ def test_a_compact_language_model_is_to_be_fine_tuned(language_model, tmp_path):
     with pytest.raises(
         UserError, match=r"holds no scores\. It is a language model: fine-tune it .* --init_from .*encoder"
     ):
-        workflow.evaluate_stored(tmp_path / "encoder")
+        evaluate.evaluate_stored(tmp_path / "encoder")
 
 
 def test_a_run_from_before_there_was_a_temperature_shows_its_scores(trained_run, tmp_path):
@@ -153,7 +157,7 @@ def test_a_run_from_before_there_was_a_temperature_shows_its_scores(trained_run,
     new = ("calibrated", "abstain", "brier_score", "calibration_error")
     old = {p: {k: v for k, v in metrics[p].items() if k not in new} for p in ("validation", "test")}
     (copy / "metrics.json").write_text(json.dumps(metrics | old))
-    shown = workflow.evaluate_stored(copy)
+    shown = evaluate.evaluate_stored(copy)
     assert f"accuracy {metrics['test']['accuracy']:.3f}" in shown and "calibration" not in shown
 
 
@@ -162,13 +166,13 @@ def test_stored_predictions_that_were_changed_are_noticed(trained_run, tmp_path)
     calibration = (copy / "calibration.json").read_text()
     (copy / "calibration.json").write_text('{"temperature": 3.0, "abstain": []}')
     with pytest.raises(UserError, match=r"does not follow from predictions.csv and calibration.json"):
-        workflow.evaluate_stored(copy)
+        evaluate.evaluate_stored(copy)
     (copy / "calibration.json").write_text(calibration)
     table = read_table(copy / "predictions.csv")
     table["label"] = table["label"].replace("negative", "positive")
     table.to_csv(copy / "predictions.csv", index=False)
     with pytest.raises(UserError, match="does not follow from predictions.csv"):
-        workflow.evaluate_stored(copy)
+        evaluate.evaluate_stored(copy)
 
 
 def test_another_labelled_file_is_scored_into_a_folder_of_its_own(trained_run, tmp_path):
@@ -178,7 +182,7 @@ def test_another_labelled_file_is_scored_into_a_folder_of_its_own(trained_run, t
         'id,review,mood\n1,"the film was, well, great",1\n2,an awful hotel,0\n3,,0\n4,the table was stone,\n',
         encoding="utf-8",
     )
-    folder, summary = workflow.evaluate_file(trained_run, other, "review", "mood", {"1": "positive", "0": "negative"})
+    folder, summary = evaluate.evaluate_file(trained_run, other, "review", "mood", {"1": "positive", "0": "negative"})
     assert folder.parent == trained_run / "evaluations" and folder.name.startswith("other.csv-")
     table = read_table(folder / "predictions.csv")
     assert list(table)[:4] == ["id", "review", "mood", "predicted"] and table["id"].tolist() == ["1", "2", "3", "4"]
@@ -196,7 +200,7 @@ def test_a_file_with_labels_gets_the_numbers_that_the_run_gave_it(trained_run, t
     other = tmp_path / "test.csv"
     rows = table[table["part"] == "test"].rename(columns={"label": "sentiment"})
     rows[["text", "sentiment"]].to_csv(other, index=False)
-    folder, summary = workflow.evaluate_file(trained_run, other)
+    folder, summary = evaluate.evaluate_file(trained_run, other)
     scores = json.loads((folder / "metrics.json").read_text())["scores"]
     expected = json.loads((trained_run / "metrics.json").read_text())["test"]
     assert scores["calibrated"] == pytest.approx(expected["calibrated"], rel=1e-3, abs=1e-6)
@@ -206,12 +210,12 @@ def test_a_file_with_labels_gets_the_numbers_that_the_run_gave_it(trained_run, t
 
 
 def test_without_labels_there_are_predictions_only_and_every_column_is_kept(trained_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(workflow, "CHUNK_ROWS", 3)  # several chunks
+    monkeypatch.setattr(predictions, "PREDICTED_ROWS", 3)  # several chunks
     other = tmp_path / "plain.jsonl"
     rows = [{"text": f"the film was {w}", "n": i} for i, w in enumerate(["great", "awful", "stone", "", "nice"] * 2)]
     rows[3] = {"n": 3, "predicted": "a column of the user's own"}
     other.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    folder, summary = workflow.evaluate_file(trained_run, other)
+    folder, summary = evaluate.evaluate_file(trained_run, other)
     table = read_table(folder / "predictions.csv")
     assert list(table)[:4] == ["text", "n", "predicted", "model_predicted"] and "predictions only" in summary
     assert table["n"].tolist() == [str(i) for i in range(10)]
@@ -224,7 +228,7 @@ def test_a_file_with_columns_that_have_no_name_is_predicted_and_reported(trained
     other = tmp_path / "unnamed.csv"
     pd.DataFrame({"text": ["the film was great", "an awful hotel"], "sentiment": ["positive", "neutral"], "": ["", ""]}
                  ).to_csv(other)  # fmt: skip
-    folder, summary = workflow.evaluate_file(trained_run, other)
+    folder, summary = evaluate.evaluate_file(trained_run, other)
     table = read_table(folder / "predictions.csv")
     assert list(table)[:5] == ["Unnamed: 0", "text", "sentiment", "Unnamed: 3", "predicted"]
     assert table["Unnamed: 0"].tolist() == ["0", "1"] and table["predicted"].tolist() == ["positive", "negative"]
@@ -238,7 +242,7 @@ def test_nested_fields_and_lists_of_tokens_are_predicted_and_reported(trained_ru
     ]
     other.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     label_map = {"positive": "negative", "x": None}  # so that the one that is scored is wrong, and shown
-    folder, summary = workflow.evaluate_file(trained_run, other, "a.tokens", "a.label", label_map)
+    folder, summary = evaluate.evaluate_file(trained_run, other, "a.tokens", "a.label", label_map)
     table = read_table(folder / "predictions.csv")
     assert list(table)[:4] == ["a", "a.tokens", "a.label", "predicted"]
     assert table["predicted"].tolist() == ["positive", "neutral"]
@@ -251,7 +255,7 @@ def test_nested_fields_and_lists_of_tokens_are_predicted_and_reported(trained_ru
 def test_what_was_not_read_as_it_stands_is_said_of_a_predicted_file_too(trained_run, tmp_path):
     other = tmp_path / "joined.csv"
     other.write_text('text,sentiment\nthe film was great, "positive"\ntext,sentiment\nan\rawful hotel,Negative \n')
-    folder, summary = workflow.evaluate_file(
+    folder, summary = evaluate.evaluate_file(
         trained_run, other, label_map={"positive": "positive", "Negative": "negative"}
     )
     assert 'joined.csv: a space before a quote (, "...), left out, in 1 row (line 2)' in summary
@@ -265,7 +269,7 @@ def test_the_label_map_of_a_predicted_file_takes_labels_as_they_stand_and_null(t
     other = tmp_path / "stars.csv"
     other.write_text("text,stars\nthe film was great,5.0\nan awful hotel,+1\nthe table was stone,3.0\n")
     words = ["--run", str(trained_run), "--data.csv", str(other), "--data.label_column", "stars"]
-    evaluate.main([*words, "--data.label_map", '{"5.0": positive, "1.0": negative, 3: null}'])
+    evaluate_command.main([*words, "--data.label_map", '{"5.0": positive, "1.0": negative, 3: null}'])
     assert "1 rows have a label that label_map leaves out" in (shown := capsys.readouterr().out) and "accuracy" in shown
 
 
@@ -273,10 +277,10 @@ def test_a_map_is_applied_before_class_names_as_in_training(trained_run, tmp_pat
     other = tmp_path / "crossed.csv"
     other.write_text("text,sentiment\nthe film was great,negative\nan awful hotel,neutral\n")
     crossed = {"negative": "positive", "neutral": "negative"}
-    folder, _ = workflow.evaluate_file(trained_run, other, label_map=crossed)
+    folder, _ = evaluate.evaluate_file(trained_run, other, label_map=crossed)
     scores = json.loads((folder / "metrics.json").read_text())["scores"]
     assert [scores["per_class"][name]["rows"] for name in ("negative", "neutral", "positive")] == [1, 0, 1]
-    again, summary = workflow.evaluate_file(trained_run, other, label_column="")
+    again, summary = evaluate.evaluate_file(trained_run, other, label_column="")
     assert again != folder and "predictions only" in summary
 
 
@@ -286,16 +290,16 @@ def test_an_unknown_label_or_column_stops_before_anything_is_written(trained_run
     with pytest.raises(
         UserError, match=r"strange.csv, line 3: unknown label 'horrible', but this model knows negative"
     ):
-        workflow.evaluate_file(trained_run, other)
+        evaluate.evaluate_file(trained_run, other)
     with pytest.raises(UserError, match=r"no column 'texte' \(--data.text_column\).*Did you mean 'text'"):
-        workflow.evaluate_file(trained_run, other, "texte")
+        evaluate.evaluate_file(trained_run, other, "texte")
     with pytest.raises(UserError, match=r"no column 'mood' \(--data.label_column\)"):
-        workflow.evaluate_file(trained_run, other, None, "mood")
+        evaluate.evaluate_file(trained_run, other, None, "mood")
     assert not list(trained_run.glob("evaluations/strange-*"))
 
 
 def test_a_few_texts_give_a_table(trained_run):
-    shown = workflow.evaluate_texts(trained_run, ["the film was great", ""])
+    shown = evaluate.evaluate_texts(trained_run, ["the film was great", ""])
     assert "probability_positive" in shown and "the film was great" in shown and len(shown.splitlines()) == 3
 
 
@@ -304,7 +308,7 @@ def test_separate_files_dropped_rows_and_an_unscored_test_part(tiny_settings, ti
     extra.write_text("text,sentiment\ngood film,positive\n ,positive\nbad film,negative\nno label,\nso so,neutral\n")
     words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--data.validation_csv", str(extra)]
     words += ["--train.evaluate_test", "false", "--train.epochs", "1", "--train.class_weights", "balanced"]
-    run_dir = workflow.train_run(parse_config(words))
+    run_dir = train_run(parse_config(words))
     metrics = json.loads((run_dir / "metrics.json").read_text())
     assert "test" not in metrics and metrics["validation"]["rows"] == 3 and metrics["baselines_part"] == "validation"
     with open(run_dir / "dropped_rows.csv", newline="") as file:
@@ -328,27 +332,25 @@ def test_a_failed_run_says_so_and_is_not_evaluated(tiny_settings, tmp_path, monk
     def fail(*_args, **_kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr(workflow.export, "export_model", fail)
+    monkeypatch.setattr(saved_model, "export_model", fail)
     words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--train.epochs", "1"]
     with pytest.raises(OSError, match="disk full"):
-        workflow.train_run(parse_config(words))
+        train_run(parse_config(words))
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["status"] == "failed" and "disk full" in manifest["error"]
     assert list((tmp_path / "run" / "checkpoints").glob("step-*.npz"))
     with pytest.raises(UserError, match="this run is 'failed'"):
-        workflow.evaluate_stored(tmp_path / "run")
+        evaluate.evaluate_stored(tmp_path / "run")
 
 
 def test_what_is_only_looked_at_costs_a_run_no_more_than_a_line(tiny_settings, tmp_path, monkeypatch, capsys):
     def fail(*_args, **_kwargs):
         raise ValueError("no font\nin this machine")
 
-    monkeypatch.setattr(workflow.report, "write_run_report", fail)
+    monkeypatch.setattr(report, "write_run_report", fail)
     for name in ("write_confusion_matrix", "write_projector", "write_hparams_scores"):
-        monkeypatch.setattr(workflow.tensorboard, name, fail)
-    run_dir = workflow.train_run(
-        parse_config([*tiny_settings, "--run_dir", str(tmp_path / "run"), "--train.epochs", "1"])
-    )
+        monkeypatch.setattr(tensorboard, name, fail)
+    run_dir = train_run(parse_config([*tiny_settings, "--run_dir", str(tmp_path / "run"), "--train.epochs", "1"]))
     assert json.loads((run_dir / "manifest.json").read_text())["status"] == "finished"
     assert (run_dir / "metrics.json").exists() and not (run_dir / "checkpoints").exists()
     warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING")]
@@ -359,7 +361,7 @@ def test_what_is_only_looked_at_costs_a_run_no_more_than_a_line(tiny_settings, t
         f"WARNING: no report.html (ValueError: no font). `python evaluate.py --run {run_dir}` draws it again.",
     ]
     monkeypatch.undo()
-    workflow.write_report(run_dir)
+    evaluate.write_report(run_dir)
     assert (run_dir / "report.html").exists()
 
 
@@ -367,9 +369,9 @@ def test_a_page_that_cannot_be_drawn_loses_no_predictions_of_a_file(trained_run,
     def fail(*_args, **_kwargs):
         raise ValueError("no font")
 
-    monkeypatch.setattr(workflow.report, "write_file_report", fail)
+    monkeypatch.setattr(report, "write_file_report", fail)
     (tmp_path / "a.csv").write_text("text,sentiment\nsuch a fine film,positive\n")
-    folder, summary = workflow.evaluate_file(trained_run, tmp_path / "a.csv")
+    folder, summary = evaluate.evaluate_file(trained_run, tmp_path / "a.csv")
     assert (folder / "predictions.csv").exists() and "1 rows" in summary
     assert "WARNING: no report.html (ValueError: no font). predictions.csv and metrics.json" in capsys.readouterr().out
 
@@ -393,40 +395,40 @@ def test_bad_input_ends_with_exit_code_2_and_no_traceback(words, message):
 def test_a_folder_that_is_not_empty_is_refused_before_any_work_and_stays_as_it_was(tiny_settings, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="is not empty"):
-        workflow.train_run(parse_config([*tiny_settings, "--run_dir", str(tmp_path)]))
+        train_run(parse_config([*tiny_settings, "--run_dir", str(tmp_path)]))
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_settings_without_data_are_refused_in_code_as_on_the_command_line():
     with pytest.raises(UserError, match=r"settings: data\.csv: received nothing, .* Add --data\.csv FILE"):
-        workflow.train_run(Config())
+        train_run(Config())
 
 
 def test_a_layer_that_the_model_does_not_have_is_named_before_there_is_a_folder(tiny_settings, tmp_path):
     words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--train.train_from_epoch", "{recurrent_1: 2}"]
     with pytest.raises(UserError, match=r"received 'recurrent_1', .*: embedding, recurrent_0, head\. Did you mean"):
-        workflow.train_run(parse_config(words))
+        train_run(parse_config(words))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_baseline_whose_package_is_missing_is_named_before_there_is_a_folder(tiny_settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(workflow.baselines.importlib.util, "find_spec", lambda package: None)
+    monkeypatch.setattr(baselines.importlib.util, "find_spec", lambda package: None)
     words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--baselines.models", "[vader]"]
     with pytest.raises(UserError, match="vader needs the package vaderSentiment, which is not installed"):
-        workflow.train_run(parse_config(words))
+        train_run(parse_config(words))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_text_may_begin_with_a_dash_and_was_typed_in_utf_8(monkeypatch, capsys):
-    monkeypatch.setattr(workflow, "evaluate_texts", lambda run, texts: f"{run} {texts}")
+    monkeypatch.setattr(evaluate, "evaluate_texts", lambda run, texts: f"{run} {texts}")
     found = "很好".encode().decode("ascii", "surrogateescape")  # what Python makes of it where the terminal says ASCII
-    evaluate.main(["--text", "-bad", "--run", "r", "--text", "--really bad", "--text=-x", "--text", found])
+    evaluate_command.main(["--text", "-bad", "--run", "r", "--text", "--really bad", "--text=-x", "--text", found])
     assert capsys.readouterr().out == "r ['-bad', '--really bad', '-x', '很好']\n"
-    monkeypatch.setattr(workflow, "explain_texts", lambda run, texts, name: (Path("f"), f"{texts} {name}"))
-    evaluate.main(["--run", "r", "--explain", "-bad", "--explain_class", "-1"])
+    monkeypatch.setattr(evaluate, "explain_texts", lambda run, texts, name: (Path("f"), f"{texts} {name}"))
+    evaluate_command.main(["--run", "r", "--explain", "-bad", "--explain_class", "-1"])
     assert capsys.readouterr().out.startswith("['-bad'] -1")
     with pytest.raises(SystemExit):
-        evaluate.main(["--text", "--run", "r"])  # a forgotten text is not `--run`
+        evaluate_command.main(["--text", "--run", "r"])  # a forgotten text is not `--run`
     assert "argument --text: expected one argument" in capsys.readouterr().err
 
 

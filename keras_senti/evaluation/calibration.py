@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from keras_senti.errors import UserError
-from keras_senti.evaluation.metrics import SMALLEST, normalize, score_probabilities
+from keras_senti.evaluation.metrics import SMALLEST, compute_metrics, normalize, score_probabilities
 from keras_senti.storage import files
 
 
@@ -139,3 +139,11 @@ def read_calibration(file: Path) -> dict | None:
             f"{reprlib.repr(calibration)}. Bring it back as it was written."
         )
     return calibration
+
+
+def compute_scores(labels: np.ndarray, probabilities: np.ndarray, class_names, calibration: dict | None) -> dict:
+    """Returns the scores of a part, with those after calibration if the model has one."""
+    scores = compute_metrics(labels, probabilities, class_names)
+    if calibration:
+        scores |= compute_calibrated_metrics(labels, probabilities, calibration)
+    return scores

@@ -1,13 +1,18 @@
-"""Reads a predictions.csv back, a chunk of rows at a time: numbers stay in memory, texts only where they are shown."""
+"""Predictions as a table in a file: written, and read back a chunk of rows at a time."""
 
 import csv
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
+from keras_senti.data.dataset import Dataset
+from keras_senti.data.tables import Table, read_text
 from keras_senti.errors import UserError
+from keras_senti.storage import files
 
 CHUNK_ROWS = 50_000
 MOST_VALUES = 12  # different values of a column that makes categories
@@ -129,3 +134,62 @@ def _read_rows(path: Path, columns: list[str], rows: np.ndarray):
         begin, end = np.searchsorted(rows, [chunk.index[0], chunk.index[-1] + 1])
         if begin < end:
             yield chunk.loc[rows[begin:end]]
+
+
+def make_table(texts, probabilities: np.ndarray, class_names) -> pd.DataFrame:
+    """Returns a table with the columns text, label and probability_<class>."""
+    names = np.array(class_names, dtype=object)
+    columns = {"text": pd.Series(texts, dtype=object), "label": names[probabilities.argmax(axis=1)]}
+    columns |= {f"probability_{name}": probabilities[:, index] for index, name in enumerate(class_names)}
+    return pd.DataFrame(columns)
+
+
+PREDICTED_ROWS = 5000
+
+
+def write_run_predictions(path: Path, parts: dict[str, Dataset], predicted: dict[str, np.ndarray], class_names):
+    """Writes a row a text, in chunks; the texts are read from the source again."""
+    names = np.array(class_names, dtype=object)
+    with files.replace_file(path) as file:
+        for name, part in parts.items():
+            texts = iter(tqdm(part.texts, desc=f"writing the {name} predictions", unit=" rows", delay=2))
+            for begin in range(0, len(part), PREDICTED_ROWS):
+                rows = slice(begin, begin + PREDICTED_ROWS)
+                chunk = list(itertools.islice(texts, PREDICTED_ROWS))
+                table = make_table(chunk, predicted[name][rows], class_names)
+                table = table.rename(columns={"label": "predicted"})
+                table.insert(0, "part", name)
+                table.insert(1, "line", part.lines[rows])
+                table.insert(3, "label", names[part.labels[rows]])
+                file.write(to_csv(table, header=not file.tell()))
+
+
+def write_predictions(model, table: Table, text_column: str, rows: int, folder: Path) -> np.ndarray:
+    """Streams the file through the model into predictions.csv; returns the probabilities (rows, classes)."""
+    added = [_new_name(n, table.columns) for n in ("predicted", *(f"probability_{c}" for c in model.class_names))]
+    pieces, chunk = [], []
+    with files.replace_file(folder / "predictions.csv") as file, tqdm(total=rows, unit=" rows") as bar:
+        file.write(to_csv(pd.DataFrame(columns=[*table.columns, *added])))
+        for number, (_, row) in enumerate(table, 1):
+            chunk.append(row)
+            if len(chunk) == PREDICTED_ROWS or number == rows:
+                texts = [read_text(row, text_column, str(table.path)) for row in chunk]
+                predicted = model.predict(texts).drop(columns="text")
+                frame = pd.DataFrame(chunk, columns=table.columns)
+                both = pd.concat([frame, predicted.set_axis(added, axis=1)], axis=1)
+                file.write(to_csv(both, header=False))
+                pieces.append(predicted.iloc[:, 1:].to_numpy(np.float32))
+                bar.update(len(chunk))
+                chunk = []
+    return np.concatenate(pieces)
+
+
+def _new_name(name: str, taken) -> str:
+    while name in taken:
+        name = f"model_{name}"
+    return name
+
+
+def to_csv(table: pd.DataFrame, header: bool = True) -> bytes:
+    # All texts quoted: by default a lone carriage return stands unquoted and reads as the end of a line.
+    return table.to_csv(index=False, header=header, quoting=csv.QUOTE_NONNUMERIC).encode("utf-8")

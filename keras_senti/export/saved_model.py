@@ -17,6 +17,7 @@ from keras_senti.data.unicode import make_simplifier
 from keras_senti.errors import UserError
 from keras_senti.evaluation.calibration import apply_temperature
 from keras_senti.evaluation.metrics import SMALLEST
+from keras_senti.evaluation.predictions import make_table
 from keras_senti.export.weights_folder import Pretrained, assign_weights, read_pretrained
 from keras_senti.models.build import build_model, name_of
 from keras_senti.settings.schema import Config
@@ -225,14 +226,6 @@ def _clean(texts) -> list[str]:
             raise UserError(f"predict: entry {row} is {type(text).__name__} ({reprlib.repr(text)}), expected a string.")
         clean.append(text if isinstance(text, str) else "")
     return clean
-
-
-def make_table(texts, probabilities: np.ndarray, class_names) -> pd.DataFrame:
-    """Returns a table with the columns text, label and probability_<class>."""
-    names = np.array(class_names, dtype=object)
-    columns = {"text": pd.Series(texts, dtype=object), "label": names[probabilities.argmax(axis=1)]}
-    columns |= {f"probability_{name}": probabilities[:, index] for index, name in enumerate(class_names)}
-    return pd.DataFrame(columns)
 
 
 def load(path) -> Classifier:

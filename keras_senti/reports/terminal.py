@@ -1,5 +1,9 @@
 """Scores as the terminal shows them."""
 
+from pathlib import Path
+
+from keras_senti.storage import files
+
 LISTED_CLASSES = 20  # in a terminal
 
 
@@ -56,3 +60,26 @@ def format_comparison(rows: dict[str, dict], title: str) -> str:
         for name, m in rows.items()
     ]
     return "\n".join(lines)
+
+
+def format_run_scores(run_dir: Path) -> str:
+    """Returns the scores in metrics.json as lines for the terminal, with the baselines on the same rows."""
+    metrics = files.read_json(run_dir / "metrics.json")
+    if "perplexity" in metrics["validation"]:
+        found, unigram = metrics["validation"], metrics["baselines"]["unigram"]["perplexity"]
+        return (
+            f"perplexity {found['perplexity']:.1f} on {found['tokens']:,} held-out tokens, by the full softmax; "
+            f"{unigram:,.1f} for who knows how frequent each token is"
+        )
+    class_names = files.read_json(run_dir / "class_names.json")
+    lines = []
+    for part in ("validation", "test"):
+        if part in metrics:
+            beside = metrics["validation_baselines"] if part == "validation" else metrics["baselines"]
+            lines.append(format_metrics(metrics[part], class_names, part))
+            title, ours = f"on the {part} part", metrics[part]
+            if sample := metrics.get("sampled", {}).get(part):
+                title, ours = f"on {sample['rows']:,} sampled rows of the {part} part", sample["this_model"]
+            lines.append(format_comparison({"this model": ours, **beside}, title))
+    lines += [f"NOTE: the baseline {name}: {note}" for name, note in metrics.get("baselines_notes", {}).items()]
+    return "\n\n".join(lines) + "\n"

@@ -1,0 +1,57 @@
+"""What both tasks begin with: seeds, the kernel, and the first weights."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_senti.data import word_vectors
+from keras_senti.data.token_cache import Corpus
+from keras_senti.export.transfer import copy_weights
+from keras_senti.export.weights_folder import Pretrained
+from keras_senti.models import kernel_choice
+from keras_senti.settings.schema import Config
+from keras_senti.storage import run_folder
+from keras_senti.tasks.session import has_checkpoint
+from keras_senti.training import devices
+
+
+def begin(config: Config, corpus: Corpus, device: devices.Device, run_dir: Path, few_shapes: bool) -> str:
+    """Fixes the seeds and returns the recurrent kernel; both go into the manifest."""
+    encoded = corpus.encoded
+    run_folder.update_manifest(
+        run_dir,
+        device=device.line,
+        seeds={"data": config.data.seed, "train": config.train.seed},
+        vocabulary_size=len(corpus.encoder.vocabulary),
+        unknown_fraction={name: _compute_unknown_fraction(e.flat) for name, e in encoded.items() if len(e.flat)},
+    )
+    keras.utils.set_random_seed(config.train.seed)
+    dtype = keras.DTypePolicy(config.device.precision).compute_dtype
+    settings = {**vars(config.model), "dtype": dtype, "few_shapes": few_shapes}
+    kernel, reason = kernel_choice.choose_kernel(device.kind, settings)
+    if config.device.kernel != "auto" and not kernel_choice.find_obstacle(settings):
+        kernel, reason = config.device.kernel, "as device.kernel says"
+    print(f"recurrent kernel: {kernel} ({reason})", flush=True)
+    run_folder.update_manifest(run_dir, kernel=kernel, precision=config.device.precision)
+    tokens = ", ".join(f"{len(e.flat):,} in the {name} part" for name, e in encoded.items() if len(e.flat))
+    print(f"{len(corpus.encoder.vocabulary):,} tokens in the vocabulary; {tokens}; {device.line}")
+    return kernel
+
+
+def fill(model: keras.Model, config: Config, corpus: Corpus, pretrained: Pretrained | None, run_dir: Path):
+    """Gives a new model the weights that the settings name, and prints what it consists of."""
+    if pretrained:
+        class_names = corpus.splits.class_names if config.task == "classification" else ()
+        print(f"init_from: {copy_weights(pretrained, model, class_names)}")
+    if config.text.word_vectors is not None and not has_checkpoint(run_dir):
+        flat = corpus.encoded["train"].flat
+        path, vocabulary = config.text.word_vectors, corpus.encoder.vocabulary
+        coverage = word_vectors.load_word_vectors(model, path, vocabulary, flat, config.train.seed)
+        run_folder.update_manifest(run_dir, word_vectors=coverage)
+    model.summary(line_length=80)
+
+
+def _compute_unknown_fraction(flat: np.ndarray) -> float:
+    chunks = range(0, len(flat), 1_000_000)  # the comparison needs a byte a token
+    return sum(int((flat[begin : begin + 1_000_000] == 1).sum()) for begin in chunks) / len(flat)
