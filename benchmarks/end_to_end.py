@@ -31,11 +31,11 @@ from keras_senti.data.reading import load_splits  # noqa: E402
 from keras_senti.data.sources import prepare_source  # noqa: E402
 from keras_senti.evaluation.baselines import predict_baselines  # noqa: E402
 from keras_senti.evaluation.metrics import compute_metrics  # noqa: E402
+from keras_senti.experiments.study import format_markdown  # noqa: E402
 from keras_senti.settings.command_line import parse_config  # noqa: E402
 from keras_senti.settings.portable import resolve_paths  # noqa: E402
 from keras_senti.settings.schema import Config  # noqa: E402
 from keras_senti.settings.yaml_file import read_config  # noqa: E402
-from keras_senti.study import format_markdown  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "end_to_end.json"
 PAGE = ROOT / "docs" / "results.md"

@@ -43,10 +43,10 @@ from keras_senti.data.sources import prepare_source
 from keras_senti.errors import UserError, run_command
 from keras_senti.evaluation import baselines
 from keras_senti.evaluation.metrics import compute_metrics
+from keras_senti.experiments.trial import run_trial
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.schema import TrainConfig
 from keras_senti.storage.files import compute_sha256, read_json, replace_file, write_json
-from keras_senti.trials import run_trial
 
 RESULTS = ROOT / "benchmarks" / "results" / "few_labels.json"
 PAGE = ROOT / "docs" / "training-further.md"
@@ -262,7 +262,7 @@ def shorten(path: Path) -> str:
 
 
 def train_network(words: list[str], run_dir: Path) -> dict:
-    """Trains a run, or what is left of it (see `trials.run_trial`), and removes its largest files.
+    """Trains a run, or what is left of it (see `trial.run_trial`), and removes its largest files.
 
     Returns: the scores, and the last process's seconds.
     Raises:

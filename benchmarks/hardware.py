@@ -29,8 +29,8 @@ from end_to_end import ROOT, describe_machine, write_section
 
 sys.path.insert(0, str(ROOT))
 
+from keras_senti.experiments.study import format_markdown
 from keras_senti.settings.yaml_file import read_config
-from keras_senti.study import format_markdown
 
 RESULTS = ROOT / "benchmarks" / "results" / "hardware.json"
 PAGE = ROOT / "docs" / "hardware.md"
@@ -57,7 +57,7 @@ TRAIN = [sys.executable, "train.py"]
 MODES = {
     "one process": [*TRAIN, "--device.strategy", "cpu"],
     "two replicas": [*TRAIN, "--device.strategy", "mirrored", "--device.replicas", "2"],
-    "two workers": [sys.executable, "-m", "keras_senti.launch", "--workers", "2", "--", *TRAIN],
+    "two workers": [sys.executable, "-m", "keras_senti", "launch", "--workers", "2", "--", *TRAIN],
 }
 SIZES = {
     "`configs/tweets.yaml` (64 units, batches of 128 tweets)": [],

@@ -20,7 +20,7 @@ benchmarks/results/results.json, which several processes can share.
 The Amazon file does not say which of the four domains a review is of, so nothing is trained on books and tested on
 kitchen. chnsenticorp and online_shopping_10_cats have many texts of reviews_zh, which the Chinese language model reads;
 those in their validation parts it does not: a text's hash says which part it goes to, in each file alike. For a file of
-your own: `python -m keras_senti.study --config ... --data.csv FILE`.
+your own: `python -m keras_senti study --config ... --data.csv FILE`.
 """
 
 import argparse
@@ -34,9 +34,9 @@ from end_to_end import ROOT, describe_machine, measure_baselines, write_section
 sys.path.insert(0, str(ROOT))
 
 from keras_senti.errors import UserError
+from keras_senti.experiments.study import count_seeds, format_markdown, run_study
 from keras_senti.settings.command_line import parse_config
 from keras_senti.storage.files import write_json
-from keras_senti.study import count_seeds, format_markdown, run_study
 
 RESULTS = ROOT / "benchmarks" / "results" / "results.json"
 RECIPES = {"document": "document's LSTM", "scratch": "from scratch", "pretrained": "pre-trained"}

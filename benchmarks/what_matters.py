@@ -6,7 +6,7 @@
 Each change is trained with the same seeds as the recipe (configs/tweets.yaml; configs/imdb.yaml on a sample), and
 compared seed by seed on the validation part. Runs lie in logs/what_matters/; what has finished is not repeated, and
 changes that are not named keep the results that they have. The test part is left alone. One change on a file of your
-own: `python -m keras_senti.study` with two configs and --data.csv FILE.
+own: `python -m keras_senti study` with two configs and --data.csv FILE.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(ROOT))
 
 from keras_senti.errors import UserError
+from keras_senti.experiments.study import compare_paired, format_markdown, pair_scores, run_study, show_difference
+from keras_senti.experiments.trial import find_difference
 from keras_senti.settings.command_line import parse_config, to_arguments
 from keras_senti.settings.schema import Config
 from keras_senti.storage.files import replace_file, write_json
-from keras_senti.study import compare_paired, format_markdown, pair_scores, run_study, show_difference
-from keras_senti.trials import find_difference
 
 RESULTS = ROOT / "benchmarks" / "results" / "what_matters.json"
 PICTURE = ROOT / "benchmarks" / "results" / "what_matters.png"

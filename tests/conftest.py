@@ -80,10 +80,10 @@ def trained_run(tiny_settings, tmp_path_factory) -> Path:
 @pytest.fixture
 def stub_trials(monkeypatch):
     """Trials of studies and searches are those of stub_trial.py, which take a second."""
-    from keras_senti import trials
+    from keras_senti.experiments import trial
 
-    monkeypatch.setattr(trials, "COMMAND", [sys.executable, str(ROOT / "tests" / "stub_trial.py")])
-    monkeypatch.setattr(trials, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(trial, "COMMAND", [sys.executable, str(ROOT / "tests" / "stub_trial.py")])
+    monkeypatch.setattr(trial, "SECONDS_BETWEEN_LOOKS", 0.05)
     monkeypatch.chdir(ROOT)
 
 

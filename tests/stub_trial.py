@@ -12,10 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from keras_senti.experiments.trial import end_with_parent
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.portable import resolve_paths
 from keras_senti.settings.yaml_file import read_config, write_yaml
-from keras_senti.trials import end_with_parent
 
 end_with_parent()
 words = sys.argv[1:]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import keras_senti
+from keras_senti.cli import export
 from keras_senti.errors import UserError
 from keras_senti.export import weights_folder
 from keras_senti.export.weights_folder import read_pretrained, read_run, write_compact
@@ -208,7 +209,7 @@ def test_weights_of_another_kind_or_size_are_refused(folder, bias, message):
 @pytest.mark.slow
 def test_the_command_makes_a_folder_from_a_finished_run(trained_run, classifier, tmp_path):
     words = [str(trained_run), str(tmp_path / "models" / "small"), "--dtype", "float16"]
-    command = [sys.executable, "-m", "keras_senti.compact", *words]
+    command = [sys.executable, "-m", "keras_senti", "export", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert re.search(r"small: 9 weights of tiny in float16, 0\.0 MB\n", done.stdout)
@@ -222,7 +223,7 @@ def test_the_command_takes_the_encoder_of_a_language_models_run(language_model, 
     (run_dir / "manifest.json").write_text('{"status": "finished"}')
     write_compact(run_dir / "encoder", language_model)
     (tmp_path / "empty").mkdir()
-    weights_folder.main([str(run_dir), str(tmp_path / "empty")])
+    export.main([str(run_dir), str(tmp_path / "empty")])
     assert "empty: 7 weights of tiny_lm in float32" in capsys.readouterr().out
     assert read_pretrained(tmp_path / "empty").weights.keys() == language_model.weights.keys()
 
@@ -231,10 +232,10 @@ def test_the_command_never_writes_over_anything(trained_run, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for path in (tmp_path, tmp_path / "notes.txt"):
         with pytest.raises(UserError, match="is there already and not an empty folder. Name a new one"):
-            weights_folder.main([str(trained_run), str(path)])
+            export.main([str(trained_run), str(path)])
     assert (tmp_path / "notes.txt").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
     with pytest.raises(UserError, match=r"cannot make .*notes\.txt"):
-        weights_folder.main([str(trained_run), str(tmp_path / "notes.txt" / "small")])
+        export.main([str(trained_run), str(tmp_path / "notes.txt" / "small")])
 
 
 def test_the_command_refuses_what_is_no_finished_run_or_is_damaged(trained_run, tmp_path):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from conftest import BAD, GOOD, ROOT, make_rows
 
+from keras_senti.cli import audit
 from keras_senti.errors import UserError
 from keras_senti.evaluation import label_audit
 from keras_senti.evaluation.deciding_words import find_deciding_words
@@ -229,7 +230,7 @@ def reviews(tmp_path_factory):
 def test_the_command_writes_a_row_a_finding_and_prints_the_first(reviews, tmp_path):
     words = ["--data.csv", str(reviews), "--out", str(tmp_path / "faults.csv")]
     done = subprocess.run(
-        [sys.executable, "-m", "keras_senti.faults", *words], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "keras_senti", "audit", *words], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
     table = pd.read_csv(tmp_path / "faults.csv", keep_default_na=False)
@@ -280,10 +281,10 @@ def test_nothing_is_written_over(reviews, tmp_path):
     (tmp_path / "mine.csv").write_text("mine")
     words = ["--data.csv", str(reviews), "--out"]
     with pytest.raises(UserError, match=r"--out: .*mine\.csv is there already\. Name a new file"):
-        label_audit.main([*words, str(tmp_path / "mine.csv")])
+        audit.main([*words, str(tmp_path / "mine.csv")])
     assert (tmp_path / "mine.csv").read_text() == "mine"
     with pytest.raises(UserError, match=r"--out: there is no folder .*nowhere\. Make it"):
-        label_audit.main([*words, str(tmp_path / "nowhere" / "f.csv")])
+        audit.main([*words, str(tmp_path / "nowhere" / "f.csv")])
 
 
 @pytest.mark.parametrize(
@@ -302,19 +303,19 @@ def test_nothing_is_written_over(reviews, tmp_path):
 def test_what_cannot_be_examined_is_said_before_anything_is_written(tmp_path, rows, words, message):
     path = write(tmp_path / "r.csv", rows)
     with pytest.raises(UserError, match=message):
-        label_audit.main(["--data.csv", str(path), *words, "--out", str(tmp_path / "f.csv")])
+        audit.main(["--data.csv", str(path), *words, "--out", str(tmp_path / "f.csv")])
     assert not (tmp_path / "f.csv").exists()
 
 
 def test_an_empty_file_is_named(tmp_path):
     (tmp_path / "r.csv").write_text("")
     with pytest.raises(UserError, match="is empty, expected a header line and rows"):
-        label_audit.main(["--data.csv", str(tmp_path / "r.csv"), "--out", str(tmp_path / "f.csv")])
+        audit.main(["--data.csv", str(tmp_path / "r.csv"), "--out", str(tmp_path / "f.csv")])
 
 
 def test_four_rows_are_enough(tmp_path, capsys):
     path = write(tmp_path / "r.csv", [("good day", "a"), ("fine day", "a"), ("bad day", "b"), ("sad day", "b")])
-    label_audit.main(["--data.csv", str(path), "--out", str(tmp_path / "f.csv")])
+    audit.main(["--data.csv", str(path), "--out", str(tmp_path / "f.csv")])
     assert "4 rows" in capsys.readouterr().out and (tmp_path / "f.csv").read_text().startswith('"kind","part","line"')
 
 

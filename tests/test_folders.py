@@ -13,8 +13,8 @@ import tensorflow as tf
 
 import evaluate as evaluate_command
 import keras_senti
+from keras_senti.cli import export
 from keras_senti.errors import UserError
-from keras_senti.export import weights_folder
 from keras_senti.export.weights_folder import read_pretrained, read_run, write_compact
 from keras_senti.settings.command_line import parse_config
 from keras_senti.storage import environment
@@ -108,7 +108,7 @@ def test_nothing_of_a_saved_model_runs_by_any_door(hostile_run, trained_run, tin
         evaluate_command.main(["--run", str(run_dir), *words])
     assert "positive" in capsys.readouterr().out
     evaluate.explain_texts(run_dir / "saved_model", TEXTS[:1])
-    weights_folder.main([str(run_dir), str(tmp_path / "compact")])
+    export.main([str(run_dir), str(tmp_path / "compact")])
     for path in (run_dir, run_dir / "saved_model"):
         config = parse_config([*tiny_settings, "--init_from", str(path)])
         assert read_pretrained(config.init_from).weights.keys() == read_run(trained_run).weights.keys()

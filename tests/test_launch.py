@@ -1,4 +1,4 @@
-"""`python -m keras_senti.launch`: several processes that know of each other."""
+"""`python -m keras_senti launch`: several processes that know of each other."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_senti import launch
+from keras_senti.cli import launch
 from keras_senti.errors import UserError
 
 SHOW = "import json, os, sys; c = json.loads(os.environ['TF_CONFIG']); print(json.dumps(c), file=sys.stderr)"
@@ -60,7 +60,7 @@ def test_a_worker_cannot_launch_workers(monkeypatch):
 
 
 def test_it_is_a_command():
-    done = subprocess.run([sys.executable, "-m", "keras_senti.launch", "--help"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "keras_senti", "launch", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "--workers" in done.stdout
 
 
@@ -82,9 +82,10 @@ while True:
 """
 QUICKLY = """
 import sys
-from keras_senti import launch
+from keras_senti.cli import launch
 from keras_senti.errors import run_command
-launch.SECONDS_TO_END = float(sys.argv.pop(1))
+from keras_senti.experiments import local_workers
+local_workers.SECONDS_TO_END = float(sys.argv.pop(1))
 sys.exit(run_command(launch.main))
 """
 
@@ -147,8 +148,10 @@ import os, signal, sys
 del signal.SIGKILL, os.killpg, os.sched_setaffinity, os.sched_getaffinity
 sys.modules["fcntl"] = sys.modules["resource"] = None
 sys.path.insert(0, os.getcwd())
-from keras_senti import runs, search, study, trials, launch
-launch.SECONDS_TO_END = 1
+from keras_senti.cli import search, study, launch
+from keras_senti.experiments import local_workers, trial
+from keras_senti.storage import run_folder
+local_workers.SECONDS_TO_END = 1
 launch.main(["--workers", "2", "--", sys.executable, "-c", sys.argv[1]])
 """
 

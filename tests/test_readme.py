@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import keras_senti
-from keras_senti import search, study
+from keras_senti.cli import search, study
+from keras_senti.experiments.search_space import read_space
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.yaml_file import read_config, write_yaml
-from keras_senti.space import read_space
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
@@ -35,7 +35,7 @@ def find_commands() -> list[str]:
 COMMANDS = find_commands()
 TRAIN, EVALUATE, FAULTS, STUDY, SEARCH = (
     [command for command in COMMANDS if word in command]
-    for word in ("train.py", "evaluate.py", "keras_senti.faults", "keras_senti.study", "keras_senti.search")
+    for word in ("train.py", "evaluate.py", "keras_senti audit", "keras_senti study", "keras_senti search")
 )
 
 
@@ -88,8 +88,8 @@ def test_every_train_command_parses(command, monkeypatch, tmp_path):
 def test_the_command_that_finds_faults_parses():
     (command,) = FAULTS
     words = shlex.split(command)
-    assert words[:3] == ["python", "-m", "keras_senti.faults"] and words[-2:] == ["--out", "faults.csv"]
-    assert parse_config(words[3:-2]).data.source == "tweets"
+    assert words[:4] == ["python", "-m", "keras_senti", "audit"] and words[-2:] == ["--out", "audit.csv"]
+    assert parse_config(words[4:-2]).data.source == "tweets"
 
 
 def test_the_commands_of_a_study_and_a_search_parse(monkeypatch):
@@ -98,12 +98,12 @@ def test_the_commands_of_a_study_and_a_search_parse(monkeypatch):
     found = []
     monkeypatch.setattr(study, "run_study", lambda *arguments: found.append(arguments))
     monkeypatch.setattr(study, "format_summary", lambda result: "")
-    study.main(shlex.split(command)[3:])
+    study.main(shlex.split(command)[4:])
     ((configs, seeds, _, words, _),) = found
     assert list(configs) == ["tweets", "document"] and seeds == [0, 1, 2, 3, 4]
     assert words == ["--train.evaluate_test", "false"]
     (command,) = SEARCH
-    options, words = search._read_options(shlex.split(command)[3:])
+    options, words = search._read_options(shlex.split(command)[4:])
     assert read_space(options.space, ["--config", options.config]) and not words
 
 
@@ -157,7 +157,7 @@ def test_the_index_has_one_line_for_each_page():
 
 
 def test_pages_that_code_and_configs_name_exist():
-    files = [*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("keras_senti/*.py"), *ROOT.glob("benchmarks/*.py")]
+    files = [*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("keras_senti/**/*.py"), *ROOT.glob("benchmarks/*.py")]
     named = {name for file in files for name in re.findall(r"docs/[\w-]+\.md", file.read_text(encoding="utf-8"))}
     assert named and [name for name in named if not (ROOT / name).exists()] == []
 

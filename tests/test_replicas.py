@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_senti import launch
 from keras_senti.data.batches import EncodedTexts, plan_epoch
 from keras_senti.errors import UserError
+from keras_senti.experiments import local_workers
 from keras_senti.models.build import build_model
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.schema import ModelConfig, TrainConfig
@@ -274,7 +274,7 @@ def test_what_several_replicas_cannot_do_is_refused(tiny_settings):
 # --- with processes of their own -------------------------------------------------------------------------------------
 
 TRAIN = [sys.executable, "train.py"]
-LAUNCH = [sys.executable, "-m", "keras_senti.launch", "--workers", "2", "--"]
+LAUNCH = [sys.executable, "-m", "keras_senti", "launch", "--workers", "2", "--"]
 MODES = {
     "one": TRAIN,
     "mirrored": [*TRAIN, "--device.strategy", "mirrored", "--device.replicas", "2"],
@@ -350,7 +350,7 @@ def test_one_process_two_replicas_and_two_workers_agree(tmp_path):
 
 def start_workers(words, log: Path) -> list[subprocess.Popen]:
     """Starts two workers as two machines would, without launch."""
-    addresses = [f"127.0.0.1:{port}" for port in launch.find_free_ports(2)]
+    addresses = [f"127.0.0.1:{port}" for port in local_workers.find_free_ports(2)]
     started = []
     for index in range(2):
         cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}

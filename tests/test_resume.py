@@ -199,7 +199,7 @@ def test_layers_join_in_their_epochs_also_if_the_run_was_stopped_before(tiny_set
 
 FULL_DISK = """
 import resource, sys
-from keras_senti import kernels
+from keras_senti.models import kernels
 from keras_senti.errors import run_command
 from keras_senti.training.callbacks import SaveProgress
 import train
@@ -243,10 +243,10 @@ SETTINGS = (
 TRAIN = """
 import sys
 import train
-from keras_senti import runs
 from keras_senti.errors import run_command
+from keras_senti.storage import run_folder
 
-runs.remove_checkpoints = lambda run_dir: None
+run_folder.remove_checkpoints = lambda run_dir: None
 sys.exit(run_command(train.main))
 """
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from keras_senti.cli.search import main
 from keras_senti.errors import UserError
-from keras_senti.search import main
 from keras_senti.settings.yaml_file import read_config
 from keras_senti.storage import locks
 
@@ -25,8 +25,9 @@ SPACE = "model.units: {choices: [32, 64, 96]}\ntrain.weight_decay: {low: 0.0, hi
 # What a test starts as a process of its own: the command, with the stub for a training run.
 SEARCH = f"""
 import sys
-from keras_senti import search, trials
-trials.COMMAND, trials.SECONDS_BETWEEN_LOOKS = [sys.executable, {STUB!r}], 0.05
+from keras_senti.cli import search
+from keras_senti.experiments import trial
+trial.COMMAND, trial.SECONDS_BETWEEN_LOOKS = [sys.executable, {STUB!r}], 0.05
 search.main(sys.argv[1:])
 """
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from keras_senti.errors import UserError
+from keras_senti.experiments.search_space import list_combinations, read_space
 from keras_senti.settings.command_line import to_arguments
-from keras_senti.space import list_combinations, read_space
 
 WORDS = ["--data.source", "tweets"]
 

@@ -11,27 +11,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_senti import study, trials
+from keras_senti.cli.study import main
 from keras_senti.errors import UserError
-from keras_senti.settings.yaml_file import read_config
-from keras_senti.storage import locks
-from keras_senti.study import (
+from keras_senti.experiments import study, trial
+from keras_senti.experiments.study import (
     compare_paired,
     flatten_scores,
     format_summary,
     format_table,
-    main,
     pair_scores,
     run_study,
     summarize,
 )
+from keras_senti.settings.yaml_file import read_config
+from keras_senti.storage import locks
 
 ROOT = Path(__file__).parents[1]
 STUDY = f"""
 import sys
-from keras_senti import study, trials
+from keras_senti.cli import study
 from keras_senti.errors import run_command
-trials.COMMAND = [sys.executable, {str(ROOT / "tests" / "stub_trial.py")!r}]
+from keras_senti.experiments import trial
+trial.COMMAND = [sys.executable, {str(ROOT / "tests" / "stub_trial.py")!r}]
 sys.exit(run_command(study.main))
 """
 WORDS = ["--data.source", "tweets", "--train.epochs", "1"]
@@ -99,7 +100,7 @@ def test_a_failed_run_is_told_and_left_out_and_if_all_fail_it_stops(tmp_path, mo
 
     def fail_once(words, run_dir, **_):
         if run_dir.name == "seed-1":
-            raise trials.TrialFailed("out of memory")
+            raise trial.TrialFailed("out of memory")
         return original(words, run_dir)
 
     monkeypatch.setattr(study, "run_trial", fail_once)
@@ -111,7 +112,7 @@ def test_a_failed_run_is_told_and_left_out_and_if_all_fail_it_stops(tmp_path, mo
 
 
 def test_runs_at_the_same_time_share_the_cores_and_are_told_in_the_order_of_their_seeds(tmp_path, monkeypatch):
-    original = trials.run_trial
+    original = trial.run_trial
     running, most = [], []
 
     def run_late(words, run_dir, **more):
@@ -128,7 +129,7 @@ def test_runs_at_the_same_time_share_the_cores_and_are_told_in_the_order_of_thei
     assert result["scores"]["accuracy"]["all"] == sorted(result["scores"]["accuracy"]["all"])  # of the seeds 0, 1, 2
     share = max(1, len(os.sched_getaffinity(0)) // 2)
     assert read_config(tmp_path / "one" / "seed-1" / "config.yaml").device.cpu_threads == share
-    assert trials.share_cores([*WORDS, "--device.cpu_threads", "7"], 2) == [] == trials.share_cores(WORDS, 1)
+    assert trial.share_cores([*WORDS, "--device.cpu_threads", "7"], 2) == [] == trial.share_cores(WORDS, 1)
 
 
 def test_what_runs_is_ended_if_the_study_is_stopped_and_goes_on_afterwards(tmp_path, monkeypatch):

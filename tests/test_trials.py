@@ -9,10 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from keras_senti import trials
 from keras_senti.errors import UserError
+from keras_senti.experiments import trial
+from keras_senti.experiments.trial import (
+    ForeignFolder,
+    TrialFailed,
+    TrialStopped,
+    format_duration,
+    freeze_config,
+    run_trial,
+)
 from keras_senti.settings.command_line import parse_config
-from keras_senti.trials import ForeignFolder, TrialFailed, TrialStopped, format_duration, freeze_config, run_trial
 
 ROOT = Path(__file__).parents[1]
 WORDS = ["--data.source", "tweets", "--train.epochs", "2"]
@@ -47,11 +54,11 @@ def test_the_settings_of_all_trials_stay_what_they_were(tmp_path):
 def test_what_trials_run_on_may_be_another_from_start_to_start(tmp_path):
     file = tmp_path / "config.yaml"
     first = ["--data.source", "tweets", "--data.cache_dir", str(tmp_path / "one")]
-    assert trials.freeze_config(first, file) == ["--config", str(file)]
+    assert trial.freeze_config(first, file) == ["--config", str(file)]
     second = ["--data.source", "tweets", "--data.cache_dir", str(tmp_path / "two"), "--device.cpu_threads", "1"]
-    found = parse_config(trials.freeze_config(second, file))
+    found = parse_config(trial.freeze_config(second, file))
     assert found.device.cpu_threads == 1 and found.data.cache_dir == str(tmp_path / "two")
-    assert trials.share_cores(trials.freeze_config(second, file), 2) == []  # it says its own
+    assert trial.share_cores(trial.freeze_config(second, file), 2) == []  # it says its own
 
 
 def test_a_run_that_finished_counts_even_if_its_process_failed_after_that(tmp_path, monkeypatch):
@@ -104,7 +111,7 @@ def test_durations_are_for_people():
 @pytest.mark.slow
 def test_a_real_trial_ends_with_its_parent_and_then_goes_on(tmp_path, tiny_settings, monkeypatch):
     words = [*tiny_settings, "--train.epochs", "40", "--train.evaluate_test", "false"]
-    code = "import json, sys, pathlib; from keras_senti.trials import run_trial; "
+    code = "import json, sys, pathlib; from keras_senti.experiments.trial import run_trial; "
     code += "run_trial(json.loads(sys.argv[1]), pathlib.Path(sys.argv[2]))"
     parent = subprocess.Popen([sys.executable, "-c", code, json.dumps(words), str(tmp_path / "run")], cwd=ROOT)
     deadline = time.monotonic() + 120
@@ -112,7 +119,7 @@ def test_a_real_trial_ends_with_its_parent_and_then_goes_on(tmp_path, tiny_setti
         time.sleep(0.1)
     parent.kill()
     parent.wait()
-    monkeypatch.setattr(trials, "COMMAND", [sys.executable, "-m", "keras_senti.trials"])
+    monkeypatch.setattr(trial, "COMMAND", [sys.executable, "-m", "keras_senti.experiments.trial"])
     monkeypatch.chdir(ROOT)
     time.sleep(3)
     lock = os.open(tmp_path / "run" / "checkpoints" / "lock", os.O_RDWR)

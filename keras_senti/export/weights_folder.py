@@ -1,6 +1,6 @@
 """A model as weights without a graph: small enough to hand around, whole enough to predict with and to train further.
 
-    python -m keras_senti.compact logs/tweets/<run> FOLDER --dtype float16
+    python -m keras_senti export logs/tweets/<run> FOLDER --dtype float16
 
 A compact folder holds config.yaml (how the model reads and was made; no place on the machine it is from),
 vocabulary.txt, weights.npz (one array a weight, named as `build.name_of` says) and, for a classifier,
@@ -9,12 +9,10 @@ language_model leaves one as encoder/ in its folder. data.json says from which f
 hashes; folders from before there was one load too.
 """
 
-import argparse
 import functools
 import itertools
 import math
 import reprlib
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from keras_senti.data.tokenizer import Tokenizer, check_vocabulary, read_vocabulary
-from keras_senti.errors import UserError, run_command
+from keras_senti.errors import UserError
 from keras_senti.evaluation.calibration import read_calibration
 from keras_senti.models.build import iterate_weights, name_of
 from keras_senti.settings.portable import without_paths
@@ -300,30 +298,3 @@ def read_run(run_dir) -> Pretrained:
     """
     run_dir = run_folder.check_run_dir(run_dir)
     return replace(read_pretrained(run_dir), data=run_folder.read_manifest(run_dir).get("data", {}))
-
-
-def main(argv):
-    parser = argparse.ArgumentParser(
-        prog="python -m keras_senti.compact",
-        description="Makes a compact folder, for keras_senti.load and --init_from, from a finished run.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="folder of a finished run, of either task")
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="new folder")
-    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the weights; default: %(default)s")
-    options = parser.parse_args(argv)
-    folder = options.folder
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f"FOLDER: {folder} is there already and not an empty folder. Name a new one.")
-    model = read_run(options.run_dir)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"FOLDER: cannot make {folder.parent}: {error.strerror}.") from None
-    write_compact(folder, model, options.dtype)
-    size = sum(file.stat().st_size for file in folder.iterdir())
-    print(f"{folder}: {len(model.weights)} weights of {model.config.name} in {options.dtype}, {size / 1e6:.1f} MB")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -248,7 +248,7 @@ def _set_up_workers(cluster: tuple[int, int] | None, gpus: list, steps: int, thr
     if cluster is None:
         raise UserError(
             "device.strategy: received multi_worker, but the environment variable TF_CONFIG, which names the workers, "
-            "is not set. To try it on this machine: python -m keras_senti.launch --workers 2 -- python train.py ..."
+            "is not set. To try it on this machine: python -m keras_senti launch --workers 2 -- python train.py ..."
         )
     worker, workers = cluster
     _use_gpus(gpus)

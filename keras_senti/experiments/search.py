@@ -1,20 +1,5 @@
-"""Searches for settings: grid, random or Bayesian search over any keys of a config, by Optuna.
+"""A search of settings by Optuna, in which several processes can take part."""
 
-    python -m keras_senti.search --config configs/tweets.yaml --space configs/search/tweets.yaml --trials 30
-
-Other options are settings, as for train.py, of each trial. Everything lies in logs/searches/<name of the config>/
-(--out: elsewhere): start.yaml, the settings that all trials begin with, also if the config is edited meanwhile;
-search.db (SQLite); a run folder and a log for each trial; best.yaml, which train.py takes; trials.csv, history.png and
-importance.png. The same command started once more, here or on a machine that shares the disk and its file locks, takes
-part in the search; after Ctrl-C or kill -9 it goes on, and nothing is done twice. With more --trials it is extended.
-
-A trial is judged by its best epoch on the validation part (train.monitor follows --metric), and ended early, from the
-third epoch on, if it is worse than half of those that were trained to their end were by then (once there are five of
-them). The test part is never touched. The best of many flatters itself, since it was chosen by the score that it shows:
-so it is trained again with fresh seeds, beside the config that the search began with.
-"""
-
-import argparse
 import contextlib
 import csv
 import io
@@ -28,13 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_senti.errors import UserError, run_command
-from keras_senti.settings.command_line import parse_config, to_arguments
-from keras_senti.settings.yaml_file import write_yaml
-from keras_senti.space import Range, list_combinations, read_space
-from keras_senti.storage import files, locks, run_folder
-from keras_senti.study import TITLES, StudyInUse, format_summary, run_study
-from keras_senti.trials import (
+from keras_senti.errors import UserError
+from keras_senti.experiments.search_space import Range, list_combinations, read_space
+from keras_senti.experiments.study import TITLES, StudyInUse, format_summary, run_study
+from keras_senti.experiments.trial import (
     ForeignFolder,
     TrialFailed,
     TrialStopped,
@@ -45,6 +27,9 @@ from keras_senti.trials import (
     run_trial,
     share_cores,
 )
+from keras_senti.settings.command_line import parse_config, to_arguments
+from keras_senti.settings.yaml_file import write_yaml
+from keras_senti.storage import files, locks, run_folder
 
 SAMPLERS = ("grid", "random", "bayes")
 FRESH_SEED = 1000  # the first of the seeds with which the best settings are confirmed
@@ -56,11 +41,11 @@ class Search:
     """A search in a folder, in which several processes may take part.
 
     Args:
-        folder: where everything lies. words: command-line words of the config, see `trials.freeze_config`.
-        share: further words, of what the trials run on here, see `trials.share_cores`.
+        folder: where everything lies. words: command-line words of the config, see `trial.freeze_config`.
+        share: further words, of what the trials run on here, see `trial.share_cores`.
         space: what may change. trials: how many there are to be, in all processes together. sampler: one of SAMPLERS.
         seed: of the sampler. metric: macro_f1 | accuracy, of the validation part.
-        combinations: of a grid, see `space.list_combinations`. stop: ends the trials that run here when it is set.
+        combinations: of a grid, see `search_space.list_combinations`. stop: ends the trials that run here, when set.
     Raises:
         UserError: if the folder has a search for something else.
     """
@@ -335,41 +320,40 @@ def _explain_storage(folder: Path):
         raise UserError(f"{folder / 'search.db'}: the search's storage cannot be used ({reason}). {what}") from None
 
 
-def _read_options(argv) -> tuple[argparse.Namespace, list[str]]:
-    """Returns the options, checked, and the other words, which are settings."""
-    parser = argparse.ArgumentParser(
-        prog="python -m keras_senti.search", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=__doc__,
-    )  # fmt: skip
-    parser.add_argument("--config", required=True, metavar="FILE", help="what the search begins with")
-    parser.add_argument("--space", required=True, metavar="FILE", help="what it may change: see configs/search/")
-    parser.add_argument("--trials", type=int, default=30, help="of all processes together (default: 30)")
-    parser.add_argument("--sampler", choices=SAMPLERS, default="bayes")
-    parser.add_argument("--metric", choices=("macro_f1", "accuracy"), default="macro_f1")
-    parser.add_argument("--hours", type=float, help="after so many no trial begins")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampler")
-    parser.add_argument("--confirm", type=int, default=3, metavar="SEEDS", help="fresh seeds at the end; 0: none")
-    parser.add_argument(
-        "--jobs", type=int, default=1, help="trials at a time (no TPU), each with its share of the cores"
-    )
-    parser.add_argument("--out", metavar="FOLDER", help="default: logs/searches/<name of the config>")
-    options, words = parser.parse_known_args(argv)
-    limits = {"trials": 1, "confirm": 0, "seed": 0, "jobs": 1}
-    for name, least in limits.items():
-        if getattr(options, name) < least:
-            raise UserError(f"--{name}: received {getattr(options, name)}, expected at least {least}.")
-    if options.hours is not None and not options.hours > 0:
-        raise UserError(f"--hours: received {options.hours}, expected a number above 0.")
-    return options, words
+def _run_jobs(searches: list[Search], deadline: float | None, stop: threading.Event):
+    with ThreadPoolExecutor(len(searches)) as pool:
+        try:
+            for job in as_completed([pool.submit(search.run, deadline) for search in searches]):
+                job.result()
+        finally:  # also after Ctrl-C
+            stop.set()
 
 
-def main(argv):
-    options, words = _read_options(argv)
+def _confirm(folder: Path, start: list[str], name: str, seeds: int, jobs: int):
+    print(f"\nconfirming with {seeds} fresh seeds, which the search has not seen:", flush=True)
+    fresh = list(range(FRESH_SEED, FRESH_SEED + seeds))
+    configs = {"start": start, name: ["--config", str(folder / "best.yaml")]}
+    try:
+        result = run_study(configs, fresh, folder / "confirmed", ["--train.evaluate_test", "false"], jobs)
+    except StudyInUse:
+        print("another process has begun with it")
+        return
+    print(f"\n{format_summary(result)}\nall scores: {folder / 'confirmed' / 'table.md'}")
+
+
+def run_search(options, arguments: list[str]):
+    """Searches, writes what was found, and confirms the best settings with fresh seeds.
+
+    Args:
+        options: of `cli.search`. arguments: settings of each trial, as for train.py.
+    Raises:
+        UserError: for settings or a space that cannot work, if Optuna is missing, or if no trial has a score.
+    """
     try:
         import optuna  # noqa: F401
     except ImportError:
         raise UserError('search needs Optuna: python -m pip install -e ".[search]"') from None
-    start = ["--config", options.config, *words, "--train.monitor", f"val_{options.metric}"]
+    start = ["--config", options.config, *arguments, "--train.monitor", f"val_{options.metric}"]
     check_trial_config(start)
     space = read_space(options.space, start)
     combinations = list_combinations(space, options.space) if options.sampler == "grid" else None
@@ -415,28 +399,3 @@ def main(argv):
     except KeyboardInterrupt:
         print(f"\nstopped: the same command goes on in {folder}", file=sys.stderr)
         raise
-
-
-def _run_jobs(searches: list[Search], deadline: float | None, stop: threading.Event):
-    with ThreadPoolExecutor(len(searches)) as pool:
-        try:
-            for job in as_completed([pool.submit(search.run, deadline) for search in searches]):
-                job.result()
-        finally:  # also after Ctrl-C
-            stop.set()
-
-
-def _confirm(folder: Path, start: list[str], name: str, seeds: int, jobs: int):
-    print(f"\nconfirming with {seeds} fresh seeds, which the search has not seen:", flush=True)
-    fresh = list(range(FRESH_SEED, FRESH_SEED + seeds))
-    configs = {"start": start, name: ["--config", str(folder / "best.yaml")]}
-    try:
-        result = run_study(configs, fresh, folder / "confirmed", ["--train.evaluate_test", "false"], jobs)
-    except StudyInUse:
-        print("another process has begun with it")
-        return
-    print(f"\n{format_summary(result)}\nall scores: {folder / 'confirmed' / 'table.md'}")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

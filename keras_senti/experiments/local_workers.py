@@ -1,13 +1,5 @@
-"""Starts several workers of one training run on this machine, to try out what several machines do.
+"""Several workers of one cluster on this machine, to try a distribution strategy out."""
 
-    python -m keras_senti.launch --workers 2 -- python train.py --config configs/tweets.yaml
-
-Each worker is a process of its own, with its share of the processor cores and the environment variable TF_CONFIG, which
-on several machines is set by whoever starts them. The lines of the first worker, the chief, are shown; the others write
-into the run's log only what goes wrong. If one ends before its time, the others are ended too.
-"""
-
-import argparse
 import contextlib
 import json
 import os
@@ -18,7 +10,7 @@ import sys
 import threading
 import time
 
-from keras_senti.errors import Terminated, UserError, run_command
+from keras_senti.errors import UserError
 
 SECONDS_TO_END = 10  # between asking a worker to end and ending it
 
@@ -95,14 +87,14 @@ def wait_for_workers(workers: list[subprocess.Popen]) -> int:
 def end_workers(workers: list[subprocess.Popen]):
     """Asks those that still run to end, and after a while, or if it is interrupted meanwhile, ends them."""
     try:
-        _send(workers, signal.SIGTERM)
+        send(workers, signal.SIGTERM)
         _wait_until_ended(workers)
     finally:
-        _send(workers, getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows has one way to end a process
+        send(workers, getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows has one way to end a process
         _wait_until_ended(workers)
 
 
-def _send(workers: list[subprocess.Popen], number: int):
+def send(workers: list[subprocess.Popen], number: int):
     for worker in workers:
         if worker.poll() is not None:
             continue
@@ -118,44 +110,3 @@ def _wait_until_ended(workers: list[subprocess.Popen]):
     deadline = time.monotonic() + SECONDS_TO_END
     while any(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.1)
-
-
-def main(argv):
-    parser = argparse.ArgumentParser(
-        prog="python -m keras_senti.launch", allow_abbrev=False, description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--workers", type=int, required=True, help="processes to start, at least 1")
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and what each worker runs")
-    options = parser.parse_args(argv)
-    command = options.command[1:] if options.command[:1] == ["--"] else options.command
-    if options.workers < 1:
-        raise UserError(f"--workers: received {options.workers}, expected at least 1.")
-    if not command:
-        raise UserError(
-            "launch: received no command. Example: --workers 2 -- python train.py --config configs/tweets.yaml"
-        )
-    if os.environ.get("TF_CONFIG"):
-        raise UserError(
-            "TF_CONFIG is set already: launch sets it for its workers. Unset it, or start the command itself."
-        )
-    print(
-        "launch: tf.distribute opens a port of each worker to the whole network, without a password: use it on a "
-        "machine that a firewall protects.", file=sys.stderr, flush=True,
-    )  # fmt: skip
-    workers = []
-    try:
-        start_workers(command, options.workers, workers)
-        code = wait_for_workers(workers)
-    except Terminated:
-        raise
-    except KeyboardInterrupt:
-        _send(workers, signal.SIGINT)  # as Ctrl-C would without us; the chief then keeps its best epoch
-        code = wait_for_workers(workers)
-    finally:
-        end_workers(workers)
-    if code:
-        sys.exit(code)
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from keras_senti.errors import UserError, run_command
-from keras_senti.launch import end_workers
+from keras_senti.experiments.local_workers import end_workers
 from keras_senti.settings.command_line import parse_config, to_arguments
 from keras_senti.settings.portable import resolve_paths
 from keras_senti.settings.schema import Config
@@ -26,7 +26,7 @@ from keras_senti.storage.files import read_json, write_text
 from keras_senti.storage.run_folder import read_manifest
 
 SECONDS_BETWEEN_LOOKS = 0.5
-COMMAND = [sys.executable, "-m", "keras_senti.trials"]
+COMMAND = [sys.executable, "-m", "keras_senti.experiments.trial"]
 PARENT = "KERAS_SENTI_PARENT"  # environment variable with the process that a trial ends with
 GROWTH = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}  # else the first of several trials would take a GPU's whole memory
 

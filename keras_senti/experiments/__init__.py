@@ -1,0 +1,1 @@
+"""Several runs, to tell better from luck."""
