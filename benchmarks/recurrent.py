@@ -186,7 +186,7 @@ def build_step_products(case: Case):
 
     from keras_senti.models import kernels
 
-    parts = max(1, min(kernels.devices.count_threads(), kernels.MOST_PARTS, case.rows // kernels.PART_ROWS))
+    parts = max(1, min(kernels.kernel_choice.count_threads(), kernels.MOST_PARTS, case.rows // kernels.PART_ROWS))
     rng, gates = np.random.default_rng(0), 4 * case.units
     # With orthonormal rows the state keeps its size through the product with it and that with its transpose.
     recurrent = tf.constant(np.linalg.qr(rng.normal(size=(gates, case.units)))[0].T, tf.float32)

@@ -130,7 +130,7 @@ def test_a_newest_one_that_cannot_be_read_for_now_stops_and_is_kept(model, tmp_p
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.runs, "read_arrays", fail)
+        patch.setattr(checkpoints.files, "read_arrays", fail)
         with pytest.raises(UserError, match=r"step-00000002\.npz: .* cannot be read \(.*Permission denied\)"):
             restore_newest(tmp_path, model)
     assert restore_newest(tmp_path, model).step == 2

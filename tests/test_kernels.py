@@ -19,7 +19,7 @@ BATCH, TIME, FEATURES, UNITS = 3, 5, 4, 2
 @pytest.fixture(autouse=True)
 def two_parts(monkeypatch):
     """As with two threads and a large batch: 3 rows become parts of 1 and 2."""
-    monkeypatch.setattr(kernels.devices, "count_threads", lambda: 2)
+    monkeypatch.setattr(kernels.kernel_choice, "count_threads", lambda: 2)
     monkeypatch.setattr(kernels, "PART_ROWS", 1)
     monkeypatch.setattr(kernels, "MOST_PARTS", 4)
 

@@ -134,13 +134,13 @@ def test_runs_at_the_same_time_share_the_cores_and_are_told_in_the_order_of_thei
 
 def test_what_runs_is_ended_if_the_study_is_stopped_and_goes_on_afterwards(tmp_path, monkeypatch):
     monkeypatch.setenv("STUB_PAUSE", "3")
-    original, begin = study.runs.read_manifest, time.monotonic()
+    original, begin = study.run_folder.read_manifest, time.monotonic()
 
     def stop(_run_dir):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(study.runs, "read_manifest", stop)
+        patch.setattr(study.run_folder, "read_manifest", stop)
         with pytest.raises(KeyboardInterrupt):
             run_study({"short": WORDS, "long": [*WORDS, "--train.epochs", "40"]}, [0], tmp_path, [], jobs=2)
     assert time.monotonic() - begin < 60 and original(tmp_path / "long" / "seed-0")["status"] == "running"

@@ -14,7 +14,7 @@ from keras_senti.data.batches import EncodedTexts, plan_epoch
 from keras_senti.errors import Terminated, UserError
 from keras_senti.models.build import build_model
 from keras_senti.settings.schema import ModelConfig, TrainConfig
-from keras_senti.training import callbacks, fit
+from keras_senti.training import callbacks, callbacks, fit
 from keras_senti.training.callbacks import SaveProgress, ShowProgress, StopOnNonFinite, Throughput
 from keras_senti.training.checkpoints import Progress
 from keras_senti.training.fit import compile_model, compute_class_weights, make_predict, train_model
@@ -114,13 +114,13 @@ def test_after_a_step_of_sgd_each_layer_has_moved_by_its_gradient_times_its_rate
 
 @pytest.mark.slow
 def test_layers_learn_from_their_epoch_on_and_that_is_said(tmp_path, capsys, monkeypatch):
-    states, write = [], fit.write_checkpoint
+    states, write = [], callbacks.write_checkpoint
 
     def record(folder, model, progress, *chief):
         states.append(model.get_weights())
         write(folder, model, progress, *chief)
 
-    monkeypatch.setattr(fit, "write_checkpoint", record)
+    monkeypatch.setattr(callbacks, "write_checkpoint", record)
     settings = ModelConfig(units=5, embedding_dim=4, num_layers=2, pooling="attention")
     first_epochs = {"embedding": 4, "recurrent_0": 3, "recurrent_1": 3, "pooling": None}
     model, before, _ = train(tmp_path, settings, epochs=5, train_from_epoch=first_epochs, layer_rate_decay=2.6)
@@ -424,13 +424,13 @@ def test_a_run_whose_training_is_over_is_not_trained_again(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("minutes,expected", [(1e-9, [1, 2, 3, 4, 5, 6]), (60, [3, 6])])
 def test_checkpoints_are_written_as_often_as_asked_and_at_each_epochs_end(tmp_path, monkeypatch, minutes, expected):
-    written, write = [], fit.write_checkpoint
+    written, write = [], callbacks.write_checkpoint
 
     def record(folder, model, progress, *chief):
         written.append(3 * progress.epoch + progress.step)
         write(folder, model, progress, *chief)
 
-    monkeypatch.setattr(fit, "write_checkpoint", record)
+    monkeypatch.setattr(callbacks, "write_checkpoint", record)
     train(tmp_path, checkpoint_minutes=minutes)
     assert written == expected
 

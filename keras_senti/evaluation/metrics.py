@@ -25,7 +25,7 @@ def compute_metrics(labels: np.ndarray, probabilities: np.ndarray, class_names) 
         A class that occurs neither among labels nor predictions has precision, recall and F1 0, and counts as such.
     """
     classes = range(len(class_names))
-    probabilities = _normalize(probabilities)
+    probabilities = normalize(probabilities)
     predicted = probabilities.argmax(axis=1)
     cells, counts = np.unique(labels * len(classes) + predicted, return_counts=True)
     true, taken = np.divmod(cells, len(classes))
@@ -40,7 +40,7 @@ def compute_metrics(labels: np.ndarray, probabilities: np.ndarray, class_names) 
         "accuracy_interval": intervals[0],
         "macro_f1": float(macro_f1[0]),
         "macro_f1_interval": intervals[1],
-        **_score_probabilities(labels, probabilities),
+        **score_probabilities(labels, probabilities),
         "per_class": {
             name: {
                 "precision": float(precision[i]),
@@ -54,7 +54,7 @@ def compute_metrics(labels: np.ndarray, probabilities: np.ndarray, class_names) 
     }
 
 
-def _score_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> dict:
+def score_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> dict:
     """Returns log_loss, brier_score and calibration_error, which depend on how sure the model is."""
     classes = probabilities.shape[1]
     return {
@@ -113,7 +113,7 @@ def _accuracy_and_macro_f1(counts, true, taken, classes: int) -> tuple[np.ndarra
     return hits.sum(axis=1) / counts.sum(axis=1), f1.mean(axis=1)
 
 
-def _normalize(probabilities: np.ndarray) -> np.ndarray:
+def normalize(probabilities: np.ndarray) -> np.ndarray:
     """Returns them as float64 whose rows sum to 1, which float32 does only nearly."""
     probabilities = np.float64(probabilities)
     return probabilities / probabilities.sum(axis=1, keepdims=True)
