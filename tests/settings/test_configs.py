@@ -17,7 +17,7 @@ from keras_senti.training.optimizers import make_optimizer
 from keras_senti.training.pretraining import check_language_model
 
 PADDED = [PADDING, UNKNOWN]
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))  # search/ has spaces, not configs
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))  # search/ has spaces, not configs
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

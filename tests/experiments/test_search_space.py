@@ -17,7 +17,7 @@ def read(tmp_path, text):
     return read_space(path, WORDS)
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs" / "search").glob("*.yaml")), ids=str)
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs" / "search").glob("*.yaml")), ids=str)
 def test_every_space_in_configs_suits_its_config(path):
     space = read_space(path, ["--config", f"configs/{path.stem}.yaml"])
     opening = path.read_text().split("\nmodel")[0]

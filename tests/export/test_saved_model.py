@@ -32,7 +32,7 @@ from keras_senti.settings.yaml_file import read_config
 from keras_senti.training.fit import make_predict
 
 TEXTS = ["the film was great", "", "awful " * 30, "<b>nice</b> &amp; GOOD", "我爱你 ok 😀", "never seen words here"]
-PAGE = Path(__file__).parents[1] / "docs" / "saved-model.md"
+PAGE = Path(__file__).parents[2] / "docs" / "saved-model.md"
 
 
 @pytest.fixture(scope="module")

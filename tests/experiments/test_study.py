@@ -26,7 +26,7 @@ from keras_senti.experiments.study import (
 from keras_senti.settings.yaml_file import read_config
 from keras_senti.storage import locks
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STUDY = f"""
 import sys
 from keras_senti.cli import study

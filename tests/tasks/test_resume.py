@@ -23,7 +23,7 @@ from keras_senti.storage import run_folder
 from keras_senti.tasks import session, train
 from keras_senti.training.callbacks import SaveProgress
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def read_manifest(run_dir) -> dict:

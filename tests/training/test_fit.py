@@ -14,7 +14,7 @@ from keras_senti.data.batches import EncodedTexts, plan_epoch
 from keras_senti.errors import Terminated, UserError
 from keras_senti.models.build import build_model
 from keras_senti.settings.schema import ModelConfig, TrainConfig
-from keras_senti.training import callbacks, callbacks, fit
+from keras_senti.training import callbacks, fit
 from keras_senti.training.callbacks import SaveProgress, ShowProgress, StopOnNonFinite, Throughput
 from keras_senti.training.checkpoints import Progress
 from keras_senti.training.fit import compile_model, compute_class_weights, make_predict, train_model

@@ -26,7 +26,7 @@ from keras_senti.training.devices import Device
 from keras_senti.training.fit import compile_model, train_model
 from keras_senti.training.replicas import ReplicaLoop, Shares, _group
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODEL = ModelConfig(cell="gru", units=5, embedding_dim=4, pooling="concat", bidirectional=True)
 
 
@@ -77,7 +77,7 @@ def read_history(folder):
     ids=str,
 )
 def test_the_loop_does_what_fit_does(tmp_path, changes, monkeypatch):
-    # Keras' operations for Adam in both: those of InOnePass round otherwise; tests/test_optimizers.py compares them.
+    # Keras' operations for Adam in both: those of InOnePass round otherwise; test_optimizers.py compares them.
     monkeypatch.setattr(optimizers, "InOnePass", type("Nothing", (), {}))
     settings = TrainConfig(epochs=2, batch_size=8, learning_rate=0.01, label_smoothing=0.1, **changes)
     (ours, _, own), (theirs, _, other) = (train(tmp_path, d, settings) for d in (make_device(), Device("cpu", "")))

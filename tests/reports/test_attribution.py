@@ -24,7 +24,7 @@ from keras_senti.reports.attribution import Explainer
 from keras_senti.settings.schema import ModelConfig, TextConfig
 from keras_senti.tasks import evaluate
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 VOCABULARY = ["[PAD]", "[UNK]", "a", "good", "bad"]
 # One entry a vector. Padding has one too: what a word does is its difference from that.
 VECTORS = np.array([[0.5], [0.0], [0.5], [2.5], [-1.5]])

@@ -21,7 +21,7 @@ from keras_senti.experiments.trial import (
 )
 from keras_senti.settings.command_line import parse_config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WORDS = ["--data.source", "tweets", "--train.epochs", "2"]
 
 

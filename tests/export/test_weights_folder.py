@@ -17,7 +17,7 @@ from keras_senti.export.weights_folder import read_pretrained, read_run, write_c
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.yaml_file import read_config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

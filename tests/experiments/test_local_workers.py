@@ -95,7 +95,7 @@ def start(folder: Path, seconds: float, worker: str = STUBBORN) -> tuple[subproc
     words = [sys.executable, "-c", QUICKLY, str(seconds), "--workers", "2", "--", sys.executable, "-c", worker]
     process = subprocess.Popen(
         [*words, str(folder)],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -160,6 +160,6 @@ def test_what_windows_does_not_have_is_not_needed():
     index = "json.loads(os.environ['TF_CONFIG'])['task']['index']"
     code = f"import json, os, sys, time; {index} or time.sleep(60); sys.exit(3)"
     words = [sys.executable, "-c", WINDOWS, code]
-    done = subprocess.run(words, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
     assert done.returncode == 3 and "Traceback" not in done.stderr, done.stderr
     assert "worker 1 ended with exit code 3; ending the others" in done.stderr

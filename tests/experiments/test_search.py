@@ -19,7 +19,7 @@ from keras_senti.errors import UserError
 from keras_senti.settings.yaml_file import read_config
 from keras_senti.storage import locks
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STUB = str(ROOT / "tests" / "stub_trial.py")
 SPACE = "model.units: {choices: [32, 64, 96]}\ntrain.weight_decay: {low: 0.0, high: 0.3}\n"
 # What a test starts as a process of its own: the command, with the stub for a training run.

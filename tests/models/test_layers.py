@@ -12,7 +12,7 @@ import pytest
 from keras_senti.models import layers, pooling
 from keras_senti.models.recurrent import GRU, LSTM
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # One text of two tokens and one of one; what stands in masked steps must never count.
 INPUTS = np.array([[[1.0, 8.0], [3.0, -2.0], [99.0, 99.0]], [[-5.0, 4.0], [99.0, 99.0], [99.0, 99.0]]], np.float32)
 MASK = np.array([[True, True, False], [True, False, False]])

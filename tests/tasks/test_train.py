@@ -30,7 +30,7 @@ from keras_senti.tasks import evaluate
 from keras_senti.tasks.train import train_run
 from keras_senti.training import tensorboard
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def run(*words, cwd=ROOT):

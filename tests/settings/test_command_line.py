@@ -16,7 +16,7 @@ from keras_senti.settings.portable import resolve_paths
 from keras_senti.settings.schema import Config, DataConfig, ModelConfig, TrainConfig
 from keras_senti.settings.yaml_file import list_keys, read_config, write_yaml
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TWEETS = ("--data.source", "tweets")
 
 
