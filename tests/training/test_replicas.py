@@ -257,7 +257,7 @@ def test_another_workers_end_is_told_and_what_to_do(tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop, "_fit", fail)
     with pytest.raises(UserError, match="worker 1: another worker is gone .* again with --resume"):
-        loop.fit(None, None, 1, 0, 0, 1, [])
+        loop.fit(None, None, 1, 0, 0, 1, [], None)
 
 
 def test_what_several_replicas_cannot_do_is_refused(tiny_settings):
