@@ -1,141 +1,158 @@
 """Trains, exports and scores a classifier in an open run folder."""
 
 import dataclasses
-from pathlib import Path
 
 import keras
 import numpy as np
 
 from keras_senti.data.batches import Bucket, find_bucket, predict_in_batches
-from keras_senti.data.token_cache import Corpus
 from keras_senti.evaluation import baselines
 from keras_senti.evaluation.calibration import compute_scores, cross_fit_temperature, fit_calibration
 from keras_senti.evaluation.metrics import compare_predictions, compute_metrics
 from keras_senti.evaluation.predictions import write_run_predictions
 from keras_senti.export import saved_model
-from keras_senti.export.weights_folder import Pretrained
 from keras_senti.models.build import build_model
+from keras_senti.reports import attribution, report
 from keras_senti.reports.terminal import format_run_scores
-from keras_senti.settings.schema import Config
 from keras_senti.storage import files, run_folder
+from keras_senti.tasks.session import Run
 from keras_senti.tasks.start import begin, fill
-from keras_senti.training import devices, tensorboard
+from keras_senti.training import tensorboard
 from keras_senti.training.callbacks import TrainedRun
 from keras_senti.training.fit import make_predict, train_model
 
 
-def train_classifier(
-    config: Config, corpus: Corpus, pretrained: Pretrained | None, device: devices.Device, run_dir: Path
-):
-    splits, encoder, encoded = corpus.splits, corpus.encoder, corpus.encoded
-    bucket = _find_bucket(config, device, run_dir)
-    kernel = begin(config, corpus, device, run_dir, few_shapes=bucket is not True)
-    sizes = len(encoder.vocabulary), len(splits.class_names)
-    with device.scope():
-        model = build_model(config.model, *sizes, kernel, config.device.precision)
-        fill(model, config, corpus, pretrained, run_dir)
-    copy = build_model(config.model, *sizes, "loop") if device.is_distributed else None
+def train_classifier(run: Run):
+    """Builds, fits, calibrates, exports and scores a classifier; what it leaves lies in the run's folder."""
+    padding = _find_bucket(run)
+    kernel = begin(run, few_shapes=padding is not True)
+    sizes = len(run.corpus.encoder.vocabulary), len(run.corpus.splits.class_names)
+    with run.device.scope():
+        model = build_model(run.config.model, *sizes, kernel, run.config.device.precision)
+        fill(model, run)
+    copy = build_model(run.config.model, *sizes, "loop") if run.device.is_distributed else None
+    trained = _fit(model, copy, padding, run)
+    if copy is not None:
+        copy.set_weights(model.get_weights())
+        model = copy
+    if run.device.is_chief:
+        predict = make_predict(model)
+        _show_words(model, predict, run)
+        predicted = {"validation": predict_in_batches(predict, run.corpus.encoded["validation"])}
+        calibration = _calibrate(predicted["validation"], run)
+        _export(model, trained, run)
+        if run.config.train.evaluate_test and len(run.corpus.splits.test):
+            predicted["test"] = predict_in_batches(predict, run.corpus.encoded["test"])
+        _score(predicted, calibration, run)
+    run.device.wait_for_all()
+
+
+def draw_report(run: Run):
+    """Draws report.html of a finished run, its surest mistakes coloured; a fault in it is a warning."""
+    with run_folder.only_shown("report.html", f"`python evaluate.py --run {run.folder}` draws it again."):
+        report.write_run_report(run.folder, attribution.load_explainer(run.folder).color_words)
+
+
+def _fit(model: keras.Model, copy: keras.Model | None, padding: Bucket, run: Run) -> TrainedRun:
+    config, splits, encoded = run.config, run.corpus.splits, run.corpus.encoded
     shown = tensorboard.sample_rows(len(splits.validation))
-    if device.is_chief:
-        tensorboard.write_hparams(run_dir / "tensorboard", config, f"{config.name}/{run_dir.name}")
-    trained = train_model(
+    if run.device.is_chief:
+        tensorboard.write_hparams(run.folder / "tensorboard", config, f"{config.name}/{run.folder.name}")
+    return train_model(
         model,
         (encoded["train"], splits.train.labels, splits.train.weights),
         (encoded["validation"], splits.validation.labels),
         config.train,
         config.text.sequence_length,
-        run_dir,
+        run.folder,
         tensorboard.Examples(shown, list(splits.validation.take(shown).texts), splits.class_names),
-        bucket,
-        device,
+        padding,
+        run.device,
         copy,
     )
-    if copy is not None:
-        copy.set_weights(model.get_weights())
-        model = copy
-    if device.is_chief:
-        _export_and_score(model, trained, config, corpus, run_dir)
-    device.wait_for_all()
 
 
-def _find_bucket(config: Config, device: devices.Device, run_dir: Path) -> Bucket:
+def _find_bucket(run: Run) -> Bucket:
     """Returns and notes which lengths batches are padded to: the batches follow from it, so a resumed run keeps it."""
-    bucket = run_folder.read_manifest(run_dir).get("bucket")
+    bucket = run_folder.read_manifest(run.folder).get("bucket")
     if bucket is None:
-        bucket = find_bucket(config.train, config.text.sequence_length, fixed=device.kind == "tpu")
-        run_folder.update_manifest(run_dir, bucket=bucket)
+        config = run.config
+        bucket = find_bucket(config.train, config.text.sequence_length, fixed=run.device.kind == "tpu")
+        run.note(bucket=bucket)
     return tuple(bucket) if isinstance(bucket, list) else bucket
 
 
-def _export_and_score(model: keras.Model, trained: TrainedRun, config: Config, corpus: Corpus, run_dir: Path):
-    splits, encoder, encoded = corpus.splits, corpus.encoder, corpus.encoded
-    board = run_dir / "tensorboard"
-    predict = make_predict(model)
+def _show_words(model: keras.Model, predict, run: Run):
+    names = run.corpus.encoder.vocabulary, run.corpus.splits.class_names
     with run_folder.only_shown("words in TensorBoard's projector", "The run goes on."):
-        tensorboard.write_projector(board, model, predict, encoder.vocabulary, splits.class_names)
-    predicted = {"validation": predict_in_batches(predict, encoded["validation"])}
-    precisions = config.evaluation.abstain_precisions
-    calibration = fit_calibration(splits.validation.labels, predicted["validation"], precisions)
-    files.write_json(run_dir / "calibration.json", calibration)
-    run_folder.update_manifest(run_dir, temperature=calibration["temperature"])
-    saved_model.export_model(model, encoder, splits.class_names, config, run_dir)
-    run_folder.update_manifest(run_dir, parameters=model.count_params(), training=dataclasses.asdict(trained))
+        tensorboard.write_projector(run.folder / "tensorboard", model, predict, *names)
+
+
+def _calibrate(probabilities: np.ndarray, run: Run) -> dict:
+    labels = run.corpus.splits.validation.labels
+    calibration = fit_calibration(labels, probabilities, run.config.evaluation.abstain_precisions)
+    files.write_json(run.folder / "calibration.json", calibration)
+    run.note(temperature=calibration["temperature"])
+    return calibration
+
+
+def _export(model: keras.Model, trained: TrainedRun, run: Run):
+    saved_model.export_model(model, run.corpus.encoder, run.corpus.splits.class_names, run.config, run.folder)
+    run.note(parameters=model.count_params(), training=dataclasses.asdict(trained))
     print(
         f"trained in {trained.seconds:.0f} s; kept epoch {trained.best_epoch} of {trained.epochs_run}; "
         f"{trained.padding_fraction:.1%} of the positions in a batch are padding\n",
         flush=True,
     )
-    if config.train.evaluate_test and len(splits.test):
-        predicted["test"] = predict_in_batches(predict, encoded["test"])
-    _score(predicted, calibration, corpus, config, run_dir)
 
 
-def _score(predicted: dict[str, np.ndarray], calibration: dict, corpus: Corpus, config: Config, run_dir: Path):
+def _score(predicted: dict[str, np.ndarray], calibration: dict, run: Run):
     """Scores the predicted parts, validation and perhaps test; writes predictions.csv and metrics.json."""
-    splits, class_names = corpus.splits, corpus.splits.class_names
+    config, splits, class_names = run.config, run.corpus.splits, run.corpus.splits.class_names
     parts = {name: splits.parts()[name] for name in predicted}
     scores = {n: compute_scores(parts[n].labels, predicted[n], class_names, calibration) for n in parts}
     # The temperature was fitted on these very rows: on others it is as good as this says.
     crossed = cross_fit_temperature(splits.validation.labels, predicted["validation"])
     scores["validation"]["calibrated"]["cross_fitted"] = crossed
-    write_run_predictions(run_dir / "predictions.csv", parts, predicted, class_names)
+    write_run_predictions(run.folder / "predictions.csv", parts, predicted, class_names)
     with run_folder.only_shown("scores in TensorBoard", "The run goes on; metrics.json has them."):
-        tensorboard.write_hparams_scores(run_dir / "tensorboard", scores["validation"], step=config.train.epochs)
+        tensorboard.write_hparams_scores(run.folder / "tensorboard", scores["validation"], step=config.train.epochs)
+    scores |= _score_baselines(parts, predicted, run)
+    files.write_json(run.folder / "metrics.json", scores)
+    print(format_run_scores(run.folder))
+
+
+def _score_baselines(parts: dict, predicted: dict[str, np.ndarray], run: Run) -> dict:
+    """Returns what metrics.json says of the baselines, fitted and scored on the same rows."""
+    config, splits, class_names = run.config, run.corpus.splits, run.corpus.splits.class_names
     # The baselines keep their texts in memory, so a sample must do for a large part.
     rows = {n: part.sample(config.baselines.max_rows, config.data.seed) for n, part in splits.parts().items()}
     compared = {name: parts[name].take(rows[name]) for name in parts}
     print(f"baselines: {', '.join(config.baselines.models)}", flush=True)
     train = splits.train.take(rows["train"])
-    beside, notes = baselines.predict_baselines(train, compared, len(class_names), config.baselines.models)
+    found, notes = baselines.predict_baselines(train, compared, len(class_names), config.baselines.models)
+    ours = {name: predicted[name][rows[name]] for name in parts}
     beside = {
         name: {
             baseline: {
                 **compute_metrics(compared[name].labels, p, class_names),
-                "against_this_model": compare_predictions(compared[name].labels, p, predicted[name][rows[name]]),
+                "against_this_model": compare_predictions(compared[name].labels, p, ours[name]),
             }
-            for baseline, p in beside[name].items()
+            for baseline, p in found[name].items()
         }
         for name in parts
     }
     sampled = {
-        name: {
-            "rows": len(rows[name]),
-            "this_model": compute_metrics(compared[name].labels, predicted[name][rows[name]], class_names),
-        }
+        name: {"rows": len(rows[name]), "this_model": compute_metrics(compared[name].labels, ours[name], class_names)}
         for name in parts
         if len(rows[name]) < len(parts[name])
     }
     last = list(parts)[-1]
-    files.write_json(
-        run_dir / "metrics.json",
-        {
-            **scores,
-            "baselines": beside[last],
-            "baselines_part": last,
-            "validation_baselines": beside["validation"],
-            "baselines_train_rows": len(rows["train"]),
-            "baselines_notes": notes,
-            "sampled": sampled,
-        },
-    )
-    print(format_run_scores(run_dir))
+    return {
+        "baselines": beside[last],
+        "baselines_part": last,
+        "validation_baselines": beside["validation"],
+        "baselines_train_rows": len(rows["train"]),
+        "baselines_notes": notes,
+        "sampled": sampled,
+    }

@@ -1,4 +1,4 @@
-"""A run folder is opened, or opened again, and failed writes are explained."""
+"""A run: opened or opened again, locked, noted, finished or failed."""
 
 import contextlib
 import dataclasses
@@ -6,77 +6,168 @@ import errno
 import hashlib
 import json
 import re
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import tensorflow as tf
 import yaml
 
+from keras_senti.data.checks import format_check
 from keras_senti.data.token_cache import Corpus, load_corpus
 from keras_senti.data.tokenizer import Tokenizer
 from keras_senti.errors import UserError
 from keras_senti.evaluation.predictions import to_csv
+from keras_senti.export.transfer import find_seen_rows
 from keras_senti.export.weights_folder import Pretrained, read_pretrained
 from keras_senti.settings.schema import Config
 from keras_senti.settings.yaml_file import write_yaml
 from keras_senti.storage import environment, files, run_folder
+from keras_senti.training.devices import Device
 
 
-def load_again(config: Config, run_dir: Path) -> tuple[Pretrained | None, Corpus]:
-    """Returns what a resumed run trains on. Once there is a checkpoint, the model of init_from may be gone."""
-    if config.init_from and has_checkpoint(run_dir):
-        vocabulary = Tokenizer.load(config.text, run_dir / "vocabulary.txt").vocabulary
-        settings = dataclasses.replace(config, text=dataclasses.replace(config.text, extend_vocabulary=0))
-        return None, load_corpus(settings, vocabulary)
+@dataclass
+class Run:
+    """A training run on its way: what each step of a task needs.
+
+    folder: where it leaves what it makes. corpus: what it learns from. pretrained: what it begins with; None where the
+    settings name nothing, or a checkpoint has its weights already. begun: `time.perf_counter` then.
+    """
+
+    config: Config
+    device: Device
+    folder: Path
+    corpus: Corpus
+    pretrained: Pretrained | None
+    begun: float
+    is_finished: bool = False
+
+    @property
+    def has_checkpoint(self) -> bool:
+        return has_checkpoint(self.folder)
+
+    def note(self, **facts):
+        """Writes what was found out into the manifest."""
+        run_folder.update_manifest(self.folder, **facts)
+
+    def finish(self):
+        seconds = round(time.perf_counter() - self.begun, 1)
+        self.note(status="finished", seconds=seconds, memory_gb=environment.read_peak_memory())
+        self.is_finished = True
+
+
+@contextlib.contextmanager
+def open_run(config: Config, device: Device):
+    """Reads the data and opens the folder of a new or a resumed run; yields the Run.
+
+    The folder is locked meanwhile. If something is raised before `Run.finish`, the manifest says `failed`; afterwards
+    no checkpoint is kept.
+
+    Raises:
+        UserError: for data that cannot work, a folder that is in use or finished, or another run than was begun there;
+            and instead of whatever is raised where a file cannot be written.
+    """
+    begun = time.perf_counter()
+    if config.resume is None:
+        pretrained, corpus = _read(config)
+        folder = run_folder.create_run_dir(config.name, config.run_dir) if device.is_chief else None
+    else:
+        folder = run_folder.check_unfinished_run_dir(config.resume)
+    with contextlib.ExitStack() as stack:
+        if not device.is_chief:
+            folder = stack.enter_context(run_folder.make_worker_dir(folder))
+        stack.enter_context(run_folder.lock_run_dir(folder))
+        if config.resume is not None:
+            pretrained, corpus = _read_again(config, folder)
+        run = Run(config, device, folder, corpus, pretrained, begun)
+        check = format_check(corpus.splits.check)
+        print(f"run folder: {folder}\n\ndata ({config.data.source}):\n{check}\n", flush=True)
+        if pretrained:
+            print(find_seen_rows(pretrained.data, describe_data(corpus)), end="")
+        _open_folder(run)
+        try:
+            with explain_failed_writes(folder):
+                yield run
+        except BaseException as error:
+            if not run.is_finished:
+                _note_failure(run, error)
+            raise
+    if device.is_chief:
+        run_folder.remove_checkpoints(folder)
+
+
+def _note_failure(run: Run, error: BaseException):
+    with contextlib.suppress(UserError):  # the disk may be full: the first error is the one to be shown
+        run.note(status="failed", error=f"{type(error).__name__}: {error}")
+    if isinstance(error, KeyboardInterrupt) and run.device.is_chief:
+        print(f"\nstopped; to go on from here: python train.py --resume {run.folder}", flush=True)
+
+
+def _read(config: Config) -> tuple[Pretrained | None, Corpus]:
     pretrained = read_pretrained(config.init_from) if config.init_from else None
     return pretrained, load_corpus(config, pretrained.vocabulary if pretrained else None)
 
 
-def has_checkpoint(run_dir: Path) -> bool:
-    return any((run_dir / "checkpoints").glob("step-*.npz"))
+def _read_again(config: Config, folder: Path) -> tuple[Pretrained | None, Corpus]:
+    """Returns what a resumed run trains on. Once there is a checkpoint, the model of init_from may be gone."""
+    if not (config.init_from and has_checkpoint(folder)):
+        return _read(config)
+    vocabulary = Tokenizer.load(config.text, folder / "vocabulary.txt").vocabulary
+    settings = dataclasses.replace(config, text=dataclasses.replace(config.text, extend_vocabulary=0))
+    return None, load_corpus(settings, vocabulary)
 
 
-def open_folder(config: Config, corpus: Corpus, run_dir: Path):
+def has_checkpoint(folder: Path) -> bool:
+    return any((folder / "checkpoints").glob("step-*.npz"))
+
+
+def _open_folder(run: Run):
     """Writes manifest and settings of a new run; checks that a resumed one is the same run as before."""
-    data = describe_data(corpus)
-    settings = write_yaml(dataclasses.replace(config, run_dir=None, resume=None))
+    config, corpus = run.config, run.corpus
+    data, settings = describe_data(corpus), write_yaml(dataclasses.replace(config, run_dir=None, resume=None))
     if config.resume is None:
-        entries = {"data": data, "settings_sha256": _fingerprint(settings), **environment.describe_environment()}
+        facts = {"data": data, "settings_sha256": _fingerprint(settings), **environment.describe_environment()}
     else:
-        run_folder.check_unfinished_run_dir(
-            run_dir
-        )  # another process may have finished it before this one had the lock
-        manifest = run_folder.read_manifest(run_dir)
-        before = manifest.get("data", {})
-        if not before or before != {name: data.get(name) for name in before}:  # an earlier version noted less
-            raise UserError(
-                f"--resume: the data ({', '.join(corpus.files)}) is not what it was when the run in {run_dir} began. "
-                "Bring the old content back, or start a new run."
-            )
-        if _fingerprint((run_dir / "config.yaml").read_text(encoding="utf-8")) != manifest.get("settings_sha256"):
-            raise UserError(
-                f"--resume: {run_dir / 'config.yaml'} was changed after the run began. Undo the change, or start a new "
-                f"run with it: --config {run_dir / 'config.yaml'}"
-            )
-        vocabulary = run_dir / "vocabulary.txt"
-        if vocabulary.exists() and Tokenizer.load(config.text, vocabulary).vocabulary != corpus.encoder.vocabulary:
-            raise UserError(
-                f"--resume: the data gives another vocabulary than {vocabulary}: stop words, packages or this code "
-                "have changed since the run began. Bring back what changed, or start a new run."
-            )
-        run_folder.remove_leftovers(run_dir)
-        if not has_checkpoint(run_dir):
+        resumes = _check_same_run(run, data)
+        run_folder.remove_leftovers(run.folder)
+        if not run.has_checkpoint:
             print("the run was stopped before its first checkpoint: it begins at the start", flush=True)
-        entries = {"error": None, "resumes": manifest.get("resumes", 0) + 1}
-    run_folder.update_manifest(run_dir, status="running", cache=str(corpus.cache), **entries)
-    files.write_text(run_dir / "config.yaml", settings)
-    files.write_json(run_dir / "data_check.json", corpus.splits.check)
+        facts = {"error": None, "resumes": resumes + 1}
+    run.note(status="running", cache=str(corpus.cache), **facts)
+    files.write_text(run.folder / "config.yaml", settings)
+    files.write_json(run.folder / "data_check.json", corpus.splits.check)
     dropped = pd.DataFrame(corpus.splits.dropped, columns=["file", "line", "reason", "text", "label"])
-    with files.replace_file(run_dir / "dropped_rows.csv") as file:
+    with files.replace_file(run.folder / "dropped_rows.csv") as file:
         file.write(to_csv(dropped))
-    corpus.encoder.save(run_dir / "vocabulary.txt")
+    corpus.encoder.save(run.folder / "vocabulary.txt")
     if config.task == "classification":
-        files.write_json(run_dir / "class_names.json", list(corpus.splits.class_names))
+        files.write_json(run.folder / "class_names.json", list(corpus.splits.class_names))
+
+
+def _check_same_run(run: Run, data: dict) -> int:
+    """Returns how often the run was resumed; raises a UserError if it is another one than what began in its folder."""
+    folder, corpus = run.folder, run.corpus
+    run_folder.check_unfinished_run_dir(folder)  # another process may have finished it before this one had the lock
+    manifest = run_folder.read_manifest(folder)
+    before = manifest.get("data", {})
+    if not before or before != {name: data.get(name) for name in before}:  # an earlier version noted less
+        raise UserError(
+            f"--resume: the data ({', '.join(corpus.files)}) is not what it was when the run in {folder} began. "
+            "Bring the old content back, or start a new run."
+        )
+    if _fingerprint((folder / "config.yaml").read_text(encoding="utf-8")) != manifest.get("settings_sha256"):
+        raise UserError(
+            f"--resume: {folder / 'config.yaml'} was changed after the run began. Undo the change, or start a new "
+            f"run with it: --config {folder / 'config.yaml'}"
+        )
+    vocabulary = folder / "vocabulary.txt"
+    if vocabulary.exists() and Tokenizer.load(run.config.text, vocabulary).vocabulary != corpus.encoder.vocabulary:
+        raise UserError(
+            f"--resume: the data gives another vocabulary than {vocabulary}: stop words, packages or this code "
+            "have changed since the run began. Bring back what changed, or start a new run."
+        )
+    return manifest.get("resumes", 0)
 
 
 def describe_data(corpus: Corpus) -> dict:

@@ -1,26 +1,19 @@
 """What both tasks begin with: seeds, the kernel, and the first weights."""
 
-from pathlib import Path
-
 import keras
 import numpy as np
 
 from keras_senti.data import word_vectors
-from keras_senti.data.token_cache import Corpus
 from keras_senti.export.transfer import copy_weights
-from keras_senti.export.weights_folder import Pretrained
 from keras_senti.models import kernel_choice
-from keras_senti.settings.schema import Config
-from keras_senti.storage import run_folder
-from keras_senti.tasks.session import has_checkpoint
-from keras_senti.training import devices
+from keras_senti.tasks.session import Run
 
 
-def begin(config: Config, corpus: Corpus, device: devices.Device, run_dir: Path, few_shapes: bool) -> str:
+def begin(run: Run, few_shapes: bool) -> str:
     """Fixes the seeds and returns the recurrent kernel; both go into the manifest."""
+    config, corpus, device = run.config, run.corpus, run.device
     encoded = corpus.encoded
-    run_folder.update_manifest(
-        run_dir,
+    run.note(
         device=device.line,
         seeds={"data": config.data.seed, "train": config.train.seed},
         vocabulary_size=len(corpus.encoder.vocabulary),
@@ -33,22 +26,23 @@ def begin(config: Config, corpus: Corpus, device: devices.Device, run_dir: Path,
     if config.device.kernel != "auto" and not kernel_choice.find_obstacle(settings):
         kernel, reason = config.device.kernel, "as device.kernel says"
     print(f"recurrent kernel: {kernel} ({reason})", flush=True)
-    run_folder.update_manifest(run_dir, kernel=kernel, precision=config.device.precision)
+    run.note(kernel=kernel, precision=config.device.precision)
     tokens = ", ".join(f"{len(e.flat):,} in the {name} part" for name, e in encoded.items() if len(e.flat))
     print(f"{len(corpus.encoder.vocabulary):,} tokens in the vocabulary; {tokens}; {device.line}")
     return kernel
 
 
-def fill(model: keras.Model, config: Config, corpus: Corpus, pretrained: Pretrained | None, run_dir: Path):
+def fill(model: keras.Model, run: Run):
     """Gives a new model the weights that the settings name, and prints what it consists of."""
-    if pretrained:
+    config, corpus = run.config, run.corpus
+    if run.pretrained:
         class_names = corpus.splits.class_names if config.task == "classification" else ()
-        print(f"init_from: {copy_weights(pretrained, model, class_names)}")
-    if config.text.word_vectors is not None and not has_checkpoint(run_dir):
+        print(f"init_from: {copy_weights(run.pretrained, model, class_names)}")
+    if config.text.word_vectors is not None and not run.has_checkpoint:
         flat = corpus.encoded["train"].flat
         path, vocabulary = config.text.word_vectors, corpus.encoder.vocabulary
         coverage = word_vectors.load_word_vectors(model, path, vocabulary, flat, config.train.seed)
-        run_folder.update_manifest(run_dir, word_vectors=coverage)
+        run.note(word_vectors=coverage)
     model.summary(line_length=80)
 
 

@@ -20,7 +20,7 @@ from keras_senti.experiments import local_workers
 from keras_senti.models.build import build_model
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.schema import ModelConfig, TrainConfig
-from keras_senti.tasks.train import check_replicas
+from keras_senti.tasks.checks import check_replicas
 from keras_senti.training import optimizers
 from keras_senti.training.devices import Device
 from keras_senti.training.fit import compile_model, train_model
