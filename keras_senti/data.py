@@ -371,10 +371,7 @@ def read_rows(path, settings: DataConfig, class_names=None, damaged="strict") ->
         for line in lines:
             found.drop(path, line, "a repeated header", "", "")
         found.counts["a repeated header"] = table.records.notes["repeated header"][0]
-    if listed:
-        shown = listed[:SHOWN_LINES].tolist()
-        found.notes.append({"file": table.path.name, "what": "list of tokens", "rows": len(listed), "lines": shown})
-    found.notes += describe_reading(table, settings.label_column if has_labels else None, label_map or index)
+    found.notes += describe_reading(table, settings.label_column if has_labels else None, label_map or index, listed)
     if class_names is None:
         class_names = order_class_names(index)
         order = {name: i for i, name in enumerate(class_names)}
@@ -389,17 +386,17 @@ def read_rows(path, settings: DataConfig, class_names=None, damaged="strict") ->
     return Dataset(texts, **arrays), class_names, found
 
 
-def describe_reading(table: Table, label_column: str | None, labels) -> list[dict]:
+def describe_reading(table: Table, label_column: str | None, labels, listed) -> list[dict]:
     """Returns how a file was read where it is not as it should be: {file, what, rows, lines: the first of them}.
 
     Args:
         table: after its rows were read. labels: all labels that are known; where there is no label_column, not used.
+        listed: the lines whose text is a list of tokens.
     """
-    if table.records is None:
-        return []
-    notes = [(what, *found) for what, found in table.records.notes.items()]
+    notes = [("list of tokens", len(listed), list(listed[:SHOWN_LINES]))] if listed else []
+    notes += [(what, *found) for what, found in table.records.notes.items()] if table.records else []
     swallowed = []
-    for first, last, rows in table.records.swallowed:
+    for first, last, rows in table.records.swallowed if table.records else ():
         names = [clean_label(row.get(label_column, "").strip('"')) for row in rows] if label_column else []
         if not label_column or sum(name in labels for name in names) > 1:
             swallowed.append(f"{first} to {last}")
