@@ -6,6 +6,7 @@ What was not read as it stands is counted in `notes`, with the first lines where
 import csv
 import functools
 import re
+import unicodedata
 from collections import deque
 
 from keras_senti.config import UserError
@@ -39,6 +40,10 @@ MEANINGS = {
     "list of tokens": "a list of tokens, joined by spaces,",
     "quoted cell": "a cell in quotes, which are part of it in a .tsv (save it as .csv if they only wrap it),",
 }
+
+
+class CsvError(UserError):
+    """A record is not valid CSV, whatever is tried with it."""
 
 
 class Records:
@@ -200,7 +205,7 @@ class Records:
         if f"\\{self.delimiter}" in "".join(held):
             hint = f" A backslash before it (\\{self.delimiter}) does not make it part of a text."
         if problem is not None:
-            raise UserError(
+            raise CsvError(
                 f"{self.path}, line {self.begin}: the record that begins here is not valid CSV ({problem}). Usually a "
                 f'quote is never closed: a field that holds a quote must be quoted, and the quote doubled ("").{hint}'
             )
@@ -227,7 +232,7 @@ class Records:
 
 def name_columns(header: list[str]) -> list[str]:
     """Returns clean names; one that is empty is named by its place, as pandas does: "Unnamed: 0"."""
-    names = [INVISIBLE.sub("", name).strip() for name in header]
+    names = [INVISIBLE.sub("", unicodedata.normalize("NFC", name)).strip() for name in header]
     found = []
     for i, name in enumerate(names):
         while not name or (name in names and not names[i]):

@@ -10,6 +10,7 @@ import gzip
 import json
 import lzma
 import os
+import re
 import stat
 import zlib
 from collections import Counter
@@ -23,10 +24,11 @@ from keras_senti.formats import (
     suggest_conversion,
     suggest_json_lines,
 )
-from keras_senti.records import EXCEL_LINE, MOST_BYTES, Records
+from keras_senti.records import EXCEL_LINE, MOST_BYTES, CsvError, Records
 
 _CHANGED = "was changed or removed while it was in use. Bring its old content back, or start again with the new one."
-_LISTS = ("['", '["')
+_LISTS = ("['", '["', "('", '("')
+_NUMPY_LIST = re.compile(r"""\[(?:(?:'[^']*'|"[^"]*")\s*)+\]""")  # without commas, which Python would join
 MOST_LIST = 1_000_000  # characters of a list in a cell, which are parsed as Python
 _MAGIC = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open}
 
@@ -121,14 +123,16 @@ def read_text(row: dict, column: str, where: str) -> str:
 
 
 def _parse_tokens(text: str) -> list[str] | None:
-    """Returns the strings of a list as Python or JSON write it, None if it is none."""
-    if len(text) > MOST_LIST or text[-1] != "]":
+    """Returns the strings of a list or tuple as Python, NumPy or JSON write it, None if it is none."""
+    if len(text) > MOST_LIST or text[-1] not in "])":
         return None
+    if _NUMPY_LIST.fullmatch(text):
+        return [first or second for first, second in re.findall(r"""'([^']*)'|"([^"]*)\"""", text)]
     try:
         found = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
-    return found if isinstance(found, list) and all(isinstance(token, str) for token in found) else None
+    return list(found) if isinstance(found, list | tuple) and all(isinstance(token, str) for token in found) else None
 
 
 def _shorten(text: str) -> str:
@@ -183,7 +187,12 @@ class Table:
     def _find_columns(self) -> list[str]:
         if self.is_json:
             return list(dict.fromkeys(key for _, row in self._json_rows() for key in row))
-        return next(iter(Records(self.path, self._lines(), self.delimiter)), (1, []))[1]
+        try:
+            return next(iter(Records(self.path, self._lines(), self.delimiter)), (1, []))[1]
+        except CsvError:  # such as a header of quoted names between other separators
+            if not (hint := self._explain_format()):
+                raise
+            raise UserError(f"{self.path}, line 1: the header is not separated by {self.delimiter!r}.{hint}") from None
 
     def require_column(self, name: str, setting: str, remedy: str = ""):
         """Raises a UserError, with the nearest name and what else may help, unless the file has the column.

@@ -497,11 +497,20 @@ def test_a_list_of_tokens_is_joined_and_anything_else_is_refused(write):
 
 
 def test_a_list_of_tokens_that_pandas_wrote_into_a_cell_is_joined_and_noted(write):
-    texts = ["['it', \"isn't\"]", "plain", '["so", "so"]', "['no', list", "['a', 1]"]
+    texts = [
+        "['it', \"isn't\"]",
+        "plain",
+        '["so", "so"]',
+        "('a', 'b')",
+        "['a' \"b'\"\n 'c']",
+        "['no', list",
+        "['a', 1]",
+        "('a')",
+    ]
     content = pd.DataFrame({"text": texts, "sentiment": "p"}).to_csv(index=False)
     dataset, _, found = read(write("a.csv", content.encode()))
-    assert list(dataset.texts) == ["it isn't", "plain", "so so", "['no', list", "['a', 1]"]
-    assert found.notes == [{"file": "a.csv", "what": "list of tokens", "rows": 2, "lines": [2, 4]}]
+    assert list(dataset.texts) == ["it isn't", "plain", "so so", "a b", "a b' c", *texts[5:]]
+    assert found.notes == [{"file": "a.csv", "what": "list of tokens", "rows": 4, "lines": [2, 4, 5, 6]}]
 
 
 def test_a_dot_names_a_nested_field_of_json_for_every_column(write):

@@ -39,6 +39,15 @@ def test_another_separator_and_encoding_are_named_together_with_the_line_of_pand
     assert "pandas.read_csv('a.csv', sep=" in message and "encoding='cp1252', dtype=str" in message
 
 
+@pytest.mark.parametrize("separator, shown", [(";", "';'"), ("|", "'|'"), ("\t", r"'\t'")])
+def test_another_separator_between_quoted_names_is_named(tmp_path, separator, shown):
+    path = tmp_path / "a.csv"
+    path.write_text(separator.join(['"text"', '"sentiment"\n"a; b, c | d"', '"p"\n']))
+    with pytest.raises(UserError) as error:
+        Table(path)
+    assert f"line 1: the header is not separated by ','. It seems to be separated by {shown}. Save" in str(error.value)
+
+
 def test_commas_in_a_tsv_are_named(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_text("text,sentiment\na,p\n")

@@ -35,6 +35,7 @@ def test_a_name_that_an_empty_header_cell_would_get_may_be_taken(read):
 
 def test_spaces_and_invisible_characters_around_a_column_name_do_not_count(read):
     assert read("\ufeff\u200btext , sentiment\u00a0\na,p\n")[0] == ["text", "sentiment"]
+    assert read("te\u0301xt,sentiment\na,p\n")[0] == ["t\u00e9xt", "sentiment"]
 
 
 def test_cells_that_are_empty_behind_the_last_column_are_left_alone(read):
