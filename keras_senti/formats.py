@@ -82,7 +82,7 @@ def guess_separator(lines: list[str], expected: str, column: str = "") -> str | 
     lines = [line for line in lines[:20] if line.strip()]
     if not lines:
         return None
-    quoted = re.fullmatch(r'"[^"]*"([^\w\s"]+|\t)"[^"]*"(?:\1"[^"]*")*\s*', lines[0])
+    quoted = re.fullmatch(r'"[^"]*"([^\w\s"]+|[\t ])"[^"]*"(?:\1"[^"]*")*\s*', lines[0])
     if quoted and quoted[1] != expected:
         return quoted[1]
     names = [name.strip(' "') for name in lines[0].split(expected)]

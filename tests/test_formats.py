@@ -39,7 +39,7 @@ def test_another_separator_and_encoding_are_named_together_with_the_line_of_pand
     assert "pandas.read_csv('a.csv', sep=" in message and "encoding='cp1252', dtype=str" in message
 
 
-@pytest.mark.parametrize("separator, shown", [(";", "';'"), ("|", "'|'"), ("\t", r"'\t'")])
+@pytest.mark.parametrize("separator, shown", [(";", "';'"), ("|", "'|'"), ("\t", r"'\t'"), (" ", "' '")])
 def test_another_separator_between_quoted_names_is_named(tmp_path, separator, shown):
     path = tmp_path / "a.csv"
     path.write_text(separator.join(['"text"', '"sentiment"\n"a; b, c | d"', '"p"\n']))
