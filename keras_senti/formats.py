@@ -88,7 +88,7 @@ def guess_separator(lines: list[str], expected: str, column: str = "") -> str | 
     names = [name.strip(' "') for name in lines[0].split(expected)]
     if column in names or (not column and len(names) > 1):
         return None
-    candidates = set(re.findall(r"""[^\w\s"'.-]+|[\t\x01\x1f| ]""", lines[0])) - {expected}
+    candidates = {c for c in re.findall(r"""[^\w\s"'.-]+|[\t\x01\x1f| ]""", lines[0]) if expected not in c}
     for separator in sorted(candidates, key=lambda found: (found == " ", len(found))):
         cells = [name.strip(' "') for name in lines[0].split(separator)]
         count = lines[0].count(separator)

@@ -57,6 +57,9 @@ def test_commas_in_a_tsv_are_named(tmp_path):
 
 def test_a_misspelt_column_is_not_taken_for_another_separator(tmp_path):
     path = tmp_path / "a.csv"
+    path.write_text("v1,v2,,,\na,p,,,\n")
+    with pytest.raises(UserError, match=r"The file has 'v1', 'v2', .*'Unnamed: 4'\.$"):
+        Table(path).require_column("text", "data.text_column")
     path.write_text("the text,sentiment_id\na,p\n")
     with pytest.raises(UserError, match=r"The file has 'the text', 'sentiment_id'\. Did you mean 'sentiment_id'\?$"):
         Table(path).require_column("sentiment", "data.label_column")
