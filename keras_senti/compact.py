@@ -13,6 +13,8 @@ import argparse
 import functools
 import itertools
 import math
+import os
+import re
 import reprlib
 import sys
 from dataclasses import dataclass, field, replace
@@ -113,7 +115,7 @@ def read_pretrained(path) -> Pretrained:
     """
     found = find_model(path)
     if found is None:
-        what = "has no weights.npz and no saved_model" if Path(path).is_dir() else "no such folder"
+        what = "has no weights.npz and no saved_model" if os.path.isdir(path) else "no such folder"
         raise UserError(
             f"{path}: {what}. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z, a SavedModel, or a "
             "compact folder such as pretrained/imdb_classifier."
@@ -142,6 +144,7 @@ def read_pretrained(path) -> Pretrained:
     return Pretrained(config, vocabulary, class_names, weights, data or _read_data_of_run(found.path), calibration)
 
 
+_UNWRITABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # also what commands a terminal
 _MOST_MB = {"config.yaml": 1, "vocabulary.txt": 64, "class_names.json": 4, "calibration.json": 1, "data.json": 4}
 
 
@@ -164,6 +167,8 @@ def _read_class_names(file: Path) -> tuple[str, ...]:
     names = runs.read_json(file)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
         raise UserError(f"{file} is damaged: expected a list of different names, received {reprlib.repr(names)}.")
+    if wrong := [name for name in names if not name or _UNWRITABLE.search(name)]:
+        raise UserError(f"{file} is damaged: expected names that can be written, received {ascii(wrong[0][:40])}.")
     return tuple(names)
 
 
@@ -204,8 +209,9 @@ def read_calibration(file: Path) -> dict | None:
     try:
         temperature = calibration["temperature"]
         thresholds = [entry["threshold"] for entry in calibration["abstain"] if entry["threshold"] is not None]
-        whole = all(isinstance(value, int | float) and 0 < value < math.inf for value in (temperature, *thresholds))
-    except (KeyError, TypeError):
+        numbers = [temperature, *thresholds, *(entry["wished_precision"] for entry in calibration["abstain"])]
+        whole = all(isinstance(value, int | float) and 1e-9 < float(value) < math.inf for value in numbers)
+    except (KeyError, TypeError, OverflowError):
         whole = False
     if not whole:
         raise UserError(

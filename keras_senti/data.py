@@ -17,7 +17,7 @@ import scipy.sparse
 from tqdm import tqdm
 
 from keras_senti.config import DataConfig, UserError, suggest
-from keras_senti.records import INVISIBLE, MEANINGS
+from keras_senti.records import INVISIBLE, MEANINGS, SHOWN_LINES
 from keras_senti.sources import Source
 from keras_senti.tables import JsonValue, Table, check_stamp, read_stamp, read_text
 
@@ -28,7 +28,7 @@ MAX_DROPPED = 10_000  # dropped rows that are listed; all are counted
 SWALLOWED = "swallowed lines"  # the one note that is a warning
 MAX_VARIANTS = 1000  # spellings of labels that are listed
 # What programs write for a missing value. It may be a word too, so it is kept, and said.
-MISSING_WORDS = frozenset("nan none null <na> nat n/a #n/a na undefined".split())
+MISSING_WORDS = frozenset(r"nan -nan none null (null) \n nil <na> nat n/a n.a. #n/a na undefined missing".split())
 _KINDS = {"labels": "q", "lines": "q", "hashes": "Q", "groups": "Q", "weights": "f", "characters": "q", "words": "q"}
 
 
@@ -187,14 +187,16 @@ def order_class_names(names) -> tuple[str, ...]:
 def clean_label(raw: str | None) -> str:
     """Returns a label as it is meant: composed (NFC), without invisible characters, with single spaces.
 
-    2.0, as tables with missing labels write 2, becomes 2, and so does +2; a minus sign (U+2212) becomes a hyphen.
+    2.0, as tables with missing labels write 2, becomes 2, and so do +2 and 2 in wide characters; a minus sign or a dash
+    before a number becomes a hyphen.
     """
     label = " ".join(INVISIBLE.sub("", unicodedata.normalize("NFC", raw or "")).split())
-    number = re.fullmatch(r"([+\-\u2212]?)(\d+)(?:\.0+)?", label)
-    if number is None:
+    number = re.fullmatch(r"([+\-\u2212\u2013]?)(\d+)((?:\.\d*)?)", unicodedata.normalize("NFKC", label))
+    if number is None or unicodedata.category(label[-1]) == "No":  # a circled or raised digit
         return label
-    has_minus = number[1] not in ("", "+") and int(number[2])
-    return ("-" if has_minus else "") + number[2]
+    fraction = number[3] if number[3].strip(".0") else ""
+    has_minus = number[1] not in ("", "+") and (int(number[2]) or fraction)
+    return ("-" if has_minus else "") + number[2] + fraction
 
 
 def clean_label_map(label_map: dict | None) -> dict[str, str | None] | None:
@@ -235,6 +237,7 @@ def read_label(row: dict, column: str, label_map: dict | None, where: str) -> tu
     raw = row.get(column) or ""
     label = clean_label(raw)
     is_list = isinstance(raw, JsonValue) or (label[:1] in _BRACKETS and label[-1] in "])}" and "," in label)
+    is_list = is_list or re.fullmatch(r"""\[ ?[-+\d'"].* .*\]""", label) is not None  # as NumPy writes one
     if is_list and label not in (label_map or ()):
         if isinstance(raw, JsonValue) and isinstance(raw.value, dict):
             inner = next(iter(raw.value), "label")
@@ -323,12 +326,15 @@ def read_rows(path, settings: DataConfig, class_names=None, damaged="strict") ->
         if getattr(settings, name):
             table.require_column(getattr(settings, name), f"data.{name}")
     key, found, rows, label_map = str(settings.seed).encode(), Found(), 0, clean_label_map(settings.label_map)
+    listed = array("q")  # lines whose text is a list of tokens
     columns = {name: array(kind) for name, kind in _KINDS.items()}
     index = {} if class_names is None else {name: i for i, name in enumerate(class_names)}
     for line, row in tqdm(table, desc=f"reading {Path(path).name}", unit=" rows", delay=2):
         rows += 1
         where = f"{path}, line {line}"
         text = read_text(row, settings.text_column, where)
+        if text and text is not row[settings.text_column]:
+            listed.append(line)
         raw, label = read_label(row, settings.label_column, label_map, where) if has_labels else ("", "")
         if not text.strip() or (has_labels and not label):
             found.drop(path, line, "no label" if text.strip() else "no text", text, label)
@@ -365,7 +371,7 @@ def read_rows(path, settings: DataConfig, class_names=None, damaged="strict") ->
         for line in lines:
             found.drop(path, line, "a repeated header", "", "")
         found.counts["a repeated header"] = table.records.notes["repeated header"][0]
-    found.notes += describe_reading(table, settings.label_column if has_labels else None, label_map or index)
+    found.notes += describe_reading(table, settings.label_column if has_labels else None, label_map or index, listed)
     if class_names is None:
         class_names = order_class_names(index)
         order = {name: i for i, name in enumerate(class_names)}
@@ -380,17 +386,17 @@ def read_rows(path, settings: DataConfig, class_names=None, damaged="strict") ->
     return Dataset(texts, **arrays), class_names, found
 
 
-def describe_reading(table: Table, label_column: str | None, labels) -> list[dict]:
+def describe_reading(table: Table, label_column: str | None, labels, listed) -> list[dict]:
     """Returns how a file was read where it is not as it should be: {file, what, rows, lines: the first of them}.
 
     Args:
         table: after its rows were read. labels: all labels that are known; where there is no label_column, not used.
+        listed: the lines whose text is a list of tokens.
     """
-    if table.records is None:
-        return []
-    notes = [(what, *found) for what, found in table.records.notes.items()]
+    notes = [("list of tokens", len(listed), list(listed[:SHOWN_LINES]))] if listed else []
+    notes += [(what, *found) for what, found in table.records.notes.items()] if table.records else []
     swallowed = []
-    for first, last, rows in table.records.swallowed:
+    for first, last, rows in table.records.swallowed if table.records else ():
         names = [clean_label(row.get(label_column, "").strip('"')) for row in rows] if label_column else []
         if not label_column or sum(name in labels for name in names) > 1:
             swallowed.append(f"{first} to {last}")
@@ -442,7 +448,7 @@ def load_splits(source: Source) -> Splits:
     settings, main = source.settings, source.main
     everything, class_names, found = read_rows(main, settings, None if source.labelled else (), source.damaged)
     if source.labelled:
-        _check_classes(main, everything.labels, class_names, settings.label_map)
+        _check_classes(main, everything, class_names, settings.label_map)
     part = split_rows(
         everything.groups,
         everything.labels,
@@ -512,9 +518,10 @@ def _find_case_twins(labels: np.ndarray, class_names) -> list[dict[str, int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _check_classes(path, labels: np.ndarray, class_names, label_map):
+def _check_classes(path, rows: Dataset, class_names, label_map):
+    labels = rows.labels
     for name in class_names if label_map is None else ():
-        parts = [clean_label(part) for part in re.split("[,;|]", name)]
+        parts = [clean_label(part) for part in re.split("[,;|/&+ ]+", name)]
         if len(parts) > 1 and set(parts) <= set(class_names):
             raise UserError(
                 f"{path}: the label '{name}' holds several of the others, expected one label a text. {_SEVERAL_LABELS} "
@@ -527,8 +534,10 @@ def _check_classes(path, labels: np.ndarray, class_names, label_map):
             f"({', '.join(class_names) or 'none'}), expected at least two classes. Are data.text_column and "
             "data.label_column right?"
         )
-    rare = [f"'{name}' ({count})" for name, count in zip(class_names, counts) if count < 2]
+    rare = np.flatnonzero(counts < 2).tolist()
     if rare:
+        lines = {label: line for label, line in zip(labels.tolist(), rows.lines.tolist()) if counts[label] < 2}
+        rare = [f"'{class_names[i]}' (line {lines[i]})" if i in lines else f"'{class_names[i]}' (none)" for i in rare]
         shown = ", ".join(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
         raise UserError(
             f"{path}: fewer than two rows of the class {shown}. Expected at least two of each: bring more rows, join "
