@@ -94,8 +94,8 @@ def _join_values(argv: list[str], names: list[str]) -> list[str]:
 def _mapping(text: str) -> dict[str, str | None]:
     try:
         value = parse_yaml(text)
-    except yaml.YAMLError:
-        value = None
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"not valid YAML: {error}") from None
     if not isinstance(value, dict) or any(isinstance(key, bool) for key in value):
         raise argparse.ArgumentTypeError(f'expected labels in quotes, such as {{"no": negative}}, received {text}')
     return {str(key): None if name is None else str(name) for key, name in value.items()}

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_senti.data.dataset import Dataset
 from keras_senti.data.labels import SEVERAL_LABELS, clean_label
-from keras_senti.data.records import MEANINGS
+from keras_senti.data.records import MEANINGS, SHOWN_LINES
 from keras_senti.data.tables import Table
 from keras_senti.errors import UserError
 
@@ -16,17 +16,17 @@ LISTED_CLASSES = 20  # in a terminal
 SWALLOWED = "swallowed lines"  # the one note that is a warning
 
 
-def describe_reading(table: Table, label_column: str | None, labels) -> list[dict]:
+def describe_reading(table: Table, label_column: str | None, labels, listed) -> list[dict]:
     """Returns how a file was read where it is not as it should be: {file, what, rows, lines: the first of them}.
 
     Args:
         table: after its rows were read. labels: all labels that are known; where there is no label_column, not used.
+        listed: the lines whose text is a list of tokens.
     """
-    if table.records is None:
-        return []
-    notes = [(what, *found) for what, found in table.records.notes.items()]
+    notes = [("list of tokens", len(listed), list(listed[:SHOWN_LINES]))] if listed else []
+    notes += [(what, *found) for what, found in table.records.notes.items()] if table.records else []
     swallowed = []
-    for first, last, rows in table.records.swallowed:
+    for first, last, rows in table.records.swallowed if table.records else ():
         names = [clean_label(row.get(label_column, "").strip('"')) for row in rows] if label_column else []
         if not label_column or sum(name in labels for name in names) > 1:
             swallowed.append(f"{first} to {last}")
@@ -60,9 +60,10 @@ def find_case_twins(labels: np.ndarray, class_names) -> list[dict[str, int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def check_classes(path, labels: np.ndarray, class_names, label_map):
+def check_classes(path, rows: Dataset, class_names, label_map):
+    labels = rows.labels
     for name in class_names if label_map is None else ():
-        parts = [clean_label(part) for part in re.split("[,;|]", name)]
+        parts = [clean_label(part) for part in re.split("[,;|/&+ ]+", name)]
         if len(parts) > 1 and set(parts) <= set(class_names):
             raise UserError(
                 f"{path}: the label '{name}' holds several of the others, expected one label a text. {SEVERAL_LABELS} "
@@ -75,8 +76,10 @@ def check_classes(path, labels: np.ndarray, class_names, label_map):
             f"({', '.join(class_names) or 'none'}), expected at least two classes. Are data.text_column and "
             "data.label_column right?"
         )
-    rare = [f"'{name}' ({count})" for name, count in zip(class_names, counts) if count < 2]
+    rare = np.flatnonzero(counts < 2).tolist()
     if rare:
+        lines = {label: line for label, line in zip(labels.tolist(), rows.lines.tolist()) if counts[label] < 2}
+        rare = [f"'{class_names[i]}' (line {lines[i]})" if i in lines else f"'{class_names[i]}' (none)" for i in rare]
         shown = ", ".join(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
         raise UserError(
             f"{path}: fewer than two rows of the class {shown}. Expected at least two of each: bring more rows, join "

@@ -45,9 +45,14 @@ def describe_format(head: bytes, path) -> tuple[str, str] | None:
     return what, f"{unpack} it to CSV with pandas: {call}"
 
 
-def suggest_conversion(path, separator: str | None, encoding: str | None) -> str:
-    """Returns a sentence with the line of pandas that saves a file with commas and in UTF-8."""
+def suggest_conversion(path, separator: str | None, encoding: str | None, skipped: int = 0) -> str:
+    """Returns a sentence with the line of pandas that saves a file with commas and in UTF-8.
+
+    Args:
+        skipped: lines before the header.
+    """
     options = [repr(path.name)]
+    options += [f"skiprows={skipped}"] if skipped else []
     if separator:
         options += [f"sep={separator!r}"] if len(separator) == 1 else [f"sep={re.escape(separator)!r}, engine='python'"]
     options += [f"encoding={encoding!r}"] if encoding else []
@@ -55,6 +60,16 @@ def suggest_conversion(path, separator: str | None, encoding: str | None) -> str
     return (
         f"Save it with commas and in UTF-8, such as with pandas: pandas.read_csv({', '.join(options)}, dtype=str, "
         f"keep_default_na=False).to_csv({name!r}, index=False)"
+    )
+
+
+def suggest_json_lines(path, encoding: str | None = None) -> str:
+    """Returns a sentence with the line of pandas that saves a list of JSON objects as JSON Lines, in UTF-8."""
+    options = [repr(path.name), f"encoding={encoding!r}, lines=True"] if encoding else [repr(path.name)]
+    name = path.name.split(".")[0] + "-utf8.jsonl"
+    return (
+        f"Save it with one object a line and in UTF-8, such as with pandas: pandas.read_json({', '.join(options)}, "
+        f"dtype=False, convert_dates=False).to_json({name!r}, orient='records', lines=True, force_ascii=False)"
     )
 
 
@@ -67,10 +82,14 @@ def guess_separator(lines: list[str], expected: str, column: str = "") -> str | 
     lines = [line for line in lines[:20] if line.strip()]
     if not lines:
         return None
+    quoted = re.fullmatch(r'"[^"]*"([^\w\s"]+|[\t ])"[^"]*"(?:\1"[^"]*")*\s*', lines[0])
+    if quoted and quoted[1] != expected:
+        return quoted[1]
     names = [name.strip(' "') for name in lines[0].split(expected)]
     if column in names or (not column and len(names) > 1):
         return None
-    for separator in sorted(set(re.findall(r"""[^\w\s"'.-]+|[\t\x01| ]""", lines[0])) - {expected}, key=len):
+    candidates = {c for c in re.findall(r"""[^\w\s"'.-]+|[\t\x01\x1f| ]""", lines[0]) if expected not in c}
+    for separator in sorted(candidates, key=lambda found: (found == " ", len(found))):
         cells = [name.strip(' "') for name in lines[0].split(separator)]
         count = lines[0].count(separator)
         if column in cells or (separator != " " and all(line.count(separator) == count for line in lines)):
@@ -79,11 +98,10 @@ def guess_separator(lines: list[str], expected: str, column: str = "") -> str | 
 
 
 def guess_encoding(sample: bytes) -> str | None:
-    """Returns the probable encoding of bytes that are not UTF-8, None if they are.
+    """Returns the probable encoding of whole lines that are not UTF-8, None if they are.
 
     Each is tried in turn: what its bytes mean there must be mostly what is common in that writing.
     """
-    sample = sample[: sample.rfind(b"\n") + 1] or sample
     try:
         return sample.decode("utf-8") and None
     except UnicodeDecodeError:
@@ -115,6 +133,7 @@ def _count_in_rows(encoding: str, low: int, high: int):
 # What is common in the writing, and its least share of the characters beyond ASCII.
 _ENCODINGS = [
     ("euc_kr", _count("[가-힣]"), 0.9),
+    ("euc_jp", _count("[ぁ-ヿ、。]"), 0.3),
     ("shift_jis", _count("[ぁ-ヿ、。]"), 0.3),
     ("gb18030", _count_in_rows("gb2312", 0xB0, 0xD7), 0.8),  # the 3,755 most used
     ("big5", _count_in_rows("big5", 0xA4, 0xC6), 0.8),  # the 5,401 most used

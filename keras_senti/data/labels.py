@@ -9,7 +9,7 @@ from keras_senti.data.tables import JsonValue
 from keras_senti.errors import UserError, suggest
 
 # What programs write for a missing value. It may be a word too, so it is kept, and said.
-MISSING_WORDS = frozenset("nan none null <na> nat n/a #n/a na undefined".split())
+MISSING_WORDS = frozenset(r"nan -nan none null (null) \n nil <na> nat n/a n.a. #n/a na undefined missing".split())
 _BRACKETS = ("[", "(", "{")
 SEVERAL_LABELS = (
     "Make a column of each label with yes or no in it, and a model of each column; or, where each label is about an "
@@ -21,14 +21,16 @@ SEVERAL_LABELS = (
 def clean_label(raw: str | None) -> str:
     """Returns a label as it is meant: composed (NFC), without invisible characters, with single spaces.
 
-    2.0, as tables with missing labels write 2, becomes 2, and so does +2; a minus sign (U+2212) becomes a hyphen.
+    2.0, as tables with missing labels write 2, becomes 2, and so do +2 and 2 in wide characters; a minus sign or a dash
+    before a number becomes a hyphen.
     """
     label = " ".join(INVISIBLE.sub("", unicodedata.normalize("NFC", raw or "")).split())
-    number = re.fullmatch(r"([+\-\u2212]?)(\d+)(?:\.0+)?", label)
-    if number is None:
+    number = re.fullmatch(r"([+\-\u2212\u2013]?)(\d+)((?:\.\d*)?)", unicodedata.normalize("NFKC", label))
+    if number is None or unicodedata.category(label[-1]) == "No":  # a circled or raised digit
         return label
-    has_minus = number[1] not in ("", "+") and int(number[2])
-    return ("-" if has_minus else "") + number[2]
+    fraction = number[3] if number[3].strip(".0") else ""
+    has_minus = number[1] not in ("", "+") and (int(number[2]) or fraction)
+    return ("-" if has_minus else "") + number[2] + fraction
 
 
 def clean_label_map(label_map: dict | None) -> dict[str, str | None] | None:
@@ -69,6 +71,7 @@ def read_label(row: dict, column: str, label_map: dict | None, where: str) -> tu
     raw = row.get(column) or ""
     label = clean_label(raw)
     is_list = isinstance(raw, JsonValue) or (label[:1] in _BRACKETS and label[-1] in "])}" and "," in label)
+    is_list = is_list or re.fullmatch(r"""\[ ?[-+\d'"].* .*\]""", label) is not None  # as NumPy writes one
     if is_list and label not in (label_map or ()):
         if isinstance(raw, JsonValue) and isinstance(raw.value, dict):
             inner = next(iter(raw.value), "label")

@@ -39,12 +39,15 @@ def read_rows(path, settings: DataConfig, class_names=None, damaged="strict") ->
         if getattr(settings, name):
             table.require_column(getattr(settings, name), f"data.{name}")
     key, found, rows, label_map = str(settings.seed).encode(), Found(), 0, clean_label_map(settings.label_map)
+    listed = array("q")  # lines whose text is a list of tokens
     columns = {name: array(kind) for name, kind in _KINDS.items()}
     index = {} if class_names is None else {name: i for i, name in enumerate(class_names)}
     for line, row in tqdm(table, desc=f"reading {Path(path).name}", unit=" rows", delay=2):
         rows += 1
         where = f"{path}, line {line}"
         text = read_text(row, settings.text_column, where)
+        if text and text is not row[settings.text_column]:
+            listed.append(line)
         raw, label = read_label(row, settings.label_column, label_map, where) if has_labels else ("", "")
         if not text.strip() or (has_labels and not label):
             found.drop(path, line, "no label" if text.strip() else "no text", text, label)
@@ -81,7 +84,7 @@ def read_rows(path, settings: DataConfig, class_names=None, damaged="strict") ->
         for line in lines:
             found.drop(path, line, "a repeated header", "", "")
         found.counts["a repeated header"] = table.records.notes["repeated header"][0]
-    found.notes += describe_reading(table, settings.label_column if has_labels else None, label_map or index)
+    found.notes += describe_reading(table, settings.label_column if has_labels else None, label_map or index, listed)
     if class_names is None:
         class_names = order_class_names(index)
         order = {name: i for i, name in enumerate(class_names)}
@@ -122,7 +125,7 @@ def load_splits(source: Source) -> Splits:
     settings, main = source.settings, source.main
     everything, class_names, found = read_rows(main, settings, None if source.labelled else (), source.damaged)
     if source.labelled:
-        check_classes(main, everything.labels, class_names, settings.label_map)
+        check_classes(main, everything, class_names, settings.label_map)
     part = split_rows(
         everything.groups,
         everything.labels,

@@ -6,6 +6,7 @@ What was not read as it stands is counted in `notes`, with the first lines where
 import csv
 import functools
 import re
+import unicodedata
 from collections import deque
 
 from keras_senti.errors import UserError
@@ -14,14 +15,20 @@ MOST_BYTES = 64 * 2**20  # of a line, a cell or a record: what is longer is refu
 MOST_NAMED = 1000  # records that are kept to be named; all are counted
 SHOWN_LINES = 5
 csv.field_size_limit(MOST_BYTES)  # the default refuses texts above 131,072 characters
-# Zero-width marks, joiners, marks of direction, variation selectors, byte-order marks.
-INVISIBLE = re.compile("[\u00ad\u034f\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]")
+
+# Control characters, zero-width marks, joiners, marks of direction, Hangul fillers, variation selectors, byte-order
+# marks.
+INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    "\u3164\ufe00-\ufe0f\ufeff\uffa0]"
+)
+EXCEL_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # a first line that Excel writes and reads
 _INNER_RETURN = re.compile(r"\r+(?![\r\n]|$)")
 _QUOTED_CELL = re.compile(r'(?:^|\t)"[^"\t]*"(?:\t|\s*$)')
 # What is tried on a record that is no valid CSV as it stands; taken if its number of fields is right afterwards.
 _REPAIRS = {
     "backslash": (re.compile(r'\\([\\"])'), lambda found: '""' if found[1] == '"' else "\\"),
-    "space after a quote": (re.compile(r'" +(?=[,;|]|\r?\n|$)'), '"'),
+    "space after a quote": (re.compile(r'"[ \xa0]+(?=[,;|]|\r?\n|$)'), '"'),
 }
 MEANINGS = {
     "repeated header": "the header again, dropped,",
@@ -30,8 +37,13 @@ MEANINGS = {
     "backslash": 'quotes behind a backslash (\\"), read as quotes,',
     "carriage return": "a carriage return inside the line, read as a space,",
     "carriage return as line end": "a carriage return alone as line end",
+    "list of tokens": "a list of tokens, joined by spaces,",
     "quoted cell": "a cell in quotes, which are part of it in a .tsv (save it as .csv if they only wrap it),",
 }
+
+
+class CsvError(UserError):
+    """A record is not valid CSV, whatever is tried with it."""
 
 
 class Records:
@@ -56,7 +68,7 @@ class Records:
 
     def __iter__(self):
         first = next(self.lines, "")
-        if found := re.fullmatch(r'"?sep=(.)"?\s*', first):  # which Excel writes and reads
+        if found := EXCEL_LINE.fullmatch(first):
             self.delimiter, self.begin, first = found[1], 2, next(self.lines, "")
         self.again.append(first)
         self.is_quoted = self.delimiter != "\t" or _QUOTED_CELL.search(first) is not None
@@ -99,7 +111,7 @@ class Records:
     def _feed(self):
         """Yields lines, those in `again` first, and keeps those of the record in `taken`."""
         again, taken, lines, size = self.again, self.taken, self.lines, 0
-        spaced, more = f'{self.delimiter} "', f"{self.delimiter}  "
+        spaced, more = f'{self.delimiter} "', [f"{self.delimiter}{blank}" for blank in ("  ", "\t", "\xa0")]
         while True:
             line = again.popleft() if again else next(lines, None)
             if line is None:
@@ -109,7 +121,7 @@ class Records:
                 pieces = self._split_at_returns(line)
                 line = pieces[0]
                 again.extendleft(pieces[:0:-1])
-            if spaced in line or more in line or line.startswith(' "'):
+            if spaced in line or more[0] in line or more[1] in line or more[2] in line or line.startswith(' "'):
                 line = self._drop_spaces(line)
             size = size + len(line) if taken else len(line)
             if size > MOST_BYTES:
@@ -127,7 +139,9 @@ class Records:
     def _drop_spaces(self, line: str) -> str:
         """Drops the spaces before a quote that opens a cell: so many others before it are even in number."""
         quotes, pieces, start = sum(before.count('"') for before in self.taken), [], 0
-        for found in re.finditer(rf'(?:^|(?<={re.escape(self.delimiter)})) +(?=")', line) if self.is_quoted else ():
+        blanks = "[ \xa0]" if self.delimiter == "\t" else "[ \t\xa0]"
+        opening = rf'(?:^|(?<={re.escape(self.delimiter)})){blanks}+(?=")'
+        for found in re.finditer(opening, line) if self.is_quoted else ():
             quotes += line.count('"', start, found.start())
             pieces.append(line[start : found.start()] if quotes % 2 == 0 else line[start : found.end()])
             start = found.end()
@@ -188,8 +202,10 @@ class Records:
                 self._note(what)
                 return found
         hint = ' Quotes behind a backslash (\\") do not make it right either.' if '\\"' in "".join(held) else ""
+        if f"\\{self.delimiter}" in "".join(held):
+            hint = f" A backslash before it (\\{self.delimiter}) does not make it part of a text."
         if problem is not None:
-            raise UserError(
+            raise CsvError(
                 f"{self.path}, line {self.begin}: the record that begins here is not valid CSV ({problem}). Usually a "
                 f'quote is never closed: a field that holds a quote must be quoted, and the quote doubled ("").{hint}'
             )
@@ -216,7 +232,7 @@ class Records:
 
 def name_columns(header: list[str]) -> list[str]:
     """Returns clean names; one that is empty is named by its place, as pandas does: "Unnamed: 0"."""
-    names = [INVISIBLE.sub("", name).strip() for name in header]
+    names = [INVISIBLE.sub("", unicodedata.normalize("NFC", name)).strip() for name in header]
     found = []
     for i, name in enumerate(names):
         while not name or (name in names and not names[i]):

@@ -4,21 +4,32 @@ Files are read line by line with the standard library, so that an error can name
 kept of them, so they are read several times: `read_stamp` tells whether they are still the same.
 """
 
+import ast
 import functools
 import gzip
 import json
 import lzma
 import os
+import re
 import stat
 import zlib
 from collections import Counter
 from pathlib import Path
 
-from keras_senti.data.formats import describe_format, guess_encoding, guess_separator, suggest_conversion
-from keras_senti.data.records import MOST_BYTES, Records
+from keras_senti.data.formats import (
+    describe_format,
+    guess_encoding,
+    guess_separator,
+    suggest_conversion,
+    suggest_json_lines,
+)
+from keras_senti.data.records import EXCEL_LINE, MOST_BYTES, CsvError, Records
 from keras_senti.errors import UserError, suggest
 
 _CHANGED = "was changed or removed while it was in use. Bring its old content back, or start again with the new one."
+_LISTS = ("['", '["', "('", '("')
+_NUMPY_LIST = re.compile(r"""\[(?:(?:'[^']*'|"[^"]*")\s*)+\]""")  # without commas, which Python would join
+MOST_LIST = 1_000_000  # characters of a list in a cell, which are parsed as Python
 _MAGIC = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open}
 
 
@@ -88,12 +99,15 @@ class JsonValue(str):
 def read_text(row: dict, column: str, where: str) -> str:
     """Returns the text of a row, "" where it is missing; a list of strings, such as tokens, is joined by spaces.
 
+    Also one that pandas wrote into a cell of a CSV file: "['so', 'good']".
+
     Raises:
         UserError: for a JSON object, or a list of something else.
     """
     found = row.get(column)
     if not isinstance(found, JsonValue):
-        return found or ""
+        found = found or ""
+        return " ".join(tokens) if found.startswith(_LISTS) and (tokens := _parse_tokens(found)) else found
     if isinstance(found.value, list) and all(isinstance(token, str) for token in found.value):
         return _replace_surrogates(" ".join(found.value))
     if isinstance(found.value, dict):
@@ -106,6 +120,19 @@ def read_text(row: dict, column: str, where: str) -> str:
         f"{where}: '{column}' is a list that holds more than strings ({_shorten(found)}), expected a text or its "
         "tokens. Write the text itself."
     )
+
+
+def _parse_tokens(text: str) -> list[str] | None:
+    """Returns the strings of a list or tuple as Python, NumPy or JSON write it, None if it is none."""
+    if len(text) > MOST_LIST or text[-1] not in "])":
+        return None
+    if _NUMPY_LIST.fullmatch(text):
+        return [first or second for first, second in re.findall(r"""'([^']*)'|"([^"]*)\"""", text)]
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return list(found) if isinstance(found, list | tuple) and all(isinstance(token, str) for token in found) else None
 
 
 def _shorten(text: str) -> str:
@@ -160,7 +187,12 @@ class Table:
     def _find_columns(self) -> list[str]:
         if self.is_json:
             return list(dict.fromkeys(key for _, row in self._json_rows() for key in row))
-        return next(iter(Records(self.path, self._lines(), self.delimiter)), (1, []))[1]
+        try:
+            return next(iter(Records(self.path, self._lines(), self.delimiter)), (1, []))[1]
+        except CsvError:  # such as a header of quoted names between other separators
+            if not (hint := self._explain_format()):
+                raise
+            raise UserError(f"{self.path}, line 1: the header is not separated by {self.delimiter!r}.{hint}") from None
 
     def require_column(self, name: str, setting: str, remedy: str = ""):
         """Raises a UserError, with the nearest name and what else may help, unless the file has the column.
@@ -177,23 +209,35 @@ class Table:
                 hint = self._explain_format(name) or hint
             raise UserError(f"{self.path}: no column '{name}' ({setting}). The file has {shown}.{hint}{remedy}")
 
-    def _explain_format(self, column: str = "", encoding: str | None = None) -> str:
-        """Returns which other separator and encoding the file seems to have and how to convert it, or ""."""
+    def _explain_format(self, column: str = "", encoding: str | None = None, refused: bytes | None = None) -> str:
+        """Returns which other separator and encoding the file seems to have and how to convert it, or "".
+
+        Args:
+            refused: the first line that is not UTF-8.
+        """
         sample, size = [], 0
         for _, raw in read_lines(self.path):
             sample.append(raw)
             size += len(raw)
-            if size > 1_000_000:
+            if size > 1_000_000 or raw == refused:
                 break
-        encoding = encoding or guess_encoding(b"".join(sample))
+        before = b"".join(sample[:-1]).removeprefix(b"\xef\xbb\xbf")
+        if refused is not None and not before.isascii():
+            return " The lines before it are UTF-8: it comes from another file, or is damaged. Mend it."
+        encoding = encoding or guess_encoding(b"".join([*sample, refused or b""]))
+        if self.is_json:
+            return f" It seems to be encoded in {encoding.upper()}. {suggest_json_lines(self.path, encoding)}"
         lines = b"".join(sample).decode(encoding or "utf-8-sig", "replace").splitlines()
-        separator = guess_separator(lines, self.delimiter, column)
+        excel = EXCEL_LINE.fullmatch(lines[0]) if lines else None
+        delimiter, lines = excel[1] if excel else self.delimiter, lines[excel is not None :]
+        separator = guess_separator(lines, delimiter, column)
         found = [f"separated by {separator!r}"] if separator else []
         found += [f"encoded in {encoding.upper()}"] if encoding else []
         if not found:
             return ""
-        separator = separator or (self.delimiter if self.delimiter != "," else None)
-        return f" It seems to be {' and '.join(found)}. {suggest_conversion(self.path, separator, encoding)}"
+        separator = separator or (delimiter if delimiter != "," else None)
+        call = suggest_conversion(self.path, separator, encoding, int(excel is not None))
+        return f" It seems to be {' and '.join(found)}. {call}"
 
     def __iter__(self):
         return self._json_rows() if self.is_json else self._csv_rows()
@@ -202,11 +246,19 @@ class Table:
         """Yields the lines as text with their line ends."""
         for number, raw in read_lines(self.path):
             if number == 1:
-                if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or raw.count(b"\0") > len(raw) // 3:
+                if raw.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")) or raw.count(b"\0") > len(raw) // 3:
                     has_mark = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
-                    name = "utf-16" if has_mark else "utf-16-be" if raw[0] == 0 else "utf-16-le"
+                    name = (
+                        "utf-32"
+                        if raw[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
+                        else "utf-16"
+                        if has_mark
+                        else "utf-16-be"
+                        if raw[0] == 0
+                        else "utf-16-le"
+                    )
                     raise UserError(f"{self.path}: is not UTF-8.{self._explain_format('', name)}")
-                raw = raw.removeprefix(b"\xef\xbb\xbf")
+            raw = raw.removeprefix(b"\xef\xbb\xbf")  # also inside, where files were joined
             if b"\0" in raw:
                 raise UserError(
                     f"{self.path}, line {number}: holds a NUL byte, so this is a binary or damaged file, expected text."
@@ -216,7 +268,7 @@ class Table:
             except UnicodeDecodeError as error:
                 raise UserError(
                     f"{self.path}, line {number}: byte 0x{raw[error.start]:02x} is not UTF-8 (byte {error.start + 1} "
-                    f"of the line).{self._explain_format()}"
+                    f"of the line).{self._explain_format(refused=raw)}"
                 ) from None
 
     def _csv_rows(self):
@@ -237,12 +289,16 @@ class Table:
                 try:
                     found = json.loads(line)
                 except (ValueError, RecursionError) as error:
+                    is_list = number == 1 and line.startswith("[")
+                    hint = f" {suggest_json_lines(self.path)}" if is_list else ""
                     raise UserError(
-                        f"{self.path}, line {number}: not JSON ({error}). Expected one object a line."
+                        f"{self.path}, line {number}: not JSON ({error}). Expected one object a line.{hint}"
                     ) from None
                 if not isinstance(found, dict):
+                    hint = f" {suggest_json_lines(self.path)}" if number == 1 and isinstance(found, list) else ""
                     raise UserError(
-                        f"{self.path}, line {number}: received {type(found).__name__}, expected one JSON object a line."
+                        f"{self.path}, line {number}: received {type(found).__name__}, expected one JSON object a "
+                        f"line.{hint}"
                     )
                 row = {key or "Unnamed: 0": _keep_json(value) for key, value in found.items()}
                 for name in self.nested:

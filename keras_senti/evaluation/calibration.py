@@ -130,8 +130,9 @@ def read_calibration(file: Path) -> dict | None:
     try:
         temperature = calibration["temperature"]
         thresholds = [entry["threshold"] for entry in calibration["abstain"] if entry["threshold"] is not None]
-        whole = all(isinstance(value, int | float) and 0 < value < math.inf for value in (temperature, *thresholds))
-    except (KeyError, TypeError):
+        numbers = [temperature, *thresholds, *(entry["wished_precision"] for entry in calibration["abstain"])]
+        whole = all(isinstance(value, int | float) and 1e-9 < float(value) < math.inf for value in numbers)
+    except (KeyError, TypeError, OverflowError):
         whole = False
     if not whole:
         raise UserError(

@@ -152,6 +152,11 @@ class Classifier:
             encoded = encode_texts(self._tokenize, texts[begin : begin + chunk_rows])
             parts.append(predict_in_batches(self.predict_token_ids, encoded))
         probabilities = np.concatenate(parts)
+        if not np.isfinite(probabilities).all():  # argmax of NaN would be the first class
+            raise UserError(
+                f"predict: {self.path} gives probabilities that are no numbers, as its weights are too large "
+                "for float32. Bring it back as it was written, or train it again."
+            )
         return (
             np.float32(apply_temperature(probabilities, self.calibration["temperature"]))
             if calibrated

@@ -12,6 +12,8 @@ hashes; folders from before there was one load too.
 import functools
 import itertools
 import math
+import os
+import re
 import reprlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -114,7 +116,7 @@ def read_pretrained(path) -> Pretrained:
     """
     found = find_model(path)
     if found is None:
-        what = "has no weights.npz and no saved_model" if Path(path).is_dir() else "no such folder"
+        what = "has no weights.npz and no saved_model" if os.path.isdir(path) else "no such folder"
         raise UserError(
             f"{path}: {what}. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z, a SavedModel, or a "
             "compact folder such as pretrained/imdb_classifier."
@@ -143,6 +145,7 @@ def read_pretrained(path) -> Pretrained:
     return Pretrained(config, vocabulary, class_names, weights, data or _read_data_of_run(found.path), calibration)
 
 
+_UNWRITABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # also what commands a terminal
 _MOST_MB = {"config.yaml": 1, "vocabulary.txt": 64, "class_names.json": 4, "calibration.json": 1, "data.json": 4}
 
 
@@ -165,6 +168,8 @@ def _read_class_names(file: Path) -> tuple[str, ...]:
     names = files.read_json(file)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
         raise UserError(f"{file} is damaged: expected a list of different names, received {reprlib.repr(names)}.")
+    if wrong := [name for name in names if not name or _UNWRITABLE.search(name)]:
+        raise UserError(f"{file} is damaged: expected names that can be written, received {ascii(wrong[0][:40])}.")
     return tuple(names)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 from pathlib import Path
 
 import yaml
@@ -109,7 +110,7 @@ def _arguments_of_run(run_dir: str, argv: list[str]) -> list[str]:
                 "can be given; leave this one out, or start a new run."
             )
     file = Path(run_dir) / "config.yaml"
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise UserError(
             f"--resume: {run_dir} is not a run folder (no config.yaml). Expected one such as "
             "logs/tweets/2026-01-31T12-00-00Z."

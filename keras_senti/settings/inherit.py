@@ -59,19 +59,19 @@ def find_model_dir(model_dir: str) -> str:
     path = Path(model_dir)
     if _find_model_config(path):
         return model_dir
-    finished = [folder for folder in path.glob("*/") if _find_model_config(folder)]
+    finished = [folder for folder in path.glob("*/") if _find_model_config(folder)] if os.path.isdir(path) else []
     if finished:
         return str(max(finished, key=lambda folder: _find_model_config(folder).stat().st_mtime))
     what = "neither a finished run nor a SavedModel of ours, nor a compact folder with config.yaml and weights.npz"
-    if not path.is_dir():
+    if not os.path.isdir(path):
         what = "no such folder"
     recipe = Path("configs") / f"{path.name}.yaml"
-    if (path / "manifest.json").is_file():
+    if os.path.isfile(path / "manifest.json"):
         what = (
             "this run has neither saved_model/ nor encoder/, one of which it leaves at its end. If it was stopped, "
             f"`python train.py --resume {path}` continues it"
         )
-    elif recipe.is_file():
+    elif os.path.isfile(recipe):
         what += f", but {recipe} makes one: run `python train.py --config {recipe}` first"
     raise UserError(
         f"init_from: {path}: {what}. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z, its saved_model, "

@@ -131,8 +131,8 @@ def read_yaml_file(name: str) -> dict:
         UserError: for a file that is none, or an unknown key.
     """
     path = Path(name)
-    if not path.exists():
-        siblings = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+    if not os.path.exists(path):
+        siblings = [str(p) for p in path.parent.glob("*.yaml")] if os.path.isdir(path.parent) else []
         raise UserError(f"--config: no such file: {name}.{suggest(name, siblings)}")
     try:
         text = read_text(path)

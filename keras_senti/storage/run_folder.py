@@ -13,6 +13,7 @@ import contextlib
 import datetime
 import itertools
 import math
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -186,9 +187,9 @@ def read_manifest(path) -> dict:
         UserError: if it is no run folder, a file in it is no plain one, or the manifest is damaged.
     """
     path = Path(path)
-    if not path.is_dir():
+    if not os.path.isdir(path):  # unlike Path.is_dir also for a name that is too long, or a folder that is closed
         raise UserError(f"{path}: no such folder. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z.")
-    if not (path / "manifest.json").exists():
+    if not os.path.lexists(path / "manifest.json"):
         runs = sorted(p.parent for p in path.glob("**/manifest.json"))
         hint = f" Did you mean {runs[-1]}?" if runs else ""
         raise UserError(f"{path}: not a run folder (no manifest.json).{hint}")

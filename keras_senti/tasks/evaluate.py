@@ -5,11 +5,14 @@ import math
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 from tqdm import tqdm
 
 from keras_senti.data.checks import describe_reading, format_reading
 from keras_senti.data.labels import clean_label, clean_label_map, map_label, read_label
 from keras_senti.data.tables import Table, read_text
+from keras_senti.data.token_cache import SAMPLE_ROWS
+from keras_senti.data.tokenizer import encode_utf8
 from keras_senti.errors import UserError, suggest
 from keras_senti.evaluation.calibration import compute_scores, read_calibration
 from keras_senti.evaluation.predictions import read_parts, write_predictions
@@ -160,13 +163,17 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
     # The first pass finds whatever is wrong with the file before the slow second one begins.
     # An older model's names may not be as labels are read now.
     index = {clean_label(name): i for i, name in enumerate(class_names)} | {n: i for i, n in enumerate(class_names)}
-    labels = []
+    labels, listed, sample = [], [], []
     for line, row in table:
         where = f"{table.path}, line {line}"
-        read_text(row, text_column, where)
+        text = read_text(row, text_column, where)
+        if text and text is not row[text_column]:
+            listed.append(line)
+        if len(sample) < SAMPLE_ROWS:
+            sample.append(text)
         labels.append(_read_class(row, where, label_column, label_map, class_names, index))
     labels = np.array(labels, int)
-    notes = describe_reading(table, label_column, label_map or class_names)
+    notes = describe_reading(table, label_column, label_map or class_names, listed)
     if not len(labels):
         raise UserError(f"{csv_file}: has no rows. Is it the right file?")
     folder = run_folder.create_stamped_dir(run_dir / "evaluations", f"{table.path.name}-")
@@ -192,6 +199,12 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
     if left_out := result["rows_left_out"]:
         lines.append(f"{left_out:,} rows have a label that label_map leaves out: predicted, not scored")
     lines += format_reading(notes)
+    unknown = (model.encoder.encode(tf.constant(encode_utf8(sample), tf.string)).flat_values.numpy() == 1).mean()
+    if unknown > 0.5:
+        lines.append(
+            f"WARNING: {unknown:.0%} of the tokens of the first texts are unknown to the model, which cannot read "
+            "them. Is the file in the language and the script that it learned?"
+        )
     files.write_json(folder / "metrics.json", result)
     columns = text_column, [name for name in table.columns if name not in (text_column, label_column)]
     found = labels, probabilities, model.calibration

@@ -35,6 +35,7 @@ def test_a_name_that_an_empty_header_cell_would_get_may_be_taken(read):
 
 def test_spaces_and_invisible_characters_around_a_column_name_do_not_count(read):
     assert read("\ufeff\u200btext , sentiment\u00a0\na,p\n")[0] == ["text", "sentiment"]
+    assert read("te\u0301xt,sentiment\na,p\n")[0] == ["t\u00e9xt", "sentiment"]
 
 
 def test_cells_that_are_empty_behind_the_last_column_are_left_alone(read):
@@ -50,8 +51,8 @@ def test_a_row_that_lacks_a_named_cell_or_has_one_too_many_is_refused(read, row)
 
 @pytest.mark.parametrize(
     "again",
-    ["text,sentiment", '"text","sentiment"', "\ufefftext,sentiment", "Text, Sentiment "],
-    ids=["as it was", "quoted", "with its byte-order mark", "in capitals"],
+    ["text,sentiment", '"text","sentiment"', "\ufefftext,sentiment", '\ufeff"text","sentiment"', "Text, Sentiment "],
+    ids=["as it was", "quoted", "with its byte-order mark", "with mark and quotes", "in capitals"],
 )
 def test_rows_that_repeat_the_header_are_left_out_and_noted(read, again):
     _, rows, notes = read(f"text,sentiment\na,p\n{again}\ntext,p\nb,n\n{again}\n")
@@ -59,7 +60,7 @@ def test_rows_that_repeat_the_header_are_left_out_and_noted(read, again):
     assert notes == {"repeated header": (2, [3, 6])}
 
 
-@pytest.mark.parametrize("first, separator", [("sep=,", ","), ('"sep=;"', ";"), ("sep=\t", "\t"), ("sep=|", "|")])
+@pytest.mark.parametrize("first, separator", [("sep=,", ","), ('"sep=;"', ";"), ("sep=\t", "\t"), ("SEP=|", "|")])
 def test_the_first_line_in_which_excel_names_the_separator_is_obeyed(read, first, separator):
     content = f"{first}\r\ntext{separator}sentiment\r\na{separator}p\r\n"
     assert read(content)[:2] == (["text", "sentiment"], [(3, ["a", "p"])])
@@ -96,6 +97,17 @@ def test_a_space_after_a_quote_is_left_out_and_noted(read):
     columns, rows, notes = read('"text" ,  "sentiment" \n"a, b" ,p\n"c" ,  "n" \nd,p\n')
     assert columns == ["text", "sentiment"] and rows == [(2, ["a, b", "p"]), (3, ["c", "n"]), (4, ["d", "p"])]
     assert notes == {"space before a quote": (2, [1, 3]), "space after a quote": (3, [1, 2, 3])}
+
+
+def test_a_tab_or_a_hard_space_at_a_quote_is_one_too(read):
+    _, rows, notes = read('text,sentiment\n"a",\t"p"\n\u00a0"b, c",\u00a0"n"\u00a0\n')
+    assert rows == [(2, ["a", "p"]), (3, ["b, c", "n"])]
+    assert notes == {"space before a quote": (2, [2, 3]), "space after a quote": (1, [3])}
+
+
+def test_a_separator_behind_a_backslash_is_named(read):
+    with pytest.raises(UserError, match=r"line 2: 3 fields, .* A backslash before it \(\\,\) does not make it part"):
+        read("text,sentiment\na\\, b,p\n")
 
 
 def test_quotes_behind_a_backslash_are_quotes_where_nothing_else_makes_sense(read):
@@ -135,7 +147,7 @@ def test_a_file_whose_lines_all_end_in_a_carriage_return_is_read(read):
 
 def test_carriage_returns_between_json_objects_are_line_ends(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_bytes(b'{"text": "a"}\r{"text": "b"}\r\n\n{"text": "c"}\n')
+    path.write_bytes(b'{"text": "a"}\r{"text": "b"}\r\n\n\xef\xbb\xbf{"text": "c"}\n')  # joined with its mark
     assert list(Table(path)) == [(1, {"text": "a"}), (2, {"text": "b"}), (4, {"text": "c"})]
 
 

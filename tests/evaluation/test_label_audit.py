@@ -291,7 +291,7 @@ def test_nothing_is_written_over(reviews, tmp_path):
     "rows,words,message",
     [
         ([("good", "a"), ("bad", "a")], [], r"2 usable rows of 1 class\(es\) \(a\), expected at least two classes"),
-        ([("good", "a"), ("fine", "a"), ("bad", "b")], [], r"fewer than two rows of the class 'b' \(1\)"),
+        ([("good", "a"), ("fine", "a"), ("bad", "b")], [], r"fewer than two rows of the class 'b' \(line 4\)"),
         ([("good", ""), ("bad", "")], [], r"0 usable rows of 0 class\(es\)"),
         ([], [], "has a header line and no rows"),
         ([("good", "a")], ["--data.label_column", "stars"], r"no column 'stars' \(data\.label_column\)"),

@@ -135,6 +135,9 @@ def test_a_part_that_is_missing_is_named(folder, name):
         ("class_names.json", '["no", "no", "yes"]', r"expected a list of different names, received \['no', 'no'"),
         ("class_names.json", "[" * 100_000, r"class_names\.json cannot be read: maximum recursion depth"),
         ("class_names.json", "[", r"class_names\.json cannot be read"),
+        ("class_names.json", '["a", "b", ""]', r"class_names\.json is damaged: expected names that can be wr.* ''"),
+        ("class_names.json", '["a", "b", "\\ud800"]', r"class_names\.json is damaged: .* received '\\ud800'"),
+        ("class_names.json", '["a", "b", "\\u001b[2J"]', r"class_names\.json is damaged: .* received '\\x1b\[2J'"),
         (
             "data.json",
             '{"sha256": {}}',
@@ -147,6 +150,13 @@ def test_a_part_that_is_missing_is_named(folder, name):
             r"calibration\.json is damaged: expected a tem",
         ),
         ("calibration.json", '{"temperature": 1, "abstain": [{}]}', r"calibration\.json is damaged: expected a temp"),
+        (
+            "calibration.json",
+            '{"temperature": 1, "abstain": [{"threshold": 0.5}]}',
+            r"calibration\.json is damaged: expected a temp",
+        ),
+        ("calibration.json", f'{{"temperature": 1{"0" * 400}, "abstain": []}}', r"calibration\.json is damaged: expe"),
+        ("calibration.json", '{"temperature": 1e-320, "abstain": []}', r"calibration\.json is damaged: expected a te"),
         ("calibration.json", "[]", r"calibration\.json is damaged: expected a temperature above 0"),
         ("weights.npz", "no archive", r"weights\.npz is damaged: File is not a zip file\. Bring it back"),
     ],

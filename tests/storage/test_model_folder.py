@@ -1,5 +1,6 @@
 """What a folder is, and folders from strangers: none of their code runs, and none of their sizes is believed."""
 
+import dataclasses
 import io
 import os
 import shutil
@@ -323,6 +324,27 @@ def test_a_folder_that_lies_about_its_sizes_or_files_is_one_message(trained_run,
             use(folder)
         assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 700
     assert time.perf_counter() - begin < 10 and environment.read_peak_memory() - memory < 0.5
+
+
+def test_weights_that_overflow_are_no_answer(trained_run, tmp_path):
+    model = read_run(trained_run)
+    huge = {name: np.full_like(weight, 3e38) for name, weight in model.weights.items()}
+    write_compact(tmp_path / "model", dataclasses.replace(model, weights=huge))
+    with pytest.raises(UserError, match="model gives probabilities that are no numbers, as its weights are too large"):
+        keras_senti.load(tmp_path / "model").predict(TEXTS)
+
+
+def test_a_name_that_is_too_long_for_a_folder_is_one_message_by_every_door(tiny_settings):
+    name = "a" * 300
+    for use in (
+        lambda: keras_senti.load(name),
+        lambda: evaluate_command.main(["--run", name, "--text", "a"]),
+        lambda: parse_config([*tiny_settings, "--init_from", name]),
+        lambda: parse_config(["--resume", name]),
+        lambda: parse_config(["--config", name]),
+    ):
+        with pytest.raises(UserError, match="a{300}"):
+            use()
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "metrics.json", "predictions.csv", "class_names.json"])

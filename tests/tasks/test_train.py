@@ -253,6 +253,17 @@ def test_nested_fields_and_lists_of_tokens_are_predicted_and_reported(trained_ru
     assert [result[key] for key in ("rows", "rows_without_label", "rows_left_out")] == [2, 0, 1]
     assert result["scores"]["rows"] == 1
     assert "1 rows have a label that label_map leaves out: predicted, not scored" in summary
+    assert "nested.jsonl: a list of tokens, joined by spaces, in 2 rows (lines 1, 2)" in summary
+
+
+def test_a_file_of_which_the_model_knows_few_words_is_warned_of(trained_run, tmp_path):
+    other = tmp_path / "other.csv"
+    other.write_text("text\nun très bon film\ntrop long pour moi\n")
+    assert (
+        "WARNING: 88% of the tokens of the first texts are unknown to" in evaluate.evaluate_file(trained_run, other)[1]
+    )
+    other.write_text("text\nun très bon film\nthe film was so great\n")
+    assert "WARNING" not in evaluate.evaluate_file(trained_run, other)[1]
 
 
 def test_what_was_not_read_as_it_stands_is_said_of_a_predicted_file_too(trained_run, tmp_path):
