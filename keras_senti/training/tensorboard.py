@@ -20,12 +20,7 @@ from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.pr_curve import summary as pr_curve_summary
 
 from keras_senti.data.batches import EncodedTexts, padded_length, predict_in_batches
-from keras_senti.evaluation.figures import (
-    MOST_COUNTED_CLASSES,
-    MOST_DRAWN_CLASSES,
-    draw_calibration,
-    draw_confusion_matrix,
-)
+from keras_senti.evaluation import figures
 from keras_senti.evaluation.metrics import compute_calibration
 from keras_senti.models import kernels
 from keras_senti.settings.schema import Config
@@ -183,18 +178,16 @@ def write_confusion_matrix(labels: np.ndarray, probabilities: np.ndarray, class_
     predicted, classes = probabilities.argmax(axis=1), len(class_names)
     title = f"accuracy {(predicted == labels).mean():.3f}\n{len(labels):,} rows"
     shown, left_out = np.arange(classes), ""
-    if classes > MOST_DRAWN_CLASSES:
+    if classes > figures.MOST_DRAWN_CLASSES:
         wrong = predicted != labels
         mistakes = sum(np.bincount(found[wrong], minlength=classes) for found in (labels, predicted))
-        shown = np.sort(np.argsort(-mistakes, kind="stable")[:MOST_DRAWN_CLASSES])
-        left_out = (
-            f"; of {classes:,} classes, the {MOST_DRAWN_CLASSES} that have a part in most mistakes (shares among them)"
-        )
+        shown = np.sort(np.argsort(-mistakes, kind="stable")[: figures.MOST_DRAWN_CLASSES])
+        left_out = f"; of {classes:,} classes, the {figures.MOST_DRAWN_CLASSES} that have a part in most mistakes (shares among them)"
     inside = np.isin(labels, shown) & np.isin(predicted, shown)
     matrix = np.zeros((len(shown),) * 2, np.int64)
     np.add.at(matrix, tuple(np.searchsorted(shown, found[inside]) for found in (labels, predicted)), 1)
     names = [class_names[i] for i in shown]
-    image, is_named = draw_confusion_matrix(matrix, names, title)
+    image, is_named = figures.draw_confusion_matrix(matrix, names, title)
     legend = "" if is_named else ": " + ", ".join(f"{i} = {escape_markdown(n)}" for i, n in enumerate(names))
     description = f"{len(labels):,} fixed validation rows{left_out}{legend}"
     tf.summary.image("confusion_matrix", image[None], description=description)
@@ -202,7 +195,7 @@ def write_confusion_matrix(labels: np.ndarray, probabilities: np.ndarray, class_
 
 def write_calibration(labels: np.ndarray, probabilities: np.ndarray):
     """Writes the image `calibration` to the default writer; arguments as of `metrics.compute_calibration`."""
-    image = draw_calibration(compute_calibration(labels, probabilities))
+    image = figures.draw_calibration(compute_calibration(labels, probabilities))
     description = (
         f"{len(labels):,} fixed validation rows. Below the diagonal the model is surer than it is right. These are the "
         "`probabilities`; the temperature of `calibrated_probabilities` is fitted after training."
@@ -213,12 +206,14 @@ def write_calibration(labels: np.ndarray, probabilities: np.ndarray):
 def write_pr_curves(labels: np.ndarray, probabilities: np.ndarray, class_names):
     """Writes `pr_curve/<class>` to the default writer: is a row of the class, or of any other one?
 
-    Of more than MOST_COUNTED_CLASSES classes the commonest among the rows have a curve.
+    Of more than figures.MOST_COUNTED_CLASSES classes the commonest among the rows have a curve.
 
     The plugin's own function for TensorFlow 2 does not exist; its curve is written as it computes it: (6, 201) true and
     false positives, true and false negatives, precision and recall at thresholds from 0 to 1.
     """
-    commonest = np.argsort(-np.bincount(labels, minlength=len(class_names)), kind="stable")[:MOST_COUNTED_CLASSES]
+    commonest = np.argsort(-np.bincount(labels, minlength=len(class_names)), kind="stable")[
+        : figures.MOST_COUNTED_CLASSES
+    ]
     for index in np.sort(commonest):  # the same in each epoch
         description = f"{len(labels):,} fixed validation rows"
         curve = pr_curve_summary.pb("", labels == index, probabilities[:, index], description=description)
@@ -272,7 +267,7 @@ def write_projector(path: Path, model: keras.Model, predict, vocabulary: list[st
     """
     ids = np.arange(1, min(len(vocabulary), MOST_WORDS + 1), dtype=np.int32)
     probabilities = predict_in_batches(predict, EncodedTexts(ids, np.arange(len(ids) + 1)))
-    listed = class_names if len(class_names) <= MOST_COUNTED_CLASSES else ()
+    listed = class_names if len(class_names) <= figures.MOST_COUNTED_CLASSES else ()
     header = ["word", "predicted", *(f"probability_{name}" for name in listed), "rank"]
     lines = ["\t".join(map(_escape_cell, header))]
     for token_id, row in zip(ids, probabilities):

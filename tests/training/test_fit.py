@@ -327,7 +327,7 @@ def test_tensorboard_gets_the_curves(tmp_path):
 
 def test_speed_counts_real_tokens_and_leaves_validation_out(monkeypatch):
     clock = iter([10.0, 10.0, 11.0, 12.0, 12.0])
-    monkeypatch.setattr("keras_senti.training.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("keras_senti.training.callbacks.time.perf_counter", lambda: next(clock))
     both, logs = [Throughput(examples=30), ShowProgress(Progress(), steps=5, epochs=2, tokens=500)], {}
     for callback in both:
         callback.on_epoch_begin(0)
