@@ -182,7 +182,10 @@ def write_confusion_matrix(labels: np.ndarray, probabilities: np.ndarray, class_
         wrong = predicted != labels
         mistakes = sum(np.bincount(found[wrong], minlength=classes) for found in (labels, predicted))
         shown = np.sort(np.argsort(-mistakes, kind="stable")[: figures.MOST_DRAWN_CLASSES])
-        left_out = f"; of {classes:,} classes, the {figures.MOST_DRAWN_CLASSES} that have a part in most mistakes (shares among them)"
+        left_out = (
+            f"; of {classes:,} classes, the {figures.MOST_DRAWN_CLASSES} that have a part in most mistakes (shares "
+            "among them)"
+        )
     inside = np.isin(labels, shown) & np.isin(predicted, shown)
     matrix = np.zeros((len(shown),) * 2, np.int64)
     np.add.at(matrix, tuple(np.searchsorted(shown, found[inside]) for found in (labels, predicted)), 1)
