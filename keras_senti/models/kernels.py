@@ -8,7 +8,7 @@ https://arxiv.org/abs/1604.01946, do the first two on a GPU):
 2. The loop backwards computes the gradients of the gates and nothing else. Their local derivatives are computed for all
    steps at once before it, and the gradients of the kernels, one product each, after it.
 3. σ(x) = (1 + tanh(x / 2)) / 2, so one tanh serves all gates. Its values are written where the step's inputs stood;
-   they and the states are all that is kept for the way back.
+   they and the states are all that is kept for the backward pass.
 4. The rows of a batch do not depend on each other: a batch is cut into parts, which run side by side. The products in a
    step are too small to be shared between processor cores.
 

@@ -289,7 +289,7 @@ def _draw_learning(path: Path, manifest: dict) -> list[str]:
         curves = [Curve(epochs, train, "--c7"), Curve(epochs, validation)]
         legend = make_legend([("--c7", "train"), ("--right", "validation")], "kept epoch" if marks else "")
         chart = draw_chart(curves, x_axis, y_axis, f"Learning curve: {name}", marks)
-        how = f"{hints[key]} Where validation gets worse and train better, the model learns its texts by heart."
+        how = f"{hints[key]} Where validation gets worse and train better, the model overfits."
         cards.append(make_card(finding, legend + chart, how))
     return cards
 
