@@ -129,7 +129,7 @@ def _before(first, states):
 
 
 def _lstm_forward(x, mask, h, c, kernel, recurrent_kernel, bias, x_masks, h_masks, keep, sequences):
-    """Returns (what the way back needs, or the states if `sequences`, or nothing; h and c after the last step)."""
+    """Returns (what the backward pass needs, or the states if `sequences`, or nothing; h and c after the last step)."""
     half = tf.repeat(tf.constant([0.5, 0.5, 1.0, 0.5], kernel.dtype), h.shape[-1])  # for i, f, o; see 3. above
     gates = project(x, split_kernel(kernel * half, x_masks), x_masks)
     if bias is not None:
@@ -212,7 +212,7 @@ def _lstm_backward(x, mask, h, c, kernel, recurrent_kernel, bias, x_masks, h_mas
 
 
 def _gru_forward(x, mask, h, kernel, recurrent_kernel, bias, x_masks, h_masks, keep, sequences):
-    """Returns (what the way back needs, or the states if `sequences`, or nothing; h after the last step)."""
+    """Returns (what the backward pass needs, or the states if `sequences`, or nothing; h after the last step)."""
     half = tf.repeat(tf.constant([0.5, 0.5, 1.0], kernel.dtype), h.shape[-1])  # for z and r; see 3. above
     gates = project(x, split_kernel(kernel * half, x_masks), x_masks)
     if bias is not None:

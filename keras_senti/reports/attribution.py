@@ -40,7 +40,7 @@ from keras_senti.models.pooling import AttentionPooling
 # convolution, pairs and attention) and 258 (one-directional LSTM), of 20 film reviews for 12; 128 for all of them.
 STEPS, MOST_STEPS = 32, 256
 TOLERANCE, LEAST_TOLERANCE = 0.01, 1e-3  # relative to f(x) - f(x'); absolute where that is small: 0.1% of p
-# Tokens in memory at once, as rows of one batch: in the backward pass all states are kept, 30 kB a token with 512 units.
+# Tokens in memory at once, as rows of one batch: the backward pass keeps all states, 30 kB a token with 512 units.
 GRADIENT_TOKENS, READ_TOKENS = 10_000, 32_768
 # Variants of one text, for occlusion and for the course: one for each token up to 400, fewer for a long text.
 MOST_VARIANTS, FEWEST_VARIANTS, VARIANT_TOKENS = 400, 10, 500_000

@@ -62,9 +62,9 @@ class KeepBest(keras.callbacks.Callback):
 class Unfreeze(keras.callbacks.Callback):
     """Lets each layer learn from its epoch on, and says so where that changes.
 
-    What does not learn, and has nothing below it that learns, takes no time on the way back, because TensorFlow drops
-    from a graph what no update needs. Measured with two LSTM of 256 units in two directions: with the head alone a step
-    took at most 1.1 times as long as the forward way, with all layers 4 to 6 times.
+    What does not learn, and has nothing below it that learns, takes no time in the backward pass, because TensorFlow
+    drops from a graph what no update needs. Measured with two LSTM of 256 units in two directions: with the head alone
+    a step took at most 1.1 times as long as the forward pass, with all layers 4 to 6 times.
 
     Reference: Howard & Ruder 2018, https://aclanthology.org/P18-1031, section 3.3 (gradual unfreezing).
     """

@@ -69,7 +69,7 @@ class Board(keras.callbacks.TensorBoard):
         train: (encoded texts, labels (rows,) int, weight in the loss (rows,) float32).
         validation: (encoded texts, labels (rows,) int).
         probe_rows: size of the probe batch: no more than a training step has, so that it fits into memory, as it goes
-            the same way back.
+            the same backward pass.
         predict: a tf.function with input signature, from (batch, time) int32 token ids to (batch, classes)
             probabilities, without dropout.
         examples: what to show of the validation part.
