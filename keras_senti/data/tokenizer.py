@@ -186,18 +186,18 @@ def read_vocabulary(path: Path) -> list[str]:
     return content.removesuffix("\n").split("\n")
 
 
-def check_vocabulary(vocabulary: list[str]):
-    """Raises a UserError unless it begins with [PAD] and [UNK], has another token, and none twice."""
+def check_vocabulary(vocabulary: list[str], where="vocabulary"):
+    """Raises a UserError unless it begins with [PAD] and [UNK], has another token, and none twice; where: its file."""
     if list(vocabulary[:2]) != [PADDING, UNKNOWN]:
-        raise UserError(f"vocabulary: received {list(vocabulary[:2])} first, expected {[PADDING, UNKNOWN]}.")
+        raise UserError(f"{where}: received {list(vocabulary[:2])} first, expected {[PADDING, UNKNOWN]}.")
     if len(vocabulary) < 3:
         raise UserError(
-            "vocabulary: the train texts clean to nothing, so there is no token to learn. Check data.text_column "
+            f"{where}: the train texts clean to nothing, so there is no token to learn. Check data.text_column "
             "and what the text settings drop."
         )
     if len(set(vocabulary)) < len(vocabulary):
         twice = next(token for token, count in Counter(vocabulary).items() if count > 1)
-        raise UserError(f"vocabulary: received the token {twice!r} twice, expected each once.")
+        raise UserError(f"{where}: received the token {twice!r} twice, expected each once.")
 
 
 def _compose_tokens(tokens: list[str]) -> list[str]:

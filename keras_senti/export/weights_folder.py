@@ -116,7 +116,8 @@ def read_pretrained(path) -> Pretrained:
     """
     found = find_model(path)
     if found is None:
-        what = "has no weights.npz and no saved_model" if os.path.isdir(path) else "no such folder"
+        is_file = "is a file, not a folder" if os.path.isfile(path) else "no such folder"
+        what = "has no weights.npz and no saved_model" if os.path.isdir(path) else is_file
         raise UserError(
             f"{path}: {what}. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z, a SavedModel, or a "
             "compact folder such as pretrained/imdb_classifier."
@@ -140,7 +141,7 @@ def read_pretrained(path) -> Pretrained:
     for name, weight in weights.items():
         if not np.isfinite(weight).all():
             raise UserError(f"{found.path}: the weight {name} has values that are no finite numbers.")
-    check_vocabulary(vocabulary)
+    check_vocabulary(vocabulary, found.settings / "vocabulary.txt")
     data = {} if found.is_saved_model else _read_data(found.path / "data.json")
     return Pretrained(config, vocabulary, class_names, weights, data or _read_data_of_run(found.path), calibration)
 

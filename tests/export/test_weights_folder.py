@@ -174,7 +174,7 @@ def test_a_vocabulary_with_a_token_twice_or_without_padding_is_refused(folder):
         (tokens[::-1], r"\['.*first, ex"),
     ):
         (folder / "vocabulary.txt").write_text("\n".join(wrong) + "\n")
-        with pytest.raises(UserError, match=f"vocabulary: .*{message}"):
+        with pytest.raises(UserError, match=f"vocabulary.txt: .*{message}"):
             read_pretrained(folder)
 
 
