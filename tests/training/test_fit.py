@@ -442,7 +442,7 @@ def test_the_rest_of_an_epoch_counts_as_such_in_speed_and_in_messages(tmp_path, 
         train(tmp_path, checkpoint_minutes=1e-9)
     kill_before_step(None)
     seen = []
-    monkeypatch.setattr(callbacks, "Throughput", lambda examples: seen.append(examples) or keras.callbacks.Callback())
+    monkeypatch.setattr(fit, "Throughput", lambda examples: seen.append(examples) or keras.callbacks.Callback())
     monkeypatch.setattr(StopOnNonFinite, "_check", lambda self, loss, where, what: seen.append(where))
     train(tmp_path, checkpoint_minutes=1e-9)
     encoded, _ = make_twelve_rows()
