@@ -79,7 +79,7 @@ def build_keras(vocabulary_size: int, units: int = 100, trains: bool = True, **a
 
 
 def build_ours(config, vocabulary_size: int):
-    """Returns our model with the kernel that `workflow` picks, and the kernel's name."""
+    """Returns our model with the kernel that training picks, and the kernel's name."""
     from keras_senti.models import build, kernel_choice
 
     settings = {**vars(config.model), "few_shapes": not config.train.bucket_by_length}

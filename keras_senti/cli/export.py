@@ -2,11 +2,7 @@
 
     python -m keras_senti export logs/tweets/<run> FOLDER --dtype float16
 
-A compact folder holds config.yaml (how the model reads and was made; no place on the machine it is from),
-vocabulary.txt, weights.npz (one array a weight, named as `build.name_of` says) and, for a classifier,
-class_names.json and (unless it is older than that) calibration.json; other files do no harm. A run of the task
-language_model leaves one as encoder/ in its folder. data.json says from which files and split the model has learned, by
-hashes; folders from before there was one load too.
+What is in such a folder: `export.weights_folder`.
 """
 
 import argparse

@@ -172,7 +172,7 @@ class Tokenizer:
 
 
 def read_vocabulary(path: Path) -> list[str]:
-    """Reads what `TextEncoder.save` writes.
+    """Reads what `Tokenizer.save` writes.
 
     Raises:
         UserError: if it cannot be read, or has more than MOST_TOKENS.
@@ -235,7 +235,7 @@ def fit_vocabulary(settings: TextConfig, batches) -> list[str]:
             raise failed[0] from None
         if "empty vocabulary" not in str(error):
             raise
-        tokens = []  # TextEncoder says it better
+        tokens = []  # Tokenizer says it better
     if failed:
         raise failed[0]
     return [PADDING, UNKNOWN, *tokens]

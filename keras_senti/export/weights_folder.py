@@ -1,7 +1,5 @@
 """A model as weights without a graph: small enough to hand around, whole enough to predict with and to train further.
 
-    python -m keras_senti export logs/tweets/<run> FOLDER --dtype float16
-
 A compact folder holds config.yaml (how the model reads and was made; no place on the machine it is from),
 vocabulary.txt, weights.npz (one array a weight, named as `build.name_of` says) and, for a classifier,
 class_names.json and (unless it is older than that) calibration.json; other files do no harm. A run of the task

@@ -101,7 +101,7 @@ def _note_failure(run: Run, error: BaseException):
     with contextlib.suppress(UserError):  # the disk may be full: the first error is the one to be shown
         run.note(status="failed", error=f"{type(error).__name__}: {error}")
     if isinstance(error, KeyboardInterrupt) and run.device.is_chief:
-        print(f"\nstopped; to go on from here: python train.py --resume {run.folder}", flush=True)
+        print(f"\nto go on from here: python train.py --resume {run.folder}", flush=True)
 
 
 def _read(config: Config) -> tuple[Pretrained | None, Corpus]:
