@@ -44,9 +44,9 @@ def load_streams(imdb: str):
     cache = ["--data.csv", imdb, "--data.cache_dir", str(ROOT / "logs" / "cache")]
     config = parse_config(["--config", str(ROOT / "configs" / "imdb_language_model.yaml"), *cache])
     corpus = load_corpus(config)
-    read = [corpus.encoded["train"], corpus.encoded["unlabeled"]]
-    size = len(corpus.encoder.vocabulary)
-    held_out = Streams([corpus.encoded["validation"]], STREAMS, WINDOW, None)
+    read = [corpus.parts["train"].token_ids, corpus.parts["unlabeled"].token_ids]
+    size = len(corpus.tokenizer.vocabulary)
+    held_out = Streams([corpus.parts["validation"].token_ids], STREAMS, WINDOW, None)
     return Streams(read, STREAMS, WINDOW, 0), held_out, count_tokens(read, size), size
 
 

@@ -114,16 +114,16 @@ def start_epoch(imdb: str, steps: int | None, system: str):
     if system == "ours":
         devices.set_up_device(config.device)  # repeatable results, as train.py has them, cost time
     corpus = load_corpus(config)
-    encoded, labels = corpus.encoded["train"], corpus.splits.train.labels
+    encoded, labels = corpus.parts["train"].token_ids, corpus.train.labels
     one_hot = np.eye(len(CLASS_NAMES), dtype=np.float32)[labels]
     batches = sample_batches(encoded.lengths, system == "ours", steps)
     batches = [*batches[:2], *batches]  # two steps are taken, and not timed, when the process starts
     if system == "ours":
-        model, _ = build_ours(config, len(corpus.encoder.vocabulary))
+        model, _ = build_ours(config, len(corpus.tokenizer.vocabulary))
         fit.compile_model(model, config.train, total_steps=len(batches))
-        data = make_dataset(lambda: batches, encoded, LENGTH, True, one_hot, corpus.splits.train.weights)
+        data = make_dataset(lambda: batches, encoded, LENGTH, True, one_hot, corpus.train.weights)
     else:
-        model = build_keras(len(corpus.encoder.vocabulary))
+        model = build_keras(len(corpus.tokenizer.vocabulary))
         rows = np.concatenate(batches)
         data = tf.data.Dataset.from_tensor_slices((encoded.pad(rows, LENGTH), one_hot[rows])).batch(ROWS).prefetch(2)
     model.make_train_function()
@@ -135,7 +135,7 @@ def time_epoch(imdb: str, steps: int | None) -> list[dict]:
     from keras_senti.data.token_cache import load_corpus
 
     config = read_settings(imdb)
-    encoded = load_corpus(config).encoded["train"]
+    encoded = load_corpus(config).parts["train"].token_ids
     workers, systems = Workers(), {"ours": True, "script": False}
     workers.build({system: (start_epoch, imdb, steps, system) for system in systems})
     batches = {system: sample_batches(encoded.lengths, bucketed, steps) for system, bucketed in systems.items()}
@@ -175,12 +175,12 @@ def train_seed(imdb: str, system: str, seed: int) -> dict:
     config = read_settings(imdb, "--train.epochs", "2", "--train.seed", str(seed))
     devices.set_up_device(config.device)
     corpus = load_corpus(config)
-    train, validation = corpus.splits.train, corpus.splits.validation
-    encoded = corpus.encoded
+    train, validation = corpus.train, corpus.validation
+    encoded = {name: part.token_ids for name, part in corpus.parts.items()}
     keras.utils.set_random_seed(seed)
     begin = time.perf_counter()
     if system == "ours":
-        model, _ = build_ours(config, len(corpus.encoder.vocabulary))
+        model, _ = build_ours(config, len(corpus.tokenizer.vocabulary))
         with tempfile.TemporaryDirectory() as folder:
             parts = (encoded["train"], train.labels, train.weights), (encoded["validation"], validation.labels)
             fit.train_model(model, *parts, config.train, LENGTH, Path(folder))
@@ -191,7 +191,7 @@ def train_seed(imdb: str, system: str, seed: int) -> dict:
             (encoded[name].pad(np.arange(len(encoded[name])), LENGTH), one_hot[part.labels])
             for name, part in (("train", train), ("validation", validation))
         ]
-        model = build_keras(len(corpus.encoder.vocabulary))
+        model = build_keras(len(corpus.tokenizer.vocabulary))
         history = model.fit(*padded[0], batch_size=ROWS, epochs=2, validation_data=padded[1], verbose=2)
         accuracy = history.history["val_accuracy"]
     seconds = time.perf_counter() - begin
@@ -203,7 +203,8 @@ def train_seed(imdb: str, system: str, seed: int) -> dict:
 
 def grow(texts: int, tokens: int, units: int, most_seconds: float = 3.0) -> dict:
     """Times the plan of an epoch and steps spread over it, for generated texts of tokens / 2 to `tokens` tokens."""
-    from keras_senti.data.batches import EncodedTexts, make_dataset, plan_epoch
+    from keras_senti.data.batches import make_dataset, plan_epoch
+    from keras_senti.data.dataset import EncodedTexts
     from keras_senti.settings.schema import ModelConfig, TrainConfig
     from keras_senti.training import fit
 
@@ -289,7 +290,8 @@ def start_bulk(ids_file: Path, folder: Path, system: str):
     """Returns a function that predicts all texts once."""
     import tensorflow as tf
 
-    from keras_senti.data.batches import EncodedTexts, predict_in_batches
+    from keras_senti.data.batches import predict_in_batches
+    from keras_senti.data.dataset import EncodedTexts
     from keras_senti.export import saved_model
 
     with np.load(ids_file) as file:
@@ -435,7 +437,7 @@ def format_table(title: str, entries: list[dict]) -> str:
 def time_inference(imdb: str, folder: Path, options) -> list[dict]:
     from keras_senti.data.token_cache import load_corpus
 
-    encoded = load_corpus(read_settings(imdb)).encoded["train"]
+    encoded = load_corpus(read_settings(imdb)).parts["train"].token_ids
     entries = []
     for units in (100, 512):
         folders = {"ours": folder / f"ours-{units}" / "saved_model", "keras": folder / f"keras-{units}"}

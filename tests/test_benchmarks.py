@@ -432,7 +432,7 @@ class InProcess:
 
 @pytest.mark.slow
 def test_pre_training_is_timed_beside_plain_keras_layers_on_the_same_windows(tmp_path, monkeypatch, capsys):
-    from keras_senti.data.batches import EncodedTexts
+    from keras_senti.data.dataset import EncodedTexts
     from keras_senti.training.pretraining import Streams, count_tokens
 
     for name, value in {"STREAMS": 5, "WINDOW": 10, "EMBEDDING": 3, "UNITS": 4, "NEGATIVES": 6, "RATE": 0.05}.items():

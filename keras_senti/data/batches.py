@@ -4,13 +4,11 @@ The plan of an epoch is a pure function of (lengths, settings, seed, epoch), so 
 last digit.
 """
 
-import functools
-from dataclasses import dataclass
-
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from keras_senti.data.dataset import EncodedTexts
 from keras_senti.data.tokenizer import encode_utf8
 from keras_senti.settings.schema import TrainConfig
 
@@ -24,30 +22,6 @@ SCORED_ROWS = 128  # texts scored at once: 64 to 128 take the least time each, b
 SCORED_POSITIONS = 65_536  # padded tokens scored at once, as of 128 texts of 512: whole documents would take gigabytes
 LENGTH_CLASS = 1.1  # see plan_epoch
 ENCODE_ROWS = 4096  # texts that are turned into ids at once
-
-
-@dataclass(frozen=True)
-class EncodedTexts:
-    """Token ids of all texts, flat, without padding; in memory, or a file that is mapped into it.
-
-    flat: (tokens,) int32. offsets: (rows + 1,) int64; text i is flat[offsets[i]:offsets[i + 1]].
-    """
-
-    flat: np.ndarray
-    offsets: np.ndarray
-
-    @functools.cached_property
-    def lengths(self) -> np.ndarray:
-        return np.diff(self.offsets)
-
-    def __len__(self):
-        return len(self.offsets) - 1
-
-    def pad(self, rows: np.ndarray, length: int) -> np.ndarray:
-        """Returns (len(rows), length) int32, padded with 0 on the right."""
-        position = np.arange(length)
-        inside = position < self.lengths[rows][:, None]
-        return np.where(inside, self.flat[np.where(inside, self.offsets[rows][:, None] + position, 0)], 0)
 
 
 def encode_texts(encoder, texts: list[str]) -> EncodedTexts:

@@ -1,6 +1,7 @@
-"""Texts with labels, and the parts they are split into."""
+"""Texts with labels, the parts they are split into, and what is left of a part for training: its token ids."""
 
 import dataclasses
+import functools
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,14 +112,13 @@ class Dataset:
         texts = dataclasses.replace(self.texts, lines=self.lines[indices])
         return Dataset(texts, **{name: array[indices] for name, array in self.arrays().items()})
 
-    def sample(self, max_rows: int, seed: int) -> np.ndarray:
-        """Returns the ascending indices of all rows, or of max_rows of them, drawn at random."""
-        if len(self) <= max_rows:
-            return np.arange(len(self))
-        return np.sort(np.random.default_rng(seed).choice(len(self), max_rows, replace=False))
-
     def arrays(self) -> dict[str, np.ndarray]:
         return {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "texts"}
+
+
+def sample_rows(rows: int, at_most: int, seed: int = 0) -> np.ndarray:
+    """Returns the ascending indices of all rows, or of so many of them, drawn at random."""
+    return np.sort(np.random.default_rng(seed).choice(rows, min(rows, at_most), replace=False))
 
 
 @dataclass(frozen=True)
@@ -141,3 +141,57 @@ class Splits:
     def parts(self) -> dict[str, Dataset]:
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return parts if self.unlabeled is None else {**parts, "unlabeled": self.unlabeled}
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """Token ids of all texts, flat, without padding; in memory, or a file that is mapped into it.
+
+    flat: (tokens,) int32. offsets: (rows + 1,) int64; text i is flat[offsets[i]:offsets[i + 1]].
+    """
+
+    flat: np.ndarray
+    offsets: np.ndarray
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    def __len__(self):
+        return len(self.offsets) - 1
+
+    def take(self, rows: np.ndarray) -> "EncodedTexts":
+        """Returns a copy of these rows, in memory."""
+        pieces = [self.flat[self.offsets[row] : self.offsets[row + 1]] for row in rows.tolist()]
+        flat = np.concatenate([np.zeros(0, np.int32), *pieces])
+        return EncodedTexts(flat, np.append(0, np.cumsum(self.lengths[rows])))
+
+    def pad(self, rows: np.ndarray, length: int) -> np.ndarray:
+        """Returns (len(rows), length) int32, padded with 0 on the right."""
+        position = np.arange(length)
+        inside = position < self.lengths[rows][:, None]
+        return np.where(inside, self.flat[np.where(inside, self.offsets[rows][:, None] + position, 0)], 0)
+
+
+@dataclass(frozen=True)
+class EncodedDataset:
+    """One part of the data as a network learns from it; one entry a row.
+
+    texts: where to read them. token_ids: what the tokenizer made of them. labels: int64, index into the class names; -1
+    where labels are not read. weights: float32, in the loss. lines: int64, line of the source file.
+    """
+
+    texts: StoredTexts
+    token_ids: EncodedTexts
+    labels: np.ndarray
+    weights: np.ndarray
+    lines: np.ndarray
+
+    def __len__(self):
+        return len(self.labels)
+
+    def take(self, rows: np.ndarray) -> "EncodedDataset":
+        """Returns the rows with these ascending indices."""
+        texts = dataclasses.replace(self.texts, lines=self.lines[rows])
+        arrays = self.labels[rows], self.weights[rows], self.lines[rows]
+        return EncodedDataset(texts, self.token_ids.take(rows), *arrays)

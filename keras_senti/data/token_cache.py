@@ -35,9 +35,9 @@ from keras_senti.data import (
     tokenizer,
     unicode,
 )
-from keras_senti.data.batches import ENCODE_ROWS, EncodedTexts
+from keras_senti.data.batches import ENCODE_ROWS
 from keras_senti.data.cache_folder import add_to_cache
-from keras_senti.data.dataset import Dataset, Splits, StoredTexts
+from keras_senti.data.dataset import Dataset, EncodedDataset, EncodedTexts, StoredTexts
 from keras_senti.data.reading import load_splits
 from keras_senti.data.sources import Source, prepare_source
 from keras_senti.data.tokenizer import Tokenizer, encode_utf8, fit_vocabulary
@@ -53,17 +53,29 @@ ENCODE_CHARACTERS = 8_000_000  # of the texts that are turned into ids at once, 
 
 @dataclass(frozen=True)
 class Corpus:
-    """All that a run learns from its data: the parts, their token ids, and the encoder that made them.
+    """All that a run learns from its data.
 
-    encoded: EncodedTexts by part; for a language model without "test", and with "unlabeled" if there is such a file.
-    files: SHA-256 by path, the main file first. cache: the folder that holds the ids.
+    parts: train, validation; test for a classifier, unlabeled for a language model where there is such a file.
+    tokenizer: made the token ids. class_names: () where labels are not read. check: the content of data_check.json.
+    dropped: one dict a dropped row, the first of them. files: SHA-256 by path, the main file first. folder: in the
+    cache.
     """
 
-    splits: Splits
-    encoder: Tokenizer
-    encoded: dict[str, EncodedTexts]
+    parts: dict[str, EncodedDataset]
+    tokenizer: Tokenizer
+    class_names: tuple[str, ...]
+    check: dict
+    dropped: list[dict]
     files: dict[str, str]
-    cache: Path
+    folder: Path
+
+    @property
+    def train(self) -> EncodedDataset:
+        return self.parts["train"]
+
+    @property
+    def validation(self) -> EncodedDataset:
+        return self.parts["validation"]
 
 
 def load_corpus(config: Config, vocabulary: list[str] | None = None) -> Corpus:
@@ -131,11 +143,12 @@ def _write(folder: Path, config: Config, source: Source, vocabulary: list[str] |
         vocabulary = _extend(vocabulary, itertools.chain.from_iterable(batches), config.text)
     encoder = Tokenizer(config.text, vocabulary)
     with add_to_cache(folder) as temporary:
-        for name, part in splits.parts().items():
+        encoded = _list_encoded(config, splits.parts())
+        for name, part in encoded.items():
             (temporary / name).mkdir(parents=True)
-            for column, array in part.arrays().items():
-                np.save(temporary / name / f"{column}.npy", array)
-        _write_ids(temporary, _list_encoded(config, splits.parts()), encoder)
+            for column in ("labels", "weights", "lines"):
+                np.save(temporary / name / f"{column}.npy", getattr(part, column))
+        _write_ids(temporary, encoded, encoder)
         sample = list(itertools.islice(splits.train.texts, SAMPLE_ROWS))
         reads = {"split": config.text.split, "script_without_spaces": unicode.find_script_without_spaces(sample)}
         reads["unknown_tokens"] = _compute_unknown_share(temporary / "validation" / "flat.bin")
@@ -215,23 +228,27 @@ def _read(folder: Path, config: Config, source: Source, files: dict[str, str]) -
     for name, expected in facts["sha256"].items():
         if compute_sha256(folder / name) != expected:
             raise ValueError(f"{name} has changed")
-    main, settings, parts, encoded = source.main, source.settings, {}, {}
-    paths = {"train": main, "validation": source.validation or main, "test": source.test or main}
-    if source.unlabeled:
+    paths = {"train": source.main, "validation": source.validation or source.main}
+    if config.task == "classification":
+        paths["test"] = source.test or source.main
+    elif source.unlabeled:
         paths["unlabeled"] = source.unlabeled
-    for name in paths:
-        arrays = {
-            item.name: np.load(folder / name / f"{item.name}.npy")
-            for item in dataclasses.fields(Dataset)
-            if item.name != "texts"
-        }
-        damaged = source.damaged if paths[name] == main else "strict"
-        stamp = source.stamps[paths[name]]
-        parts[name] = Dataset(StoredTexts(paths[name], settings.text_column, arrays["lines"], damaged, stamp), **arrays)
-    for name in _list_encoded(config, parts):
-        offsets, flat = np.load(folder / name / "offsets.npy"), folder / name / "flat.bin"
-        empty = not flat.stat().st_size  # which cannot be mapped
-        encoded[name] = EncodedTexts(np.zeros(0, np.int32) if empty else np.memmap(flat, np.int32, "r"), offsets)
-    splits = Splits(**parts, class_names=tuple(facts["class_names"]), check=facts["check"], dropped=facts["dropped"])
-    encoder = Tokenizer.load(config.text, folder / "vocabulary.txt")
-    return Corpus(splits, encoder, encoded, files, folder)
+    return Corpus(
+        {name: _read_part(folder / name, path, source) for name, path in paths.items()},
+        Tokenizer.load(config.text, folder / "vocabulary.txt"),
+        tuple(facts["class_names"]),
+        facts["check"],
+        facts["dropped"],
+        files,
+        folder,
+    )
+
+
+def _read_part(folder: Path, path: Path, source: Source) -> EncodedDataset:
+    labels, weights, lines = (np.load(folder / f"{name}.npy") for name in ("labels", "weights", "lines"))
+    damaged = source.damaged if path == source.main else "strict"
+    texts = StoredTexts(path, source.settings.text_column, lines, damaged, source.stamps[path])
+    offsets, flat = np.load(folder / "offsets.npy"), folder / "flat.bin"
+    empty = not flat.stat().st_size  # which cannot be mapped
+    token_ids = EncodedTexts(np.zeros(0, np.int32) if empty else np.memmap(flat, np.int32, "r"), offsets)
+    return EncodedDataset(texts, token_ids, labels, weights, lines)

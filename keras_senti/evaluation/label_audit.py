@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
 from keras_senti.data import cache_folder
+from keras_senti.data.dataset import sample_rows
 from keras_senti.data.reading import load_splits
 from keras_senti.data.sources import prepare_source
 from keras_senti.data.splits import join_groups
@@ -47,7 +48,7 @@ def read_rows(config: Config) -> tuple[pd.DataFrame, tuple[str, ...]]:
         del parts["test"]
     tables = []
     for name, part in parts.items():
-        taken = part.take(part.sample(config.baselines.max_rows, config.data.seed))
+        taken = part.take(sample_rows(len(part), config.baselines.max_rows, config.data.seed))
         if len(taken) < len(part):
             print(f"{name}: {len(taken):,} of {len(part):,} rows, drawn at random (baselines.max_rows)", flush=True)
         columns = {"line": taken.lines, "text": list(taken.texts), "label": taken.labels}

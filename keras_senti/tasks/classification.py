@@ -6,44 +6,47 @@ import keras
 import numpy as np
 
 from keras_senti.data.batches import Bucket, find_bucket, predict_in_batches
+from keras_senti.data.dataset import sample_rows
+from keras_senti.data.token_cache import Corpus
 from keras_senti.evaluation import baselines
 from keras_senti.evaluation.calibration import compute_scores, cross_fit_temperature, fit_calibration
 from keras_senti.evaluation.metrics import compare_predictions, compute_metrics
 from keras_senti.evaluation.predictions import write_run_predictions
 from keras_senti.export import saved_model
+from keras_senti.export.weights_folder import Pretrained
 from keras_senti.models.build import build_model
 from keras_senti.reports import attribution, report
 from keras_senti.reports.terminal import format_run_scores
 from keras_senti.storage import files, run_folder
-from keras_senti.tasks.session import Run
 from keras_senti.tasks.start import begin, fill
 from keras_senti.training import tensorboard
 from keras_senti.training.callbacks import TrainedRun
 from keras_senti.training.fit import make_predict, train_model
+from keras_senti.training.run import Run
 
 
-def train_classifier(run: Run):
+def train_classifier(run: Run, corpus: Corpus, pretrained: Pretrained | None):
     """Builds, fits, calibrates, exports and scores a classifier; what it leaves lies in the run's folder."""
     padding = _find_bucket(run)
-    kernel = begin(run, few_shapes=padding is not True)
-    sizes = len(run.corpus.encoder.vocabulary), len(run.corpus.splits.class_names)
+    kernel = begin(run, corpus, few_shapes=padding is not True)
+    sizes = len(corpus.tokenizer.vocabulary), len(corpus.class_names)
     with run.device.scope():
         model = build_model(run.config.model, *sizes, kernel, run.config.device.precision)
-        fill(model, run)
+        fill(model, run, corpus, pretrained)
     copy = build_model(run.config.model, *sizes, "loop") if run.device.is_distributed else None
-    trained = _fit(model, copy, padding, run)
+    trained = _fit(model, copy, padding, run, corpus)
     if copy is not None:
         copy.set_weights(model.get_weights())
         model = copy
     if run.device.is_chief:
         predict = make_predict(model)
-        _show_words(model, predict, run)
-        predicted = {"validation": predict_in_batches(predict, run.corpus.encoded["validation"])}
-        calibration = _calibrate(predicted["validation"], run)
-        _export(model, trained, run)
-        if run.config.train.evaluate_test and len(run.corpus.splits.test):
-            predicted["test"] = predict_in_batches(predict, run.corpus.encoded["test"])
-        _score(predicted, calibration, run)
+        _show_words(model, predict, run, corpus)
+        predicted = {"validation": predict_in_batches(predict, corpus.validation.token_ids)}
+        calibration = _calibrate(predicted["validation"], run, corpus)
+        _export(model, trained, run, corpus)
+        if run.config.train.evaluate_test and len(corpus.parts["test"]):
+            predicted["test"] = predict_in_batches(predict, corpus.parts["test"].token_ids)
+        _score(predicted, calibration, run, corpus)
     run.device.wait_for_all()
 
 
@@ -53,19 +56,19 @@ def draw_report(run: Run):
         report.write_run_report(run.folder, attribution.load_explainer(run.folder).color_words)
 
 
-def _fit(model: keras.Model, copy: keras.Model | None, padding: Bucket, run: Run) -> TrainedRun:
-    config, splits, encoded = run.config, run.corpus.splits, run.corpus.encoded
-    shown = tensorboard.sample_rows(len(splits.validation))
+def _fit(model: keras.Model, copy: keras.Model | None, padding: Bucket, run: Run, corpus: Corpus) -> TrainedRun:
+    config, train, validation = run.config, corpus.train, corpus.validation
+    shown = sample_rows(len(validation), tensorboard.MOST_EXAMPLE_ROWS)
     if run.device.is_chief:
         tensorboard.write_hparams(run.folder / "tensorboard", config, f"{config.name}/{run.folder.name}")
     return train_model(
         model,
-        (encoded["train"], splits.train.labels, splits.train.weights),
-        (encoded["validation"], splits.validation.labels),
+        (train.token_ids, train.labels, train.weights),
+        (validation.token_ids, validation.labels),
         config.train,
         config.text.sequence_length,
         run.folder,
-        tensorboard.Examples(shown, list(splits.validation.take(shown).texts), splits.class_names),
+        tensorboard.Examples(shown, list(validation.take(shown).texts), corpus.class_names),
         padding,
         run.device,
         copy,
@@ -82,22 +85,22 @@ def _find_bucket(run: Run) -> Bucket:
     return tuple(bucket) if isinstance(bucket, list) else bucket
 
 
-def _show_words(model: keras.Model, predict, run: Run):
-    names = run.corpus.encoder.vocabulary, run.corpus.splits.class_names
+def _show_words(model: keras.Model, predict, run: Run, corpus: Corpus):
+    names = corpus.tokenizer.vocabulary, corpus.class_names
     with run_folder.only_shown("words in TensorBoard's projector", "The run goes on."):
         tensorboard.write_projector(run.folder / "tensorboard", model, predict, *names)
 
 
-def _calibrate(probabilities: np.ndarray, run: Run) -> dict:
-    labels = run.corpus.splits.validation.labels
+def _calibrate(probabilities: np.ndarray, run: Run, corpus: Corpus) -> dict:
+    labels = corpus.validation.labels
     calibration = fit_calibration(labels, probabilities, run.config.evaluation.abstain_precisions)
     files.write_json(run.folder / "calibration.json", calibration)
     run.note(temperature=calibration["temperature"])
     return calibration
 
 
-def _export(model: keras.Model, trained: TrainedRun, run: Run):
-    saved_model.export_model(model, run.corpus.encoder, run.corpus.splits.class_names, run.config, run.folder)
+def _export(model: keras.Model, trained: TrainedRun, run: Run, corpus: Corpus):
+    saved_model.export_model(model, corpus.tokenizer, corpus.class_names, run.config, run.folder)
     run.note(parameters=model.count_params(), training=dataclasses.asdict(trained))
     print(
         f"trained in {trained.seconds:.0f} s; kept epoch {trained.best_epoch} of {trained.epochs_run}; "
@@ -106,30 +109,30 @@ def _export(model: keras.Model, trained: TrainedRun, run: Run):
     )
 
 
-def _score(predicted: dict[str, np.ndarray], calibration: dict, run: Run):
+def _score(predicted: dict[str, np.ndarray], calibration: dict, run: Run, corpus: Corpus):
     """Scores the predicted parts, validation and perhaps test; writes predictions.csv and metrics.json."""
-    config, splits, class_names = run.config, run.corpus.splits, run.corpus.splits.class_names
-    parts = {name: splits.parts()[name] for name in predicted}
+    config, class_names = run.config, corpus.class_names
+    parts = {name: corpus.parts[name] for name in predicted}
     scores = {n: compute_scores(parts[n].labels, predicted[n], class_names, calibration) for n in parts}
     # The temperature was fitted on these very rows: on others it is as good as this says.
-    crossed = cross_fit_temperature(splits.validation.labels, predicted["validation"])
+    crossed = cross_fit_temperature(corpus.validation.labels, predicted["validation"])
     scores["validation"]["calibrated"]["cross_fitted"] = crossed
     write_run_predictions(run.folder / "predictions.csv", parts, predicted, class_names)
     with run_folder.only_shown("scores in TensorBoard", "The run goes on; metrics.json has them."):
         tensorboard.write_hparams_scores(run.folder / "tensorboard", scores["validation"], step=config.train.epochs)
-    scores |= _score_baselines(parts, predicted, run)
+    scores |= _score_baselines(parts, predicted, run, corpus)
     files.write_json(run.folder / "metrics.json", scores)
     print(format_run_scores(run.folder))
 
 
-def _score_baselines(parts: dict, predicted: dict[str, np.ndarray], run: Run) -> dict:
+def _score_baselines(parts: dict, predicted: dict[str, np.ndarray], run: Run, corpus: Corpus) -> dict:
     """Returns what metrics.json says of the baselines, fitted and scored on the same rows."""
-    config, splits, class_names = run.config, run.corpus.splits, run.corpus.splits.class_names
+    config, class_names = run.config, corpus.class_names
     # The baselines keep their texts in memory, so a sample must do for a large part.
-    rows = {n: part.sample(config.baselines.max_rows, config.data.seed) for n, part in splits.parts().items()}
+    rows = {n: sample_rows(len(part), config.baselines.max_rows, config.data.seed) for n, part in corpus.parts.items()}
     compared = {name: parts[name].take(rows[name]) for name in parts}
     print(f"baselines: {', '.join(config.baselines.models)}", flush=True)
-    train = splits.train.take(rows["train"])
+    train = corpus.train.take(rows["train"])
     found, notes = baselines.predict_baselines(train, compared, len(class_names), config.baselines.models)
     ours = {name: predicted[name][rows[name]] for name in parts}
     beside = {

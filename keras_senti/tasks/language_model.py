@@ -2,27 +2,29 @@
 
 import dataclasses
 
+from keras_senti.data.token_cache import Corpus
 from keras_senti.export.weights_folder import Pretrained, write_compact
 from keras_senti.models.build import build_language_model, name_of
 from keras_senti.reports.terminal import format_run_scores
 from keras_senti.storage import files
-from keras_senti.tasks.session import Run, describe_data
+from keras_senti.tasks.session import describe_data
 from keras_senti.tasks.start import begin, fill
 from keras_senti.training.pretraining import train_language_model
+from keras_senti.training.run import Run
 
 
-def pretrain(run: Run):
+def pretrain(run: Run, corpus: Corpus, pretrained: Pretrained | None):
     """Builds, fits and scores a language model; its encoder is left in the run's folder as weights."""
-    config, corpus = run.config, run.corpus
-    vocabulary, unread = corpus.encoder.vocabulary, corpus.splits.check["dropped_rows"].get("no label")
-    if unread and corpus.splits.unlabeled is None:
+    config = run.config
+    vocabulary, unread = corpus.tokenizer.vocabulary, corpus.check["dropped_rows"].get("no label")
+    if unread and "unlabeled" not in corpus.parts:
         print(f"{unread:,} rows without label are not read; to read them, name their file as data.unlabeled_csv too")
-    kernel = begin(run, few_shapes=True)
+    kernel = begin(run, corpus, few_shapes=True)
     sizes = len(vocabulary), config.train.batch_size
     model = build_language_model(config.model, config.pretrain, *sizes, kernel, config.device.precision)
-    fill(model, run)
-    read = [corpus.encoded[name] for name in ("train", "unlabeled") if name in corpus.encoded]
-    trained, scores = train_language_model(model, read, corpus.encoded["validation"], vocabulary, config, run.folder)
+    fill(model, run, corpus, pretrained)
+    read, held_out = [part.token_ids for name, part in corpus.parts.items() if name != "validation"], corpus.validation
+    trained, scores = train_language_model(model, read, held_out.token_ids, vocabulary, config, run.folder)
     weights = {name_of(variable): variable.numpy() for variable in model.weights}
     write_compact(run.folder / "encoder", Pretrained(config, vocabulary, (), weights, data=describe_data(corpus)))
     files.write_json(run.folder / "metrics.json", scores)

@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -25,44 +24,16 @@ from keras_senti.settings.schema import Config
 from keras_senti.settings.yaml_file import write_yaml
 from keras_senti.storage import environment, files, run_folder
 from keras_senti.training.devices import Device
-
-
-@dataclass
-class Run:
-    """A training run on its way: what each step of a task needs.
-
-    folder: where it leaves what it makes. corpus: what it learns from. pretrained: what it begins with; None where the
-    settings name nothing, or a checkpoint has its weights already. begun: `time.perf_counter` then.
-    """
-
-    config: Config
-    device: Device
-    folder: Path
-    corpus: Corpus
-    pretrained: Pretrained | None
-    begun: float
-    is_finished: bool = False
-
-    @property
-    def has_checkpoint(self) -> bool:
-        return has_checkpoint(self.folder)
-
-    def note(self, **facts):
-        """Writes what was found out into the manifest."""
-        run_folder.update_manifest(self.folder, **facts)
-
-    def finish(self):
-        seconds = round(time.perf_counter() - self.begun, 1)
-        self.note(status="finished", seconds=seconds, memory_gb=environment.read_peak_memory())
-        self.is_finished = True
+from keras_senti.training.run import Run
 
 
 @contextlib.contextmanager
 def open_run(config: Config, device: Device):
-    """Reads the data and opens the folder of a new or a resumed run; yields the Run.
+    """Reads the data and opens the folder of a new or a resumed run; yields (Run, Corpus, Pretrained).
 
-    The folder is locked meanwhile. If something is raised before `Run.finish`, the manifest says `failed`; afterwards
-    no checkpoint is kept.
+    Pretrained is what the model begins with; None where the settings name nothing, or a checkpoint has its weights
+    already. The folder is locked meanwhile. If something is raised before `Run.finish`, the manifest says `failed`;
+    afterwards no checkpoint is kept.
 
     Raises:
         UserError: for data that cannot work, a folder that is in use or finished, or another run than was begun there;
@@ -78,17 +49,17 @@ def open_run(config: Config, device: Device):
         if not device.is_chief:
             folder = stack.enter_context(run_folder.make_worker_dir(folder))
         stack.enter_context(run_folder.lock_run_dir(folder))
+        run = Run(config, device, folder, begun)
         if config.resume is not None:
-            pretrained, corpus = _read_again(config, folder)
-        run = Run(config, device, folder, corpus, pretrained, begun)
-        check = format_check(corpus.splits.check)
+            pretrained, corpus = _read_again(run)
+        check = format_check(corpus.check)
         print(f"run folder: {folder}\n\ndata ({config.data.source}):\n{check}\n", flush=True)
         if pretrained:
             print(find_seen_rows(pretrained.data, describe_data(corpus)), end="")
-        _open_folder(run)
+        _open_folder(run, corpus)
         try:
             with explain_failed_writes(folder):
-                yield run
+                yield run, corpus, pretrained
         except BaseException as error:
             if not run.is_finished:
                 _note_failure(run, error)
@@ -109,45 +80,42 @@ def _read(config: Config) -> tuple[Pretrained | None, Corpus]:
     return pretrained, load_corpus(config, pretrained.vocabulary if pretrained else None)
 
 
-def _read_again(config: Config, folder: Path) -> tuple[Pretrained | None, Corpus]:
+def _read_again(run: Run) -> tuple[Pretrained | None, Corpus]:
     """Returns what a resumed run trains on. Once there is a checkpoint, the model of init_from may be gone."""
-    if not (config.init_from and has_checkpoint(folder)):
+    config = run.config
+    if not (config.init_from and run.has_checkpoint):
         return _read(config)
-    vocabulary = Tokenizer.load(config.text, folder / "vocabulary.txt").vocabulary
+    vocabulary = Tokenizer.load(config.text, run.folder / "vocabulary.txt").vocabulary
     settings = dataclasses.replace(config, text=dataclasses.replace(config.text, extend_vocabulary=0))
     return None, load_corpus(settings, vocabulary)
 
 
-def has_checkpoint(folder: Path) -> bool:
-    return any((folder / "checkpoints").glob("step-*.npz"))
-
-
-def _open_folder(run: Run):
+def _open_folder(run: Run, corpus: Corpus):
     """Writes manifest and settings of a new run; checks that a resumed one is the same run as before."""
-    config, corpus = run.config, run.corpus
+    config = run.config
     data, settings = describe_data(corpus), write_yaml(dataclasses.replace(config, run_dir=None, resume=None))
     if config.resume is None:
         facts = {"data": data, "settings_sha256": _fingerprint(settings), **environment.describe_environment()}
     else:
-        resumes = _check_same_run(run, data)
+        resumes = _check_same_run(run, corpus, data)
         run_folder.remove_leftovers(run.folder)
         if not run.has_checkpoint:
             print("the run was stopped before its first checkpoint: it begins at the start", flush=True)
         facts = {"error": None, "resumes": resumes + 1}
-    run.note(status="running", cache=str(corpus.cache), **facts)
+    run.note(status="running", cache=str(corpus.folder), **facts)
     files.write_text(run.folder / "config.yaml", settings)
-    files.write_json(run.folder / "data_check.json", corpus.splits.check)
-    dropped = pd.DataFrame(corpus.splits.dropped, columns=["file", "line", "reason", "text", "label"])
+    files.write_json(run.folder / "data_check.json", corpus.check)
+    dropped = pd.DataFrame(corpus.dropped, columns=["file", "line", "reason", "text", "label"])
     with files.replace_file(run.folder / "dropped_rows.csv") as file:
         file.write(to_csv(dropped))
-    corpus.encoder.save(run.folder / "vocabulary.txt")
+    corpus.tokenizer.save(run.folder / "vocabulary.txt")
     if config.task == "classification":
-        files.write_json(run.folder / "class_names.json", list(corpus.splits.class_names))
+        files.write_json(run.folder / "class_names.json", list(corpus.class_names))
 
 
-def _check_same_run(run: Run, data: dict) -> int:
+def _check_same_run(run: Run, corpus: Corpus, data: dict) -> int:
     """Returns how often the run was resumed; raises a UserError if it is another one than what began in its folder."""
-    folder, corpus = run.folder, run.corpus
+    folder = run.folder
     run_folder.check_unfinished_run_dir(folder)  # another process may have finished it before this one had the lock
     manifest = run_folder.read_manifest(folder)
     before = manifest.get("data", {})
@@ -162,7 +130,7 @@ def _check_same_run(run: Run, data: dict) -> int:
             f"run with it: --config {folder / 'config.yaml'}"
         )
     vocabulary = folder / "vocabulary.txt"
-    if vocabulary.exists() and Tokenizer.load(run.config.text, vocabulary).vocabulary != corpus.encoder.vocabulary:
+    if vocabulary.exists() and Tokenizer.load(run.config.text, vocabulary).vocabulary != corpus.tokenizer.vocabulary:
         raise UserError(
             f"--resume: the data gives another vocabulary than {vocabulary}: stop words, packages or this code "
             "have changed since the run began. Bring back what changed, or start a new run."
@@ -172,7 +140,7 @@ def _check_same_run(run: Run, data: dict) -> int:
 
 def describe_data(corpus: Corpus) -> dict:
     """Returns what the manifest says of the data: all that tells whether another run reads the same."""
-    check, unlabeled = corpus.splits.check, corpus.splits.unlabeled
+    check, unlabeled = corpus.check, corpus.parts.get("unlabeled")
     data = {"sha256": corpus.files, "rows": check["rows"], "split_sha256": check["split_sha256"]}
     return data if unlabeled is None else {**data, "unlabeled_sha256": corpus.files.get(str(unlabeled.texts.path))}
 

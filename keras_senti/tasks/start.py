@@ -4,19 +4,21 @@ import keras
 import numpy as np
 
 from keras_senti.data import word_vectors
+from keras_senti.data.token_cache import Corpus
 from keras_senti.export.transfer import copy_weights
+from keras_senti.export.weights_folder import Pretrained
 from keras_senti.models import kernel_choice
-from keras_senti.tasks.session import Run
+from keras_senti.training.run import Run
 
 
-def begin(run: Run, few_shapes: bool) -> str:
+def begin(run: Run, corpus: Corpus, few_shapes: bool) -> str:
     """Fixes the seeds and returns the recurrent kernel; both go into the manifest."""
-    config, corpus, device = run.config, run.corpus, run.device
-    encoded = corpus.encoded
+    config, device = run.config, run.device
+    encoded = {name: part.token_ids for name, part in corpus.parts.items()}
     run.note(
         device=device.line,
         seeds={"data": config.data.seed, "train": config.train.seed},
-        vocabulary_size=len(corpus.encoder.vocabulary),
+        vocabulary_size=len(corpus.tokenizer.vocabulary),
         unknown_fraction={name: _compute_unknown_fraction(e.flat) for name, e in encoded.items() if len(e.flat)},
     )
     keras.utils.set_random_seed(config.train.seed)
@@ -28,19 +30,19 @@ def begin(run: Run, few_shapes: bool) -> str:
     print(f"recurrent kernel: {kernel} ({reason})", flush=True)
     run.note(kernel=kernel, precision=config.device.precision)
     tokens = ", ".join(f"{len(e.flat):,} in the {name} part" for name, e in encoded.items() if len(e.flat))
-    print(f"{len(corpus.encoder.vocabulary):,} tokens in the vocabulary; {tokens}; {device.line}")
+    print(f"{len(corpus.tokenizer.vocabulary):,} tokens in the vocabulary; {tokens}; {device.line}")
     return kernel
 
 
-def fill(model: keras.Model, run: Run):
+def fill(model: keras.Model, run: Run, corpus: Corpus, pretrained: Pretrained | None):
     """Gives a new model the weights that the settings name, and prints what it consists of."""
-    config, corpus = run.config, run.corpus
-    if run.pretrained:
-        class_names = corpus.splits.class_names if config.task == "classification" else ()
-        print(f"init_from: {copy_weights(run.pretrained, model, class_names)}")
+    config = run.config
+    if pretrained:
+        class_names = corpus.class_names if config.task == "classification" else ()
+        print(f"init_from: {copy_weights(pretrained, model, class_names)}")
     if config.text.word_vectors is not None and not run.has_checkpoint:
-        flat = corpus.encoded["train"].flat
-        path, vocabulary = config.text.word_vectors, corpus.encoder.vocabulary
+        flat = corpus.train.token_ids.flat
+        path, vocabulary = config.text.word_vectors, corpus.tokenizer.vocabulary
         coverage = word_vectors.load_word_vectors(model, path, vocabulary, flat, config.train.seed)
         run.note(word_vectors=coverage)
     model.summary(line_length=80)

@@ -24,11 +24,11 @@ def train_run(config: Config) -> Path | None:
     config = check_run(config)
     device = devices.set_up_device(config.device, needs_one=config.task == "language_model")
     check_on_device(config, device)
-    with open_run(config, device) as run:
+    with open_run(config, device) as (run, corpus, pretrained):
         if config.task == "language_model":
-            pretrain(run)
+            pretrain(run, corpus, pretrained)
         else:
-            train_classifier(run)
+            train_classifier(run, corpus, pretrained)
         run.finish()
         if config.task == "classification" and device.is_chief:
             draw_report(run)

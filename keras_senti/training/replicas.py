@@ -17,7 +17,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_senti.data.batches import SCORED_POSITIONS, SCORED_ROWS, Bucket, EncodedTexts, padded_length, plan_epoch
+from keras_senti.data.batches import SCORED_POSITIONS, SCORED_ROWS, Bucket, padded_length, plan_epoch
+from keras_senti.data.dataset import EncodedTexts
 from keras_senti.errors import UserError
 from keras_senti.training.devices import Device
 

@@ -19,7 +19,8 @@ from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.pr_curve import summary as pr_curve_summary
 
-from keras_senti.data.batches import EncodedTexts, padded_length, predict_in_batches
+from keras_senti.data.batches import padded_length, predict_in_batches
+from keras_senti.data.dataset import EncodedTexts, sample_rows
 from keras_senti.evaluation import figures
 from keras_senti.evaluation.metrics import compute_calibration
 from keras_senti.models import kernels
@@ -45,11 +46,6 @@ class Examples:
     rows: np.ndarray
     texts: list[str]
     class_names: tuple[str, ...]
-
-
-def sample_rows(rows: int, at_most: int = MOST_EXAMPLE_ROWS) -> np.ndarray:
-    """Returns at most so many of the row numbers 0 to rows - 1, in order; equal arguments give equal rows."""
-    return np.sort(np.random.default_rng(0).choice(rows, min(rows, at_most), replace=False))
 
 
 class Board(keras.callbacks.TensorBoard):
@@ -87,8 +83,7 @@ class Board(keras.callbacks.TensorBoard):
         self.compute_gradients = tf.function(self._compute_gradients)
         self.predict, self.examples = predict, examples
         encoded, labels = validation
-        texts = [encoded.flat[encoded.offsets[row] : encoded.offsets[row + 1]] for row in examples.rows]
-        self.encoded = EncodedTexts(np.concatenate(texts), np.append(0, np.cumsum([len(t) for t in texts])))
+        self.encoded = encoded.take(examples.rows)
         self.labels = labels[examples.rows]
 
     def on_train_begin(self, logs=None):

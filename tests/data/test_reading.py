@@ -939,14 +939,6 @@ def test_a_file_that_was_changed_is_noticed_before_and_after_it_is_read(write, c
         list(begun)
 
 
-def test_a_sample_is_all_rows_or_so_many_in_order():
-    dataset = make_dataset(*[(str(i), 0) for i in range(50)])
-    assert dataset.sample(50, seed=0).tolist() == list(range(50))
-    sample = dataset.sample(10, seed=0)
-    assert len(set(sample)) == 10 and sorted(sample) == sample.tolist()
-    assert sample.tolist() == dataset.sample(10, seed=0).tolist() != dataset.sample(10, seed=1).tolist()
-
-
 def test_of_many_dropped_rows_all_are_counted_and_the_first_are_listed(write, monkeypatch):
     monkeypatch.setattr(dataset, "MAX_DROPPED", 2)
     _, _, dropped = read(write("a.csv", [("a", "p"), ("", "p"), ("b", ""), ("", "p")]))

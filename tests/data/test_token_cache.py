@@ -44,7 +44,7 @@ def load_language_model(load, tmp_path):
 
 
 def decode(found, name):
-    encoded, tokens = found.encoded[name], np.array(found.encoder.vocabulary, dtype=object)
+    encoded, tokens = found.parts[name].token_ids, np.array(found.tokenizer.vocabulary, dtype=object)
     rows = np.split(encoded.flat, encoded.offsets[1:-1])
     return [" ".join(tokens[row]) for row in rows]
 
@@ -52,12 +52,12 @@ def decode(found, name):
 def test_the_ids_on_disk_are_those_of_the_texts_part_by_part_and_row_by_row(load, monkeypatch):
     monkeypatch.setattr(token_cache, "ENCODE_ROWS", 7)  # so that a part spreads over several batches
     found = load("--text.max_tokens", "1000")
-    known = set(found.encoder.vocabulary)
-    for name, part in found.splits.parts().items():
+    known = set(found.tokenizer.vocabulary)
+    for name, part in found.parts.items():
         expected = [" ".join(w if w in known else "[UNK]" for w in text.split()) for text in part.texts]
         assert len(expected) > 5 and decode(found, name) == expected
-    assert isinstance(found.encoded["train"].flat, np.memmap)
-    train_words = {word for text in found.splits.train.texts for word in text.split()}
+    assert isinstance(found.parts["train"].token_ids.flat, np.memmap)
+    train_words = {word for text in found.train.texts for word in text.split()}
     assert known - {"[PAD]", "[UNK]"} == train_words
 
 
@@ -65,11 +65,11 @@ def test_a_second_run_takes_the_ids_from_disk(load, monkeypatch, capsys):
     first = load()
     monkeypatch.setattr(token_cache, "_write", lambda *_: pytest.fail("made again"))
     again = load()
-    assert f"token ids from {first.cache}" in capsys.readouterr().out
-    assert again.splits.check == first.splits.check and again.files == first.files
-    for name in first.splits.parts():
-        assert again.encoded[name].flat.tolist() == first.encoded[name].flat.tolist()
-        assert list(again.splits.parts()[name].texts) == list(first.splits.parts()[name].texts)
+    assert f"token ids from {first.folder}" in capsys.readouterr().out
+    assert again.check == first.check and again.files == first.files
+    for name in first.parts:
+        assert again.parts[name].token_ids.flat.tolist() == first.parts[name].token_ids.flat.tolist()
+        assert list(again.parts[name].texts) == list(first.parts[name].texts)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_a_second_run_takes_the_ids_from_disk(load, monkeypatch, capsys):
 def test_other_data_or_settings_get_a_cache_of_their_own(load, change):
     first = load()
     other = load(*change.pop("options", ()), **change)
-    assert other.cache != first.cache and other.cache.exists()
-    assert load().cache == first.cache
+    assert other.folder != first.folder and other.folder.exists()
+    assert load().folder == first.folder
 
 
 def test_other_stop_words_in_the_same_file_get_a_cache_of_their_own(load, tmp_path):
@@ -96,32 +96,34 @@ def test_other_stop_words_in_the_same_file_get_a_cache_of_their_own(load, tmp_pa
     first = load("--text.stop_words", str(path))
     path.write_text("number\n")
     other = load("--text.stop_words", str(path))
-    assert other.cache != first.cache and "film" in other.encoder.vocabulary
+    assert other.folder != first.folder and "film" in other.tokenizer.vocabulary
 
 
 def test_other_code_gets_a_cache_of_its_own(load, monkeypatch):
     first = load()
     source = token_cache.inspect.getsource
     monkeypatch.setattr(token_cache.inspect, "getsource", lambda module: source(module) + " ")
-    assert load().cache != first.cache
+    assert load().folder != first.folder
 
 
 def test_training_settings_do_not_matter_to_the_cache(load):
-    assert load().cache == load("--train.epochs", "2", "--model.units", "3").cache
+    assert load().folder == load("--train.epochs", "2", "--model.units", "3").folder
 
 
 @pytest.mark.parametrize("file", ["train/flat.bin", "facts.json", "validation/labels.npy", "vocabulary.txt"])
 @pytest.mark.parametrize("harm", ["cut", "changed", "gone"])
 def test_a_damaged_cache_is_said_and_made_again(load, capsys, file, harm):
     first = load()
-    expected, path = first.encoded["train"].flat.tolist(), first.cache / file
+    expected, path = first.parts["train"].token_ids.flat.tolist(), first.folder / file
     content = path.read_bytes()
     path.unlink()
     if harm != "gone":
         path.write_bytes(content[:-3] if harm == "cut" else content[:-9] + b"\x07" + content[-8:])
     again = load()
     assert "is damaged (" in capsys.readouterr().out
-    assert again.encoded["train"].flat.tolist() == expected and json.loads((again.cache / "facts.json").read_text())
+    assert again.parts["train"].token_ids.flat.tolist() == expected and json.loads(
+        (again.folder / "facts.json").read_text()
+    )
 
 
 def test_nothing_half_written_is_left_where_encoding_fails(load, monkeypatch, tmp_path):
@@ -135,7 +137,7 @@ def test_nothing_half_written_is_left_where_encoding_fails(load, monkeypatch, tm
         load()
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lock"]
     monkeypatch.undo()
-    assert len(load().encoded["train"]) > 0
+    assert len(load().parts["train"].token_ids) > 0
 
 
 def test_a_file_that_is_changed_while_it_is_read_leaves_no_cache(load, monkeypatch, tmp_path):
@@ -173,14 +175,12 @@ def test_a_language_model_reads_the_train_part_and_the_unlabelled_texts_and_no_t
     assert list(found.encoded) == ["train", "validation", "unlabeled"]
     assert decode(found, "unlabeled") == ["a new text", "a new text", "words"]
     for name in ("train", "validation", "test"):
-        assert list(found.splits.parts()[name].texts) == list(classifier.splits.parts()[name].texts)
-    assert decode(found, "train") == list(found.splits.train.texts)
-    assert len(found.encoded["validation"]) == len(found.splits.validation)
-    words = {
-        word for name in ("train", "unlabeled") for text in found.splits.parts()[name].texts for word in text.split()
-    }
-    assert set(found.encoder.vocabulary) == {"[PAD]", "[UNK]", *words}
-    shown, expected = found.splits.check, classifier.splits.check
+        assert list(found.parts[name].texts) == list(classifier.parts[name].texts)
+    assert decode(found, "train") == list(found.train.texts)
+    assert len(found.parts["validation"].token_ids) == len(found.validation)
+    words = {word for name in ("train", "unlabeled") for text in found.parts[name].texts for word in text.split()}
+    assert set(found.tokenizer.vocabulary) == {"[PAD]", "[UNK]", *words}
+    shown, expected = found.check, classifier.check
     assert shown["rows"] == {**expected["rows"], "unlabeled": 3} and shown["dropped_rows"] == {"no text": 1}
     assert {**shown["split_sha256"], "unlabeled": None} == {**expected["split_sha256"], "unlabeled": None}
     assert [path.rsplit("/", 1)[1] for path in found.files] == ["a.csv", "unlabeled.csv"]
@@ -194,7 +194,7 @@ def test_its_vocabulary_counts_the_unlabelled_texts(load_language_model):
 def test_its_texts_are_whole_whatever_the_cut_of_a_classifier(load_language_model, truncate):
     text = " ".join(f"w{i}" for i in range(500))
     found = load_language_model("--text.sequence_length", "3", "--text.truncate", truncate, texts=[text])
-    assert decode(found, "unlabeled") == [text] and min(found.encoded["train"].lengths) > 3
+    assert decode(found, "unlabeled") == [text] and min(found.parts["train"].token_ids.lengths) > 3
 
 
 def test_long_texts_are_encoded_fewer_at_once(load_language_model, monkeypatch):
@@ -204,26 +204,26 @@ def test_long_texts_are_encoded_fewer_at_once(load_language_model, monkeypatch):
     )
     monkeypatch.setattr(token_cache, "ENCODE_CHARACTERS", 30)
     found = load_language_model(texts=["x" * 29, "y", "z" * 31, "end"])
-    assert sizes[-3:] == [2, 1, 1] and len(found.encoded["unlabeled"]) == 4
+    assert sizes[-3:] == [2, 1, 1] and len(found.parts["unlabeled"].token_ids) == 4
 
 
 def test_a_second_run_of_a_language_model_takes_the_ids_from_disk(load_language_model, monkeypatch):
     first = load_language_model()
     monkeypatch.setattr(token_cache, "_write", lambda *_: pytest.fail("made again"))
     again = load_language_model("--text.sequence_length", "7")
-    assert again.cache == first.cache and again.splits.check == first.splits.check
+    assert again.folder == first.folder and again.check == first.check
     for name in first.encoded:
         assert decode(again, name) == decode(first, name)
-    assert list(again.splits.unlabeled.texts) == ["a new text", "a new text", "words"]
+    assert list(again.parts["unlabeled"].texts) == ["a new text", "a new text", "words"]
 
 
 def test_task_and_unlabelled_texts_have_caches_of_their_own(load_language_model, load):
-    names = [found.cache for found in (load(), load("--task", "language_model"), load_language_model())]
-    names.append(load_language_model(texts=["others"]).cache)
+    names = [found.folder for found in (load(), load("--task", "language_model"), load_language_model())]
+    names.append(load_language_model(texts=["others"]).folder)
     assert len(set(names)) == 4 and names == [
-        load().cache,
-        load("--task", "language_model").cache,
-        load_language_model().cache,
+        load().folder,
+        load("--task", "language_model").folder,
+        load_language_model().folder,
         names[3],
     ]
 
@@ -232,9 +232,9 @@ def test_texts_without_labels_alone_are_split_into_train_and_validation(load_lan
     texts = [f"text number {i}" for i in range(20)]
     found = load_language_model("--data.csv", "null", texts=texts)
     assert {name: len(encoded) for name, encoded in found.encoded.items()} == {"train": 16, "validation": 4}
-    assert sorted([*found.splits.train.texts, *found.splits.validation.texts]) == sorted(texts)
-    assert (found.splits.class_names, found.splits.unlabeled, len(found.splits.test)) == ((), None, 0)
-    assert decode(found, "train") == list(found.splits.train.texts)
+    assert sorted([*found.train.texts, *found.validation.texts]) == sorted(texts)
+    assert (found.class_names, sorted(found.parts)) == ((), ["train", "validation"])
+    assert decode(found, "train") == list(found.train.texts)
     assert [path.rsplit("/", 1)[1] for path in found.files] == ["unlabeled.csv"]
 
 
@@ -242,26 +242,26 @@ def test_files_that_change_places_have_caches_of_their_own(load, tmp_path):
     other = tmp_path / "b.csv"
     other.write_text("text,sentiment\none text,p\nanother text,n\n", encoding="utf-8")
     both = [("--data.validation_csv", str(other), "--data.test_csv", str(path)) for path in (other, tmp_path / "a.csv")]
-    assert load(*both[0]).cache != load(*both[1]).cache
+    assert load(*both[0]).folder != load(*both[1]).folder
 
 
 THAI = [(f"{'ดีมาก' if i % 2 else 'แย่มาก'}ร้านนี้อาหาร{'ก' * (i % 9)}{'ข' * (i // 9)}", "pn"[i % 2]) for i in range(60)]
 
 
 def test_a_script_that_the_split_does_not_suit_is_warned_of(load):
-    check = load("--text.split", "word", rows=THAI).splits.check
+    check = load("--text.split", "word", rows=THAI).check
     assert check["reads"]["unknown_tokens"] > 0.9
     shown = format_check(check)
     assert "WARNING: most letters of the texts are Thai, which has no spaces between words, but text.split is" in shown
     assert "of the tokens of the validation part are unknown to the vocabulary, so the model cannot read" in shown
-    check = load(rows=THAI).splits.check
+    check = load(rows=THAI).check
     assert check["reads"]["unknown_tokens"] < 0.1 and "WARNING: most" not in format_check(check)
 
 
 def test_a_vocabulary_that_does_not_know_the_texts_is_warned_of(load):
-    check = load(vocabulary=["[PAD]", "[UNK]", "film"]).splits.check
-    encoded = [text.split() for text in load().splits.validation.texts]
+    check = load(vocabulary=["[PAD]", "[UNK]", "film"]).check
+    encoded = [text.split() for text in load().validation.texts]
     known = sum(text.count("film") for text in encoded) / sum(map(len, encoded))
     assert check["reads"]["unknown_tokens"] == pytest.approx(1 - known) and known < 0.5
     assert f"WARNING: {1 - known:.0%} of the tokens of the validation part are unknown" in format_check(check)
-    assert "are unknown" not in format_check(load().splits.check)
+    assert "are unknown" not in format_check(load().check)

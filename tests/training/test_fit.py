@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_senti.data.batches import EncodedTexts, plan_epoch
+from keras_senti.data.batches import plan_epoch
+from keras_senti.data.dataset import EncodedTexts
 from keras_senti.errors import Terminated, UserError
 from keras_senti.models.build import build_model
 from keras_senti.settings.schema import ModelConfig, TrainConfig

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_senti
-from keras_senti.data.batches import EncodedTexts
+from keras_senti.data.dataset import EncodedTexts
 from keras_senti.data.token_cache import load_corpus
 from keras_senti.errors import UserError
 from keras_senti.export.weights_folder import read_pretrained
@@ -142,7 +142,7 @@ def test_a_profile_of_the_steps_that_are_asked_for_lies_beside_the_curves(langua
 def test_the_perplexity_is_that_of_its_encoder_by_hand(language_model, settings):
 
     stored = read_pretrained(language_model / "encoder")
-    held_out = load_corpus(parse_config(settings)).encoded["validation"]
+    held_out = load_corpus(parse_config(settings)).parts["validation"].token_ids
     w = stored.weights
     lstm = keras.layers.LSTM(8, return_sequences=True)
     lstm.build((1, None, 6))

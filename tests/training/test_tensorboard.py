@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from keras_senti.data.batches import EncodedTexts
+from keras_senti.data.dataset import EncodedTexts, sample_rows
 from keras_senti.evaluation import figures
 from keras_senti.models import kernels
 from keras_senti.models.build import build_model
@@ -189,10 +189,10 @@ def test_a_second_start_adds_to_the_folder(tmp_path):
 
 
 def test_sampled_rows_are_fixed_ordered_and_at_most_so_many():
-    rows = tensorboard.sample_rows(1000, 7)
+    rows = sample_rows(1000, 7)
     assert len(set(rows)) == 7 and (np.diff(rows) > 0).all() and rows.max() < 1000
-    assert rows.tolist() == tensorboard.sample_rows(1000, 7).tolist()
-    assert tensorboard.sample_rows(3, 7).tolist() == [0, 1, 2]
+    assert rows.tolist() == sample_rows(1000, 7).tolist()
+    assert sample_rows(3, 7).tolist() == [0, 1, 2]
 
 
 def test_an_embeddings_gradient_is_summed_over_the_tokens_that_occur():
