@@ -65,3 +65,32 @@ def test_no_module_imports_itself_through_others():
 def test_a_room_says_in_one_sentence_what_it_is_for(room):
     purpose = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8")))
     assert purpose and purpose.endswith(".") and "TODO" not in purpose
+
+
+MOST_FILE_LINES, MOST_FUNCTION_LINES, MOST_ARGUMENTS = 350, 50, 5
+FUNCTIONS = [
+    (name, node)
+    for name, path in MODULES.items()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    if isinstance(node, ast.FunctionDef)
+]
+
+
+def test_no_file_is_so_long_that_it_has_two_subjects():
+    lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
+    assert {name: count for name, count in lines.items() if count > MOST_FILE_LINES} == {}
+
+
+def test_every_function_fits_on_one_screen():
+    lengths = {f"{name}.{node.name}": node.end_lineno - node.lineno + 1 for name, node in FUNCTIONS}
+    assert {name: length for name, length in lengths.items() if length > MOST_FUNCTION_LINES} == {}
+
+
+def test_functions_of_tasks_and_training_take_few_arguments():
+    """What travels together is an object there: Run, Corpus, EncodedDataset, Result."""
+    found = {}
+    for name, node in FUNCTIONS:
+        taken = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg != "self"]
+        if name.split(".")[0] in ("tasks", "training") and len(taken) > MOST_ARGUMENTS:
+            found[f"{name}.{node.name}"] = taken
+    assert found == {}
