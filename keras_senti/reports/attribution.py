@@ -292,7 +292,7 @@ def _is_complete(found: float, expected: float) -> bool:
 
 
 def load_explainer(path) -> Explainer:
-    """Rebuilds a classifier, without its dropout, from a run folder, a SavedModel or a compact folder.
+    """Rebuilds a classifier, without its dropout, from a run folder, a SavedModel or a weights folder.
 
     Raises:
         UserError: if it is none of them, is damaged, or is a language model.

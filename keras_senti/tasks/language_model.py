@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from keras_senti.export.weights_folder import Pretrained, write_compact
+from keras_senti.export.weights_folder import Pretrained, write_weights_folder
 from keras_senti.models.build import build_language_model, name_of
 from keras_senti.reports.terminal import format_run_scores
 from keras_senti.storage import files
@@ -24,7 +24,8 @@ def pretrain(run: Run):
     read = [corpus.encoded[name] for name in ("train", "unlabeled") if name in corpus.encoded]
     trained, scores = train_language_model(model, read, corpus.encoded["validation"], vocabulary, config, run.folder)
     weights = {name_of(variable): variable.numpy() for variable in model.weights}
-    write_compact(run.folder / "encoder", Pretrained(config, vocabulary, (), weights, data=describe_data(corpus)))
+    learned = Pretrained(config, vocabulary, (), weights, data=describe_data(corpus))
+    write_weights_folder(run.folder / "encoder", learned)
     files.write_json(run.folder / "metrics.json", scores)
     run.note(
         parameters=model.count_params(),
