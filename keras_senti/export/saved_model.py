@@ -18,8 +18,9 @@ from keras_senti.errors import UserError
 from keras_senti.evaluation.calibration import apply_temperature
 from keras_senti.evaluation.metrics import SMALLEST
 from keras_senti.evaluation.predictions import make_table
-from keras_senti.export.weights_folder import Pretrained, assign_weights, read_pretrained
-from keras_senti.models.build import build_model, name_of
+from keras_senti.export.weights_folder import Pretrained, read_pretrained
+from keras_senti.models.build import build_model
+from keras_senti.models.weights import assign_weights, name_weights
 from keras_senti.settings.schema import Config
 from keras_senti.storage.files import read_json, replace
 
@@ -37,7 +38,7 @@ class _Served(tf.Module):
         super().__init__(name="keras_senti")
         self.variables = [v.value for v in model.variables]
         self.trainable_variables = [v.value for v in model.trainable_variables]
-        self.weights = {name_of(v): v.value for v in model.weights}  # by name, for whoever trains them further
+        self.weights = {name: v.value for name, v in name_weights(model).items()}  # for whoever trains them further
         self.vectorizer = encoder.vectorizer  # holds the vocabulary's look-up table
         self.assets = [tf.saved_model.Asset(str(path)) for path in assets]
         self.class_names = tf.constant(list(class_names))

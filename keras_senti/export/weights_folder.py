@@ -1,7 +1,7 @@
 """A model as weights without a graph: small enough to hand around, whole enough to predict with and to train further.
 
 A weights folder holds config.yaml (how the model reads and was made; no place on the machine it is from),
-vocabulary.txt, weights.npz (one array a weight, named as `build.name_of` says) and, for a classifier,
+vocabulary.txt, weights.npz (one array a weight, named as `weights.name_of` says) and, for a classifier,
 class_names.json and (unless it is older than that) calibration.json; other files do no harm. A run of the task
 language_model leaves one as encoder/ in its folder. data.json says from which files and split the model has learned, by
 hashes; folders from before there was one load too.
@@ -16,7 +16,6 @@ import reprlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -25,7 +24,7 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectG
 from keras_senti.data.tokenizer import Tokenizer, check_vocabulary, read_vocabulary
 from keras_senti.errors import UserError
 from keras_senti.evaluation.calibration import read_calibration
-from keras_senti.models.build import iterate_weights, name_of
+from keras_senti.models.weights import iterate_encoder_weights, iterate_weights
 from keras_senti.settings.portable import without_paths
 from keras_senti.settings.schema import Config
 from keras_senti.settings.yaml_file import read_config, write_yaml
@@ -55,6 +54,11 @@ class Pretrained:
     @property
     def is_language_model(self) -> bool:
         return self.config.task == "language_model"
+
+    @property
+    def encoder_weights(self) -> dict[str, np.ndarray]:
+        names = (name for name, _ in iterate_encoder_weights(self.config.model, len(self.vocabulary)))
+        return {name: self.weights[name] for name in names}
 
 
 def is_weights_folder(path) -> bool:
@@ -271,27 +275,6 @@ def _read_variables(path: Path, folder, expected) -> dict[str, np.ndarray]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-def assign_weights(model: keras.Model, weights: dict[str, np.ndarray]):
-    """Gives a model its weights, by name: all that it has, all that are there.
-
-    Args:
-        weights: array by name, see `build.name_of`.
-    Raises:
-        ValueError: if a weight of either is missing in the other, or has another shape; nothing is changed then.
-    """
-    variables = {name_of(v): v for v in model.weights}  # without the seeds of dropout
-    for names, other, where in ((weights, variables, "new"), (variables, weights, "stored")):
-        if lacking := sorted(set(names) - set(other)):
-            raise ValueError(f"the {where} model has no weight {', '.join(lacking)}")
-    for name, variable in variables.items():
-        if weights[name].shape != tuple(variable.shape):
-            raise ValueError(
-                f"the weight {name} has the shape {weights[name].shape}, the new model's has {tuple(variable.shape)}"
-            )
-    for name, variable in variables.items():
-        variable.assign(weights[name])
 
 
 def read_run(run_dir) -> Pretrained:

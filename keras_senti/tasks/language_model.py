@@ -3,7 +3,8 @@
 import dataclasses
 
 from keras_senti.export.weights_folder import Pretrained, write_weights_folder
-from keras_senti.models.build import build_language_model, name_of
+from keras_senti.models.build import build_language_model
+from keras_senti.models.weights import name_weights
 from keras_senti.reports.terminal import format_run_scores
 from keras_senti.storage import files
 from keras_senti.tasks.session import Run, describe_data
@@ -18,12 +19,11 @@ def pretrain(run: Run):
     if unread and corpus.splits.unlabeled is None:
         print(f"{unread:,} rows without label are not read; to read them, name their file as data.unlabeled_csv too")
     kernel = begin(run, few_shapes=True)
-    sizes = len(vocabulary), config.train.batch_size
-    model = build_language_model(config.model, config.pretrain, *sizes, kernel, config.device.precision)
+    model = build_language_model(config, len(vocabulary), kernel)
     fill(model, run)
     read = [corpus.encoded[name] for name in ("train", "unlabeled") if name in corpus.encoded]
     trained, scores = train_language_model(model, read, corpus.encoded["validation"], vocabulary, config, run.folder)
-    weights = {name_of(variable): variable.numpy() for variable in model.weights}
+    weights = {name: variable.numpy() for name, variable in name_weights(model).items()}
     learned = Pretrained(config, vocabulary, (), weights, data=describe_data(corpus))
     write_weights_folder(run.folder / "encoder", learned)
     files.write_json(run.folder / "metrics.json", scores)

@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras_senti.models import language_model
 from keras_senti.models.build import build_language_model
 from keras_senti.models.language_model import NextToken, compute_cross_entropy, compute_sampled_cross_entropy
-from keras_senti.settings.schema import ModelConfig, PretrainConfig
+from keras_senti.settings.schema import Config, DeviceConfig, ModelConfig, PretrainConfig, TrainConfig
 
 POSITIONS, FEATURES, VOCABULARY = 7, 3, 11
 NEGATIVES = np.array([4, 1, 4, 9, 0], np.int32)  # 4 twice, and two of the targets
@@ -102,7 +102,8 @@ def test_negatives_are_drawn_by_frequency_and_say_how_often_they_were_expected()
 def build(units=5, tie=True, precision="float32", **more):
     settings = ModelConfig(bidirectional=False, units=units, embedding_dim=4, embedding_dropout=0.0, **more)
     pretrain = PretrainConfig(negatives=6, tie_embeddings=tie)
-    return build_language_model(settings, pretrain, VOCABULARY, batch_size=2, precision=precision)
+    train, device = TrainConfig(batch_size=2), DeviceConfig(precision=precision)
+    return build_language_model(Config(model=settings, pretrain=pretrain, train=train, device=device), VOCABULARY)
 
 
 @pytest.mark.parametrize(

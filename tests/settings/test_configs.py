@@ -9,7 +9,8 @@ from keras_senti.data.reading import load_splits
 from keras_senti.data.sources import prepare_source
 from keras_senti.data.tokenizer import PADDING, UNKNOWN
 from keras_senti.export.weights_folder import Pretrained, write_weights_folder
-from keras_senti.models.build import EMBEDDINGS, build_language_model, build_model, find_learning_layers
+from keras_senti.models.build import build_language_model, build_model, find_learning_layers
+from keras_senti.models.weights import EMBEDDINGS
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.schema import TrainConfig
 from keras_senti.training.fit import compile_model
@@ -26,7 +27,7 @@ def test_every_config_loads_builds_and_trains_one_step(path):
     assert config.name == path.stem
     if config.task == "language_model":
         check_language_model(config)
-        model = build_language_model(config.model, config.pretrain, vocabulary_size=50, batch_size=4)
+        model = build_language_model(dataclasses.replace(config, train=TrainConfig(batch_size=4)), vocabulary_size=50)
         optimizer = make_optimizer(config.train, total_steps=10, layers=find_learning_layers(model))
         model.compile(optimizer, jit_compile=False)
         ids = np.arange(24, dtype=np.int32).reshape(4, 6) + 2
