@@ -145,8 +145,8 @@ class Classifier:
         _check_process()
         if calibrated and self.calibration is None:
             raise UserError(
-                f"predict: received calibrated=True, but {self.path} is from before models had a temperature (no "
-                "calibration.json). Leave it out, or train the model again."
+                f"predict: received calibrated=True, but {self.path} is from before models had a temperature. Leave it "
+                "out, or train the model again."
             )
         texts, parts = _clean(texts), [np.zeros((0, len(self.class_names)), np.float32)]
         for begin in range(0, len(texts), chunk_rows):
@@ -154,15 +154,11 @@ class Classifier:
             parts.append(predict_in_batches(self.predict_token_ids, encoded))
         probabilities = np.concatenate(parts)
         if not np.isfinite(probabilities).all():  # argmax of NaN would be the first class
-            raise UserError(
-                f"predict: {self.path} gives probabilities that are no numbers, as its weights are too large "
-                "for float32. Bring it back as it was written, or train it again."
-            )
-        return (
-            np.float32(apply_temperature(probabilities, self.calibration["temperature"]))
-            if calibrated
-            else probabilities
-        )
+            wrong = "probabilities that are no numbers, as its weights are too large for float32"
+            raise UserError(f"predict: {self.path} gives {wrong}. Bring it back as it was written.")
+        if calibrated:
+            return np.float32(apply_temperature(probabilities, self.calibration["temperature"]))
+        return probabilities
 
     def predict(self, texts, chunk_rows: int = 10_000, calibrated: bool = False) -> pd.DataFrame:
         """Classifies texts.
@@ -171,9 +167,8 @@ class Classifier:
             texts: a string, or a sequence of strings such as a list or a column of a table, whose index the answer then
                 has. A missing value counts as "".
             chunk_rows: texts that are in memory as ids at once.
-            calibrated: give probabilities that are as high as the model is right, by the temperature that was fitted on
-                the validation part (see `calibration.fit_temperature`); the labels are the same. The thresholds in
-                `calibration` are for those that are not calibrated.
+            calibrated: give probabilities that are as high as the model is right (see `calibration.fit_temperature`);
+                the labels are the same. The thresholds in `calibration` are for those that are not calibrated.
         Returns:
             One row a text, in order: text, label, and probability_<class> for each class.
         Raises:
@@ -194,8 +189,8 @@ def _check_process():
     _processes.add(os.getpid())
     if len(_processes) > 1:
         raise UserError(
-            "this process was forked from one that had loaded a classifier, and TensorFlow's threads are not forked "
-            'along. Load it in the child only, or start children with multiprocessing.get_context("spawn").'
+            "this process was forked from one that had loaded a classifier, without its threads. Load it in the child "
+            'only, or start children with multiprocessing.get_context("spawn").'
         )
 
 
@@ -205,22 +200,20 @@ def _check_texts(texts):
     Raises:
         UserError: for what looks like one and is none: iterating over a table gives its column names, for instance.
     """
+    kind, remedy = type(texts).__name__, None
     if isinstance(texts, pd.DataFrame):
         names = [str(name) for name in texts.columns]
         name = next((name for name in names if name in ("text", "review", "tweet", "sentence")), (*names, "text")[0])
-        raise UserError(
-            f"predict: received a table with the columns {', '.join(names)[:100]}, expected one column of texts, such "
-            f'as predict(frame["{name}"]).'
-        )
-    if isinstance(texts, Mapping):
-        raise UserError(f"predict: received a {type(texts).__name__}, expected texts: predict(list(texts.values())).")
-    if isinstance(texts, bytes | bytearray):
-        raise UserError(f'predict: received {type(texts).__name__}, expected a string: text.decode("utf-8").')
-    if isinstance(texts, Set) or not isinstance(texts, Iterable) or getattr(texts, "ndim", 1) != 1:
-        raise UserError(
-            f"predict: received {reprlib.repr(texts)} ({type(texts).__name__}), expected a string or a sequence of "
-            "them, such as a list."
-        )
+        kind = f"a table with the columns {', '.join(names)[:100]}"
+        remedy = f'one column of texts, such as predict(frame["{name}"])'
+    elif isinstance(texts, Mapping):
+        kind, remedy = f"a {kind}", "texts: predict(list(texts.values()))"
+    elif isinstance(texts, bytes | bytearray):
+        remedy = 'a string: text.decode("utf-8")'
+    elif isinstance(texts, Set) or not isinstance(texts, Iterable) or getattr(texts, "ndim", 1) != 1:
+        kind, remedy = f"{reprlib.repr(texts)} ({kind})", "a string or a sequence of them, such as a list"
+    if remedy:
+        raise UserError(f"predict: received {kind}, expected {remedy}.")
     return texts
 
 
@@ -235,9 +228,7 @@ def _clean(texts) -> list[str]:
 
 
 def load(path) -> Classifier:
-    """Loads a trained classifier from a run folder, a SavedModel folder or a weights folder.
-
-    The folder may be a stranger's: nothing in it is executed, see `weights_folder.read_pretrained`.
+    """Loads a trained classifier from a run folder, a SavedModel folder or a weights folder, even a stranger's.
 
     Raises:
         UserError: if the folder is none of them, is damaged, or holds a language model; or in a process that was forked
@@ -246,10 +237,8 @@ def load(path) -> Classifier:
     _check_process()
     pretrained = read_pretrained(path)
     if pretrained.is_language_model:
-        raise UserError(
-            f"{path}: a language model: it has no classes. Fine-tune it on labelled texts with "
-            f"`python train.py --init_from {path} --data.csv FILE`, and load the run that comes of it."
-        )
+        tune = f"`python train.py --init_from {path} --data.csv FILE`"
+        raise UserError(f"{path}: a language model: it has no classes. Fine-tune it with {tune}, and load that run.")
     if pretrained.config.text.simplify_chinese:
         make_simplifier()  # without opencc it says so
     return Classifier(path, pretrained)

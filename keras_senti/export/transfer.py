@@ -14,8 +14,8 @@ BY_TOKEN = (EMBEDDINGS, "output/kernel", "output/bias")  # weights with one row 
 def find_seen_rows(before: dict, now: dict) -> str:
     """Returns warnings if rows that the model learned from may be scored now, else "".
 
-    The hashes of files and split are enough for the common cases: the same file split in another way, and one that was
-    read without its labels and now is scored. Texts that two different files share are not found.
+    Hashes tell the same file split in another way, and one that was read without its labels and now is scored; not
+    texts that two files share.
 
     Args:
         before: of the model, see `Pretrained.data`. now: the same of the run that begins.
@@ -25,18 +25,17 @@ def find_seen_rows(before: dict, now: dict) -> str:
     main, unlabeled = next(iter(before["sha256"].values())), before.get("unlabeled_sha256")
     files = enumerate(now["sha256"].items())  # the first, now as then, is the one with the train part
     labelled = {sha256: file for i, (file, sha256) in files if i == 0 or sha256 != now.get("unlabeled_sha256")}
+    flatter = "rows that it knows may be in the validation and test parts now, and their scores flatter."
     found = ""
     if main in labelled and before["split_sha256"]["train"] != now["split_sha256"]["train"]:
         found += (
             f"WARNING: the model in init_from learned from the same file ({', '.join(before['sha256'])}), which was "
-            "split in another way: rows that it knows may be in the validation and test parts now, and their scores "
-            "flatter. Use that run's data settings (seed, fractions, columns), or name files that it has not seen.\n"
+            f"split in another way: {flatter} Use that run's data settings, or name files that it has not seen.\n"
         )
     if unlabeled in labelled and unlabeled != main:  # of the same file it read what is in no part
         found += (
-            f"WARNING: the model in init_from has read all texts of {labelled[unlabeled]} as text without labels: rows "
-            "that it knows may be in the validation and test parts now, and their scores flatter. Score it on files "
-            "that it has not seen.\n"
+            f"WARNING: the model in init_from has read all texts of {labelled[unlabeled]} as text without labels: "
+            f"{flatter} Score it on files that it has not seen.\n"
         )
     return found
 
@@ -74,8 +73,5 @@ def copy_weights(pretrained: Pretrained, model: keras.Sequential, class_names) -
     try:
         assign_weights(part, weights)
     except ValueError as error:
-        raise UserError(
-            f"init_from: {error}. Leave the model's settings as they were: they are taken from init_from unless you "
-            "give others."
-        ) from None
+        raise UserError(f"init_from: {error}. Leave the model's settings to init_from, which brings them.") from None
     return said

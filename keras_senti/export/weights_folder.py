@@ -1,10 +1,9 @@
 """A model as weights without a graph: small enough to hand around, whole enough to predict with and to train further.
 
-A weights folder holds config.yaml (how the model reads and was made; no place on the machine it is from),
-vocabulary.txt, weights.npz (one array a weight, named as `weights.name_of` says) and, for a classifier,
-class_names.json and (unless it is older than that) calibration.json; other files do no harm. A run of the task
-language_model leaves one as encoder/ in its folder. data.json says from which files and split the model has learned, by
-hashes; folders from before there was one load too.
+A weights folder holds config.yaml (without places on the machine it is from), vocabulary.txt, weights.npz (one array a
+weight, named as `weights.name_of` says), for a classifier class_names.json and calibration.json, and data.json: from
+which files and split it has learned, by hashes. The last two may be missing; other files do no harm. A run of the task
+language_model leaves one as encoder/ in its folder.
 """
 
 import functools
@@ -38,10 +37,9 @@ DTYPES = ("float32", "float16")
 class Pretrained:
     """A finished model: config, vocabulary (tokens by id), class_names, and weights (float32 array by name).
 
-    class_names is empty for a language model, whose weights are those of the encoder and, from `output/` on, its own.
-    data: what it has learned from, as in the manifest of its run: "sha256" by file, "split_sha256" by part, and perhaps
-    "unlabeled_sha256"; {}: not known.
-    calibration: of `calibration.fit_calibration`, with these weights; None where it is not known.
+    class_names: () for a language model. data: what it has learned from, as in the manifest of its run: "sha256" by
+    file, "split_sha256" by part, and perhaps "unlabeled_sha256"; {}: not known. calibration: of
+    `calibration.fit_calibration`, with these weights; None: not known.
     """
 
     config: Config
@@ -83,7 +81,7 @@ def write_weights_folder(path: Path, model: Pretrained, dtype: str = "float32"):
         if not np.isfinite(arrays[name]).all():
             raise UserError(
                 f"{path}: the weight {name} has values up to {np.abs(weight).max():g}, expected finite numbers that "
-                f"{dtype} can hold. Write float32, or, if they are not finite there either, train again more gently."
+                f"{dtype} can hold. Write float32, or train again more gently."
             )
     with files.replace(path) as temporary:
         temporary.mkdir()
@@ -120,10 +118,7 @@ def read_pretrained(path) -> Pretrained:
     if found is None:
         is_file = "is a file, not a folder" if os.path.isfile(path) else "no such folder"
         what = "has no weights.npz and no saved_model" if os.path.isdir(path) else is_file
-        raise UserError(
-            f"{path}: {what}. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z, a SavedModel, or a "
-            "weights folder such as pretrained/imdb_classifier."
-        )
+        raise UserError(f"{path}: {what}. Expected a run folder, a SavedModel, or a weights folder.")
     for name, most_mb in _MOST_MB.items():
         check_file(found.settings / name, path, most_mb)
     _require_parts(found, "config.yaml", "vocabulary.txt")
@@ -150,21 +145,18 @@ def read_pretrained(path) -> Pretrained:
 
 _UNWRITABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # also what commands a terminal
 _MOST_MB = {"config.yaml": 1, "vocabulary.txt": 64, "class_names.json": 4, "calibration.json": 1, "data.json": 4}
+_NOT_OURS = "Another one can be used with tf.saved_model.load, which runs its author's operations."
 
 
 def _require_parts(model: ModelFolder, *names: str):
+    expected = (
+        "A weights folder holds config.yaml, vocabulary.txt and, for a classifier, class_names.json: bring it back."
+    )
+    if model.is_saved_model:
+        expected = f"Expected a SavedModel that keras_senti wrote. {_NOT_OURS}"
     for name in names:
         if not (model.settings / name).is_file():
-            raise UserError(
-                f"{model.path}: has no {'assets/' * model.is_saved_model}{name}. "
-                + (
-                    "Expected a SavedModel that keras_senti wrote. Another one can be used with tf.saved_model.load, "
-                    "which runs its author's operations."
-                    if model.is_saved_model
-                    else "A weights folder holds config.yaml, vocabulary.txt, weights.npz and, for a classifier, "
-                    "class_names.json: bring back what is missing."
-                )
-            )
+            raise UserError(f"{model.path}: has no {'assets/' * model.is_saved_model}{name}. {expected}")
 
 
 def _read_class_names(file: Path) -> tuple[str, ...]:
@@ -179,10 +171,8 @@ def _read_class_names(file: Path) -> tuple[str, ...]:
 def _read_data(file: Path) -> dict:
     data = files.read_json(file) if file.is_file() else {}
     if data and not _says_data(data):
-        raise UserError(
-            f"{file} is damaged: expected sha256 and split_sha256, received {reprlib.repr(data)}. Bring it back as it "
-            "was written, or remove it, and the model loads without what it says."
-        )
+        received = reprlib.repr(data)
+        raise UserError(f"{file} is damaged: expected sha256 and split_sha256, received {received}. Or remove it.")
     return data or {}
 
 
@@ -219,27 +209,24 @@ def _compare(headers: dict, expected, file: Path):
     Args:
         headers: (dtype, shape) by name. expected: returns an iterator over (name, shape); its end may be far away.
     """
-    wanted, wrong = dict(itertools.islice(expected(), len(headers) + 1)), None
+    wanted = dict(itertools.islice(expected(), len(headers) + 1))
     for name in [*wanted, *headers]:
-        (dtype, shape), right = headers.get(name, (None, None)), wanted.get(name)
+        (dtype, shape), right = headers.get(name, (None, None)), wanted.get(name, "none of this name")
         if shape != right:
-            wrong = f"the weight {name} has the shape {shape}, expected {right}"
-            break
+            has = "is missing" if shape is None else f"has the shape {shape}"
+            raise UserError(
+                f"{file} does not belong to the config.yaml, vocabulary.txt and class_names.json of its model: the "
+                f"weight {name} {has}, expected {right}. Bring the folder back as it was written."
+            )
         if dtype.name not in DTYPES:
             raise UserError(f"{file} is damaged: {name} is {dtype}, expected {' or '.join(DTYPES)}.")
-    if wrong:
-        wrong = wrong.replace("has the shape None", "is missing").replace("expected None", "expected none of this name")
-        raise UserError(
-            f"{file} does not belong to the config.yaml, vocabulary.txt and class_names.json of its model: {wrong}. "
-            "Bring the folder back as it was written."
-        )
 
 
 def _read_variables(path: Path, folder, expected) -> dict[str, np.ndarray]:
     """Reads the weights of a SavedModel, without its graph, whose operations are its author's.
 
-    The checkpoint in variables/ says which tensor is which attribute of which object; `export` names the weights in the
-    dictionary `weights` of the root, and TensorFlow keeps that when it loads, trains and saves again.
+    The checkpoint in variables/ says which tensor is which attribute of which object; the root's dictionary `weights`
+    names them, and TensorFlow keeps that when it loads, trains and saves again.
     """
     variables = path / "variables"
     check_file(variables / "variables.index", folder, most_mb=16)
@@ -262,9 +249,9 @@ def _read_variables(path: Path, folder, expected) -> dict[str, np.ndarray]:
         }
         headers = {name: (np.dtype(dtypes[key].as_numpy_dtype), tuple(shapes[key])) for name, key in keys.items()}
     except (tf.errors.OpError, ValueError, LookupError, TypeError, OSError, DecodeError) as error:
+        received = f"{variables}: received {_first_line(error)}"
         raise UserError(
-            f"{variables}: received {_first_line(error)}, expected the weights of a SavedModel that keras_senti wrote. "
-            "Another one can be used with tf.saved_model.load, which runs its author's operations."
+            f"{received}, expected the weights of a SavedModel that keras_senti wrote. {_NOT_OURS}"
         ) from None
     _compare(headers, expected, variables)
     try:

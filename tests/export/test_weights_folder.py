@@ -116,7 +116,9 @@ def test_a_weight_that_the_file_cannot_hold_is_refused(classifier, tmp_path, val
 @pytest.mark.parametrize("name", ["config.yaml", "vocabulary.txt", "class_names.json"])
 def test_a_part_that_is_missing_is_named(folder, name):
     (folder / name).unlink()
-    with pytest.raises(UserError, match=rf"weights: has no {re.escape(name)}\. A weights folder holds .*: bring back"):
+    with pytest.raises(
+        UserError, match=rf"weights: has no {re.escape(name)}\. A weights folder holds .*: bring it back"
+    ):
         read_pretrained(folder)
 
 
