@@ -125,11 +125,9 @@ class LSTM(_FastRecurrence, keras.layers.LSTM):
         weight_drop: share of the entries of recurrent_kernel that are dropped in training, the same for all rows and
             steps of a batch; what is left is divided by 1 - weight_drop. Unlike recurrent_dropout it keeps cuDNN.
         kernel: what computes it, see `kernel_choice.choose_kernel`; auto: that function decides, unless use_cudnn is
-            True, which asks for Keras' layer. `xla` is the fastest where batches have few shapes;
-            it works inside of a tf.function only, which `fit` is. Another activation than
-            tanh, another recurrent_activation than sigmoid, float64 and unroll are left to Keras, with a warning.
-            `serving`: the loop, the same for every machine, and for one text alone TensorFlow's fused operation, which
-            XLA does not have.
+            True, which asks for Keras' layer. `xla` is the fastest where batches have few shapes, inside of a
+            tf.function. Other activations than tanh and sigmoid, float64 and unroll are left to Keras, with a warning.
+            `serving`: the loop, the same for every machine, and for one text alone TensorFlow's fused operation.
         implementation: 2 (default): one mask of `dropout` and one of `recurrent_dropout` a sequence, for all gates; 1:
             one a gate, which is slower, and what Keras' layer (so also the kernel `keras`) does wherever
             recurrent_dropout is set. Gal & Ghahramani 2016, https://arxiv.org/abs/1512.05287: tied and untied.
