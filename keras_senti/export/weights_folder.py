@@ -12,7 +12,7 @@ import math
 import os
 import re
 import reprlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -265,10 +265,5 @@ def _first_line(error: Exception) -> str:
 
 
 def read_run(run_dir) -> Pretrained:
-    """Reads what a finished run has learned, and from which files: also what a weights folder does not say of them.
-
-    Raises:
-        UserError: if it is no finished run, or a file of it is missing or damaged.
-    """
-    run_dir = run_folder.check_run_dir(run_dir)
-    return replace(read_pretrained(run_dir), data=run_folder.read_manifest(run_dir).get("data", {}))
+    """Reads what a finished run has learned; raises a UserError unless it is one, with all of its files."""
+    return read_pretrained(run_folder.check_run_dir(run_dir))
