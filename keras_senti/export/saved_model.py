@@ -34,12 +34,12 @@ class _Served(tf.Module):
 
     variables = trainable_variables = None
 
-    def __init__(self, model, encoder, class_names, temperature, assets):
+    def __init__(self, model, tokenizer, class_names, temperature, assets):
         super().__init__(name="keras_senti")
         self.variables = [v.value for v in model.variables]
         self.trainable_variables = [v.value for v in model.trainable_variables]
         self.weights = {name: v.value for name, v in name_weights(model).items()}  # for whoever trains them further
-        self.vectorizer = encoder.vectorizer  # holds the vocabulary's look-up table
+        self.vectorizer = tokenizer.vectorizer  # holds the vocabulary's look-up table
         self.assets = [tf.saved_model.Asset(str(path)) for path in assets]
         self.class_names = tf.constant(list(class_names))
 
@@ -50,7 +50,7 @@ class _Served(tf.Module):
 
         @tf.function(input_signature=[TEXTS])
         def serve(text):
-            result = predict(encoder(text))
+            result = predict(tokenizer(text))
             return {**result, "label": tf.gather(self.class_names, tf.argmax(result["probabilities"], axis=1))}
 
         @tf.function(input_signature=[TOKEN_IDS])
@@ -63,7 +63,7 @@ class _Served(tf.Module):
 
         @tf.function(input_signature=[TEXTS])
         def tokenize(text):
-            return {"token_ids": encoder(text)}
+            return {"token_ids": tokenizer(text)}
 
         self.serve, self.tokens, self.training, self.tokenize = serve, tokens, training, tokenize
 
@@ -74,7 +74,7 @@ def _lengthen(token_ids):
     return tf.pad(token_ids, [[0, 0], [0, missing]], constant_values=1)
 
 
-def export_model(model: keras.Model, encoder: Tokenizer, class_names, config: Config, run_dir: Path):
+def export_model(model: keras.Model, tokenizer: Tokenizer, class_names, config: Config, run_dir: Path):
     """Writes model.keras (to be read after `import keras_senti.layers`) and saved_model/ into the run folder.
 
     Endpoints (signatures, and functions of the loaded object):
@@ -88,14 +88,14 @@ def export_model(model: keras.Model, encoder: Tokenizer, class_names, config: Co
     The ASSETS of the run folder become assets of the SavedModel.
     """
     portable, serving = (  # whatever the run computed with, in float32
-        build_model(config.model, len(encoder.vocabulary), len(class_names), kernel) for kernel in ("loop", "serving")
+        build_model(config.model, len(tokenizer.vocabulary), len(class_names), kernel) for kernel in ("loop", "serving")
     )
     for copy in (portable, serving):
         copy.set_weights(model.get_weights())
     with replace(run_dir / "model.keras") as temporary:
         portable.save(temporary)
     temperature = read_json(run_dir / "calibration.json")["temperature"]
-    served = _Served(serving, encoder, class_names, temperature, [run_dir / name for name in ASSETS])
+    served = _Served(serving, tokenizer, class_names, temperature, [run_dir / name for name in ASSETS])
     signatures = {name: getattr(served, name) for name in ("tokens", "training", "tokenize")}
     with replace(run_dir / "saved_model") as temporary:
         tf.saved_model.save(served, str(temporary), signatures={"serving_default": served.serve, **signatures})
@@ -112,10 +112,10 @@ class Classifier:
     def __init__(self, path, pretrained: Pretrained):
         self.path, self.class_names = Path(path), list(pretrained.class_names)
         self.calibration, self._config = pretrained.calibration, pretrained.config
-        self.encoder = Tokenizer(pretrained.config.text, pretrained.vocabulary)
+        self.tokenizer = Tokenizer(pretrained.config.text, pretrained.vocabulary)
         model = build_model(pretrained.config.model, len(pretrained.vocabulary), len(self.class_names), "serving")
         assign_weights(model, pretrained.weights)
-        self._tokenize = tf.function(self.encoder, input_signature=[TEXTS])
+        self._tokenize = tf.function(self.tokenizer, input_signature=[TEXTS])
         # Where the rows of a batch are known, no choice between ways to compute it has to be traced, which takes longer
         # than all the rest of loading.
         self._run = {
@@ -130,7 +130,7 @@ class Classifier:
         cell = f"{'bidirectional ' * model.bidirectional}{model.cell}"
         return (
             f"Classifier({str(self.path)!r}, class_names={self.class_names}, {model.num_layers} × {cell} of "
-            f"{model.units} units, {len(self.encoder.vocabulary):,} tokens)"
+            f"{model.units} units, {len(self.tokenizer.vocabulary):,} tokens)"
         )
 
     def predict_token_ids(self, token_ids: tf.Tensor) -> tf.Tensor:

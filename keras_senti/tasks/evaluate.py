@@ -199,7 +199,7 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
     if left_out := result["rows_left_out"]:
         lines.append(f"{left_out:,} rows have a label that label_map leaves out: predicted, not scored")
     lines += format_reading(notes)
-    unknown = (model.encoder.encode(tf.constant(encode_utf8(sample), tf.string)).flat_values.numpy() == 1).mean()
+    unknown = (model.tokenizer.encode(tf.constant(encode_utf8(sample), tf.string)).flat_values.numpy() == 1).mean()
     if unknown > 0.5:
         lines.append(
             f"WARNING: {unknown:.0%} of the tokens of the first texts are unknown to the model, which cannot read "
