@@ -56,13 +56,17 @@ def build_ours(vocabulary_size: int, counts, precision: str):
     import tensorflow as tf
 
     from keras_senti.models.build import build_language_model
-    from keras_senti.settings.schema import ModelConfig, PretrainConfig
+    from keras_senti.settings.schema import Config, DeviceConfig, ModelConfig, PretrainConfig, TrainConfig
 
     kernel = "xla" if precision == "float32" else "loop"
     settings = ModelConfig(units=UNITS, embedding_dim=EMBEDDING, bidirectional=False, embedding_dropout=0.0)
-    model = build_language_model(
-        settings, PretrainConfig(negatives=NEGATIVES), vocabulary_size, STREAMS, kernel, precision
+    config = Config(
+        model=settings,
+        pretrain=PretrainConfig(negatives=NEGATIVES),
+        train=TrainConfig(batch_size=STREAMS),
+        device=DeviceConfig(precision=precision),
     )
+    model = build_language_model(config, vocabulary_size, kernel)
     model.layers[-1].set_frequencies(counts)
     model.compile(keras.optimizers.Adam(RATE, global_clipnorm=1.0), jit_compile=False)
     model.optimizer.build(model.trainable_variables)

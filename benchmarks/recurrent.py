@@ -6,7 +6,7 @@ A step is forward, backward and update by Adam on random ids and labels, 10,000 
 time steps, rows, units and embedding size; `dropout` adds dropout and recurrent dropout of 0.2 and a mask (texts of T/2
 to T tokens, padding on the right); `bfloat16` is ours only, against our float32. The competitors:
 
-    ours_loop, ours_xla  layers.LSTM with that kernel; ours: the one that devices.choose_kernel picks for a fixed shape
+    ours_loop, ours_xla  layers.LSTM with that kernel; ours: the one that choose_kernel picks for a fixed shape
     keras_fit            keras.layers.LSTM through the compiled train function, which is what `fit` runs
     keras_xla            the same with use_cudnn=False and jit_compile=True; keras_best: the faster of the two
     pytorch              nn.LSTM; with a mask the state at the last token, as padding behind it changes nothing

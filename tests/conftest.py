@@ -51,19 +51,20 @@ def tiny_settings(tiny_csv) -> list[str]:
 
 @pytest.fixture(scope="session")
 def language_model():
-    """What a language model would have learned, as a compact.Pretrained: one direction, 5 units, random weights."""
+    """What a language model would have learned, as `Pretrained`: one direction, 5 units, random weights."""
     import numpy as np
 
     from keras_senti.export.weights_folder import Pretrained
-    from keras_senti.models.build import build_language_model, name_of
+    from keras_senti.models.build import build_language_model
+    from keras_senti.models.weights import name_weights
     from keras_senti.settings.command_line import parse_config
 
     words = "--name tiny_lm --task language_model --data.source tweets --model.bidirectional false --model.units 5"
     config = parse_config([*words.split(), "--model.embedding_dim", "4", "--text.lowercase", "false"])
     vocabulary = ["[PAD]", "[UNK]", "the", "was", "film", "hotel", "good", "awful"]
-    model = build_language_model(config.model, config.pretrain, len(vocabulary), batch_size=2)
+    model = build_language_model(config, len(vocabulary))
     rng = np.random.default_rng(0)
-    weights = {name_of(v): rng.normal(size=v.shape).astype("float32") for v in model.weights}
+    weights = {name: rng.normal(size=v.shape).astype("float32") for name, v in name_weights(model).items()}
     return Pretrained(config, vocabulary, (), weights)
 
 

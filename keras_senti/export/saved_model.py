@@ -18,8 +18,9 @@ from keras_senti.errors import UserError
 from keras_senti.evaluation.calibration import apply_temperature
 from keras_senti.evaluation.metrics import SMALLEST
 from keras_senti.evaluation.predictions import make_table
-from keras_senti.export.weights_folder import Pretrained, assign_weights, read_pretrained
-from keras_senti.models.build import build_model, name_of
+from keras_senti.export.weights_folder import Pretrained, read_pretrained
+from keras_senti.models.build import build_model
+from keras_senti.models.weights import assign_weights, name_weights
 from keras_senti.settings.schema import Config
 from keras_senti.storage.files import read_json, replace
 
@@ -33,12 +34,12 @@ class _Served(tf.Module):
 
     variables = trainable_variables = None
 
-    def __init__(self, model, encoder, class_names, temperature, assets):
+    def __init__(self, model, tokenizer, class_names, temperature, assets):
         super().__init__(name="keras_senti")
         self.variables = [v.value for v in model.variables]
         self.trainable_variables = [v.value for v in model.trainable_variables]
-        self.weights = {name_of(v): v.value for v in model.weights}  # by name, for whoever trains them further
-        self.vectorizer = encoder.vectorizer  # holds the vocabulary's look-up table
+        self.weights = {name: v.value for name, v in name_weights(model).items()}  # for whoever trains them further
+        self.vectorizer = tokenizer.vectorizer  # holds the vocabulary's look-up table
         self.assets = [tf.saved_model.Asset(str(path)) for path in assets]
         self.class_names = tf.constant(list(class_names))
 
@@ -49,7 +50,7 @@ class _Served(tf.Module):
 
         @tf.function(input_signature=[TEXTS])
         def serve(text):
-            result = predict(encoder(text))
+            result = predict(tokenizer(text))
             return {**result, "label": tf.gather(self.class_names, tf.argmax(result["probabilities"], axis=1))}
 
         @tf.function(input_signature=[TOKEN_IDS])
@@ -62,7 +63,7 @@ class _Served(tf.Module):
 
         @tf.function(input_signature=[TEXTS])
         def tokenize(text):
-            return {"token_ids": encoder(text)}
+            return {"token_ids": tokenizer(text)}
 
         self.serve, self.tokens, self.training, self.tokenize = serve, tokens, training, tokenize
 
@@ -73,7 +74,7 @@ def _lengthen(token_ids):
     return tf.pad(token_ids, [[0, 0], [0, missing]], constant_values=1)
 
 
-def export_model(model: keras.Model, encoder: Tokenizer, class_names, config: Config, run_dir: Path):
+def export_model(model: keras.Model, tokenizer: Tokenizer, class_names, config: Config, run_dir: Path):
     """Writes model.keras (to be read after `import keras_senti.layers`) and saved_model/ into the run folder.
 
     Endpoints (signatures, and functions of the loaded object):
@@ -87,14 +88,14 @@ def export_model(model: keras.Model, encoder: Tokenizer, class_names, config: Co
     The ASSETS of the run folder become assets of the SavedModel.
     """
     portable, serving = (  # whatever the run computed with, in float32
-        build_model(config.model, len(encoder.vocabulary), len(class_names), kernel) for kernel in ("loop", "serving")
+        build_model(config.model, len(tokenizer.vocabulary), len(class_names), kernel) for kernel in ("loop", "serving")
     )
     for copy in (portable, serving):
         copy.set_weights(model.get_weights())
     with replace(run_dir / "model.keras") as temporary:
         portable.save(temporary)
     temperature = read_json(run_dir / "calibration.json")["temperature"]
-    served = _Served(serving, encoder, class_names, temperature, [run_dir / name for name in ASSETS])
+    served = _Served(serving, tokenizer, class_names, temperature, [run_dir / name for name in ASSETS])
     signatures = {name: getattr(served, name) for name in ("tokens", "training", "tokenize")}
     with replace(run_dir / "saved_model") as temporary:
         tf.saved_model.save(served, str(temporary), signatures={"serving_default": served.serve, **signatures})
@@ -111,10 +112,10 @@ class Classifier:
     def __init__(self, path, pretrained: Pretrained):
         self.path, self.class_names = Path(path), list(pretrained.class_names)
         self.calibration, self._config = pretrained.calibration, pretrained.config
-        self.encoder = Tokenizer(pretrained.config.text, pretrained.vocabulary)
+        self.tokenizer = Tokenizer(pretrained.config.text, pretrained.vocabulary)
         model = build_model(pretrained.config.model, len(pretrained.vocabulary), len(self.class_names), "serving")
         assign_weights(model, pretrained.weights)
-        self._tokenize = tf.function(self.encoder, input_signature=[TEXTS])
+        self._tokenize = tf.function(self.tokenizer, input_signature=[TEXTS])
         # Where the rows of a batch are known, no choice between ways to compute it has to be traced, which takes longer
         # than all the rest of loading.
         self._run = {
@@ -129,7 +130,7 @@ class Classifier:
         cell = f"{'bidirectional ' * model.bidirectional}{model.cell}"
         return (
             f"Classifier({str(self.path)!r}, class_names={self.class_names}, {model.num_layers} × {cell} of "
-            f"{model.units} units, {len(self.encoder.vocabulary):,} tokens)"
+            f"{model.units} units, {len(self.tokenizer.vocabulary):,} tokens)"
         )
 
     def predict_token_ids(self, token_ids: tf.Tensor) -> tf.Tensor:
@@ -144,8 +145,8 @@ class Classifier:
         _check_process()
         if calibrated and self.calibration is None:
             raise UserError(
-                f"predict: received calibrated=True, but {self.path} is from before models had a temperature (no "
-                "calibration.json). Leave it out, or train the model again."
+                f"predict: received calibrated=True, but {self.path} is from before models had a temperature. Leave it "
+                "out, or train the model again."
             )
         texts, parts = _clean(texts), [np.zeros((0, len(self.class_names)), np.float32)]
         for begin in range(0, len(texts), chunk_rows):
@@ -153,15 +154,11 @@ class Classifier:
             parts.append(predict_in_batches(self.predict_token_ids, encoded))
         probabilities = np.concatenate(parts)
         if not np.isfinite(probabilities).all():  # argmax of NaN would be the first class
-            raise UserError(
-                f"predict: {self.path} gives probabilities that are no numbers, as its weights are too large "
-                "for float32. Bring it back as it was written, or train it again."
-            )
-        return (
-            np.float32(apply_temperature(probabilities, self.calibration["temperature"]))
-            if calibrated
-            else probabilities
-        )
+            wrong = "probabilities that are no numbers, as its weights are too large for float32"
+            raise UserError(f"predict: {self.path} gives {wrong}. Bring it back as it was written.")
+        if calibrated:
+            return np.float32(apply_temperature(probabilities, self.calibration["temperature"]))
+        return probabilities
 
     def predict(self, texts, chunk_rows: int = 10_000, calibrated: bool = False) -> pd.DataFrame:
         """Classifies texts.
@@ -170,9 +167,8 @@ class Classifier:
             texts: a string, or a sequence of strings such as a list or a column of a table, whose index the answer then
                 has. A missing value counts as "".
             chunk_rows: texts that are in memory as ids at once.
-            calibrated: give probabilities that are as high as the model is right, by the temperature that was fitted on
-                the validation part (see `calibration.fit_temperature`); the labels are the same. The thresholds in
-                `calibration` are for those that are not calibrated.
+            calibrated: give probabilities that are as high as the model is right (see `calibration.fit_temperature`);
+                the labels are the same. The thresholds in `calibration` are for those that are not calibrated.
         Returns:
             One row a text, in order: text, label, and probability_<class> for each class.
         Raises:
@@ -193,8 +189,8 @@ def _check_process():
     _processes.add(os.getpid())
     if len(_processes) > 1:
         raise UserError(
-            "this process was forked from one that had loaded a classifier, and TensorFlow's threads are not forked "
-            'along. Load it in the child only, or start children with multiprocessing.get_context("spawn").'
+            "this process was forked from one that had loaded a classifier, without its threads. Load it in the child "
+            'only, or start children with multiprocessing.get_context("spawn").'
         )
 
 
@@ -204,22 +200,20 @@ def _check_texts(texts):
     Raises:
         UserError: for what looks like one and is none: iterating over a table gives its column names, for instance.
     """
+    kind, remedy = type(texts).__name__, None
     if isinstance(texts, pd.DataFrame):
         names = [str(name) for name in texts.columns]
         name = next((name for name in names if name in ("text", "review", "tweet", "sentence")), (*names, "text")[0])
-        raise UserError(
-            f"predict: received a table with the columns {', '.join(names)[:100]}, expected one column of texts, such "
-            f'as predict(frame["{name}"]).'
-        )
-    if isinstance(texts, Mapping):
-        raise UserError(f"predict: received a {type(texts).__name__}, expected texts: predict(list(texts.values())).")
-    if isinstance(texts, bytes | bytearray):
-        raise UserError(f'predict: received {type(texts).__name__}, expected a string: text.decode("utf-8").')
-    if isinstance(texts, Set) or not isinstance(texts, Iterable) or getattr(texts, "ndim", 1) != 1:
-        raise UserError(
-            f"predict: received {reprlib.repr(texts)} ({type(texts).__name__}), expected a string or a sequence of "
-            "them, such as a list."
-        )
+        kind = f"a table with the columns {', '.join(names)[:100]}"
+        remedy = f'one column of texts, such as predict(frame["{name}"])'
+    elif isinstance(texts, Mapping):
+        kind, remedy = f"a {kind}", "texts: predict(list(texts.values()))"
+    elif isinstance(texts, bytes | bytearray):
+        remedy = 'a string: text.decode("utf-8")'
+    elif isinstance(texts, Set) or not isinstance(texts, Iterable) or getattr(texts, "ndim", 1) != 1:
+        kind, remedy = f"{reprlib.repr(texts)} ({kind})", "a string or a sequence of them, such as a list"
+    if remedy:
+        raise UserError(f"predict: received {kind}, expected {remedy}.")
     return texts
 
 
@@ -234,9 +228,7 @@ def _clean(texts) -> list[str]:
 
 
 def load(path) -> Classifier:
-    """Loads a trained classifier from a run folder, a SavedModel folder or a compact folder.
-
-    The folder may be a stranger's: nothing in it is executed, see `weights_folder.read_pretrained`.
+    """Loads a trained classifier from a run folder, a SavedModel folder or a weights folder, even a stranger's.
 
     Raises:
         UserError: if the folder is none of them, is damaged, or holds a language model; or in a process that was forked
@@ -245,10 +237,8 @@ def load(path) -> Classifier:
     _check_process()
     pretrained = read_pretrained(path)
     if pretrained.is_language_model:
-        raise UserError(
-            f"{path}: a language model: it has no classes. Fine-tune it on labelled texts with "
-            f"`python train.py --init_from {path} --data.csv FILE`, and load the run that comes of it."
-        )
+        tune = f"`python train.py --init_from {path} --data.csv FILE`"
+        raise UserError(f"{path}: a language model: it has no classes. Fine-tune it with {tune}, and load that run.")
     if pretrained.config.text.simplify_chinese:
         make_simplifier()  # without opencc it says so
     return Classifier(path, pretrained)

@@ -1,10 +1,9 @@
 """A model as weights without a graph: small enough to hand around, whole enough to predict with and to train further.
 
-A compact folder holds config.yaml (how the model reads and was made; no place on the machine it is from),
-vocabulary.txt, weights.npz (one array a weight, named as `build.name_of` says) and, for a classifier,
-class_names.json and (unless it is older than that) calibration.json; other files do no harm. A run of the task
-language_model leaves one as encoder/ in its folder. data.json says from which files and split the model has learned, by
-hashes; folders from before there was one load too.
+A weights folder holds config.yaml (without places on the machine it is from), vocabulary.txt, weights.npz (one array a
+weight, named as `weights.name_of` says), for a classifier class_names.json and calibration.json, and data.json: from
+which files and split it has learned, by hashes. The last two may be missing; other files do no harm. A run of the task
+language_model leaves one as encoder/ in its folder.
 """
 
 import functools
@@ -13,10 +12,9 @@ import math
 import os
 import re
 import reprlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -25,7 +23,7 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectG
 from keras_senti.data.tokenizer import Tokenizer, check_vocabulary, read_vocabulary
 from keras_senti.errors import UserError
 from keras_senti.evaluation.calibration import read_calibration
-from keras_senti.models.build import iterate_weights, name_of
+from keras_senti.models.weights import iterate_encoder_weights, iterate_weights
 from keras_senti.settings.portable import without_paths
 from keras_senti.settings.schema import Config
 from keras_senti.settings.yaml_file import read_config, write_yaml
@@ -39,10 +37,9 @@ DTYPES = ("float32", "float16")
 class Pretrained:
     """A finished model: config, vocabulary (tokens by id), class_names, and weights (float32 array by name).
 
-    class_names is empty for a language model, whose weights are those of the encoder and, from `output/` on, its own.
-    data: what it has learned from, as in the manifest of its run: "sha256" by file, "split_sha256" by part, and perhaps
-    "unlabeled_sha256"; {}: not known.
-    calibration: of `calibration.fit_calibration`, with these weights; None where it is not known.
+    class_names: () for a language model. data: what it has learned from, as in the manifest of its run: "sha256" by
+    file, "split_sha256" by part, and perhaps "unlabeled_sha256"; {}: not known. calibration: of
+    `calibration.fit_calibration`, with these weights; None: not known.
     """
 
     config: Config
@@ -56,15 +53,20 @@ class Pretrained:
     def is_language_model(self) -> bool:
         return self.config.task == "language_model"
 
+    @property
+    def encoder_weights(self) -> dict[str, np.ndarray]:
+        names = (name for name, _ in iterate_encoder_weights(self.config.model, len(self.vocabulary)))
+        return {name: self.weights[name] for name in names}
 
-def is_compact(path) -> bool:
-    """Returns whether this very folder is a compact one: beside its weights nothing else in it counts."""
+
+def is_weights_folder(path) -> bool:
+    """Returns whether the folder holds weights of ours; what else is in it does not count."""
     found = find_model(path)
     return found is not None and not found.is_saved_model and found.path == Path(path)
 
 
-def write_compact(path: Path, model: Pretrained, dtype: str = "float32"):
-    """Writes a compact folder; it has its name only when it is whole.
+def write_weights_folder(path: Path, model: Pretrained, dtype: str = "float32"):
+    """Writes a weights folder; it has its name only when it is whole.
 
     Args:
         path: a folder that is not there yet, or is empty; its parent must be there.
@@ -79,7 +81,7 @@ def write_compact(path: Path, model: Pretrained, dtype: str = "float32"):
         if not np.isfinite(arrays[name]).all():
             raise UserError(
                 f"{path}: the weight {name} has values up to {np.abs(weight).max():g}, expected finite numbers that "
-                f"{dtype} can hold. Write float32, or, if they are not finite there either, train again more gently."
+                f"{dtype} can hold. Write float32, or train again more gently."
             )
     with files.replace(path) as temporary:
         temporary.mkdir()
@@ -103,7 +105,7 @@ def _forget_folders(data: dict) -> dict:
 
 
 def read_pretrained(path) -> Pretrained:
-    """Reads a compact folder, a SavedModel (also one that was trained further in plain TensorFlow), or a run with one.
+    """Reads a weights folder, a SavedModel (also one that was trained further in plain TensorFlow), or a run with one.
 
     The folder may be a stranger's: nothing in it is executed. Of a SavedModel the assets are read, and the weights by
     name; its graph is left alone. Sizes are compared with the settings before memory is spent on them.
@@ -116,10 +118,7 @@ def read_pretrained(path) -> Pretrained:
     if found is None:
         is_file = "is a file, not a folder" if os.path.isfile(path) else "no such folder"
         what = "has no weights.npz and no saved_model" if os.path.isdir(path) else is_file
-        raise UserError(
-            f"{path}: {what}. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z, a SavedModel, or a "
-            "compact folder such as pretrained/imdb_classifier."
-        )
+        raise UserError(f"{path}: {what}. Expected a run folder, a SavedModel, or a weights folder.")
     for name, most_mb in _MOST_MB.items():
         check_file(found.settings / name, path, most_mb)
     _require_parts(found, "config.yaml", "vocabulary.txt")
@@ -146,21 +145,18 @@ def read_pretrained(path) -> Pretrained:
 
 _UNWRITABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # also what commands a terminal
 _MOST_MB = {"config.yaml": 1, "vocabulary.txt": 64, "class_names.json": 4, "calibration.json": 1, "data.json": 4}
+_NOT_OURS = "Another one can be used with tf.saved_model.load, which runs its author's operations."
 
 
 def _require_parts(model: ModelFolder, *names: str):
+    expected = (
+        "A weights folder holds config.yaml, vocabulary.txt and, for a classifier, class_names.json: bring it back."
+    )
+    if model.is_saved_model:
+        expected = f"Expected a SavedModel that keras_senti wrote. {_NOT_OURS}"
     for name in names:
         if not (model.settings / name).is_file():
-            raise UserError(
-                f"{model.path}: has no {'assets/' * model.is_saved_model}{name}. "
-                + (
-                    "Expected a SavedModel that keras_senti wrote. Another one can be used with tf.saved_model.load, "
-                    "which runs its author's operations."
-                    if model.is_saved_model
-                    else "A compact folder holds config.yaml, vocabulary.txt, weights.npz and, for a classifier, "
-                    "class_names.json: bring back what is missing."
-                )
-            )
+            raise UserError(f"{model.path}: has no {'assets/' * model.is_saved_model}{name}. {expected}")
 
 
 def _read_class_names(file: Path) -> tuple[str, ...]:
@@ -175,10 +171,8 @@ def _read_class_names(file: Path) -> tuple[str, ...]:
 def _read_data(file: Path) -> dict:
     data = files.read_json(file) if file.is_file() else {}
     if data and not _says_data(data):
-        raise UserError(
-            f"{file} is damaged: expected sha256 and split_sha256, received {reprlib.repr(data)}. Bring it back as it "
-            "was written, or remove it, and the model loads without what it says."
-        )
+        received = reprlib.repr(data)
+        raise UserError(f"{file} is damaged: expected sha256 and split_sha256, received {received}. Or remove it.")
     return data or {}
 
 
@@ -215,27 +209,24 @@ def _compare(headers: dict, expected, file: Path):
     Args:
         headers: (dtype, shape) by name. expected: returns an iterator over (name, shape); its end may be far away.
     """
-    wanted, wrong = dict(itertools.islice(expected(), len(headers) + 1)), None
+    wanted = dict(itertools.islice(expected(), len(headers) + 1))
     for name in [*wanted, *headers]:
-        (dtype, shape), right = headers.get(name, (None, None)), wanted.get(name)
+        (dtype, shape), right = headers.get(name, (None, None)), wanted.get(name, "none of this name")
         if shape != right:
-            wrong = f"the weight {name} has the shape {shape}, expected {right}"
-            break
+            has = "is missing" if shape is None else f"has the shape {shape}"
+            raise UserError(
+                f"{file} does not belong to the config.yaml, vocabulary.txt and class_names.json of its model: the "
+                f"weight {name} {has}, expected {right}. Bring the folder back as it was written."
+            )
         if dtype.name not in DTYPES:
             raise UserError(f"{file} is damaged: {name} is {dtype}, expected {' or '.join(DTYPES)}.")
-    if wrong:
-        wrong = wrong.replace("has the shape None", "is missing").replace("expected None", "expected none of this name")
-        raise UserError(
-            f"{file} does not belong to the config.yaml, vocabulary.txt and class_names.json of its model: {wrong}. "
-            "Bring the folder back as it was written."
-        )
 
 
 def _read_variables(path: Path, folder, expected) -> dict[str, np.ndarray]:
     """Reads the weights of a SavedModel, without its graph, whose operations are its author's.
 
-    The checkpoint in variables/ says which tensor is which attribute of which object; `export` names the weights in the
-    dictionary `weights` of the root, and TensorFlow keeps that when it loads, trains and saves again.
+    The checkpoint in variables/ says which tensor is which attribute of which object; the root's dictionary `weights`
+    names them, and TensorFlow keeps that when it loads, trains and saves again.
     """
     variables = path / "variables"
     check_file(variables / "variables.index", folder, most_mb=16)
@@ -258,9 +249,9 @@ def _read_variables(path: Path, folder, expected) -> dict[str, np.ndarray]:
         }
         headers = {name: (np.dtype(dtypes[key].as_numpy_dtype), tuple(shapes[key])) for name, key in keys.items()}
     except (tf.errors.OpError, ValueError, LookupError, TypeError, OSError, DecodeError) as error:
+        received = f"{variables}: received {_first_line(error)}"
         raise UserError(
-            f"{variables}: received {_first_line(error)}, expected the weights of a SavedModel that keras_senti wrote. "
-            "Another one can be used with tf.saved_model.load, which runs its author's operations."
+            f"{received}, expected the weights of a SavedModel that keras_senti wrote. {_NOT_OURS}"
         ) from None
     _compare(headers, expected, variables)
     try:
@@ -273,32 +264,6 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def assign_weights(model: keras.Model, weights: dict[str, np.ndarray]):
-    """Gives a model its weights, by name: all that it has, all that are there.
-
-    Args:
-        weights: array by name, see `build.name_of`.
-    Raises:
-        ValueError: if a weight of either is missing in the other, or has another shape; nothing is changed then.
-    """
-    variables = {name_of(v): v for v in model.weights}  # without the seeds of dropout
-    for names, other, where in ((weights, variables, "new"), (variables, weights, "stored")):
-        if lacking := sorted(set(names) - set(other)):
-            raise ValueError(f"the {where} model has no weight {', '.join(lacking)}")
-    for name, variable in variables.items():
-        if weights[name].shape != tuple(variable.shape):
-            raise ValueError(
-                f"the weight {name} has the shape {weights[name].shape}, the new model's has {tuple(variable.shape)}"
-            )
-    for name, variable in variables.items():
-        variable.assign(weights[name])
-
-
 def read_run(run_dir) -> Pretrained:
-    """Reads what a finished run has learned, and from which files: also what a compact folder does not say of them.
-
-    Raises:
-        UserError: if it is no finished run, or a file of it is missing or damaged.
-    """
-    run_dir = run_folder.check_run_dir(run_dir)
-    return replace(read_pretrained(run_dir), data=run_folder.read_manifest(run_dir).get("data", {}))
+    """Reads what a finished run has learned; raises a UserError unless it is one, with all of its files."""
+    return read_pretrained(run_folder.check_run_dir(run_dir))

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_senti.models import kernel_choice, kernels
+from keras_senti.models.cells import Batch, Weights
 from keras_senti.models.registry import register
 
 
@@ -41,17 +42,42 @@ class _FastRecurrence:
             self.weight_drop_seed = keras.random.SeedGenerator(self.cell.seed)
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
-        cell = self.cell
-        recurrent_kernel = tf.convert_to_tensor(cell.recurrent_kernel.value)
+        recurrent_kernel = tf.convert_to_tensor(self.cell.recurrent_kernel.value)
         if self.weight_drop and training:
             recurrent_kernel = keras.random.dropout(recurrent_kernel, self.weight_drop, seed=self.weight_drop_seed)
         if self.used_kernel == "keras":
-            original = vars(cell)["recurrent_kernel"]
-            vars(cell)["recurrent_kernel"] = recurrent_kernel if self.weight_drop and training else original
-            try:
-                return super().inner_loop(sequences, initial_state, mask, training)
-            finally:
-                vars(cell)["recurrent_kernel"] = original
+            return self._run_keras(recurrent_kernel, sequences, initial_state, mask, training)
+        batch = self._make_batch(sequences, initial_state, mask, training)
+        kernel, bias = (w if w is None else tf.convert_to_tensor(w.value) for w in (self.cell.kernel, self.cell.bias))
+        outputs, last = kernels.run(
+            self.kind,
+            batch,
+            Weights(kernel, recurrent_kernel, bias),
+            sequences=self.return_sequences,
+            training=bool(training),
+            compiled=bool(training) and self.used_kernel == "xla" and tf.inside_function(),
+            serving=self.used_kernel == "serving",
+        )
+        rows, steps = batch.inputs.shape[:2]  # which loops and parts of a batch forget
+        for array in last:
+            array.set_shape((rows, self.units))
+        for array in outputs:
+            array.set_shape((rows, steps, self.units))
+        output = self._mask_output(outputs[0] if outputs else last[0], batch.mask)
+        return last[0] if self.return_sequences else output, output, last
+
+    def _run_keras(self, recurrent_kernel, sequences, initial_state, mask, training):
+        held = vars(self.cell)
+        original = held["recurrent_kernel"]
+        if self.weight_drop and training:
+            held["recurrent_kernel"] = recurrent_kernel
+        try:
+            return super().inner_loop(sequences, initial_state, mask, training)
+        finally:
+            held["recurrent_kernel"] = original
+
+    def _make_batch(self, sequences, initial_state, mask, training) -> Batch:
+        """Returns the arguments of `inner_loop` in the order of reading, with dropout masks in training."""
         sequences = tf.cast(sequences, self.compute_dtype)  # Keras casts numbers with a point only
         mask = mask[0] if isinstance(mask, list | tuple) else mask
         state = list(initial_state) if isinstance(initial_state, list | tuple) else [initial_state]
@@ -60,37 +86,21 @@ class _FastRecurrence:
         if self.go_backwards:
             sequences, mask = tf.reverse(sequences, [1]), None if mask is None else tf.reverse(mask, [1])
         masks = [None, None]
-        if training and 0 < cell.dropout < 1:  # Keras' cells take 1 as none
-            masks[0] = cell.get_dropout_mask(sequences[:, 0, :])
-        if training and 0 < cell.recurrent_dropout < 1:
-            masks[1] = cell.get_recurrent_dropout_mask(state[0])
+        if training and 0 < self.cell.dropout < 1:  # Keras' cells take 1 as none
+            masks[0] = self.cell.get_dropout_mask(sequences[:, 0, :])
+        if training and 0 < self.cell.recurrent_dropout < 1:
+            masks[1] = self.cell.get_recurrent_dropout_mask(state[0])
         masks = [None if m is None else tf.stack(m if isinstance(m, list) else [m]) for m in masks]
-        weights = [w if w is None else tf.convert_to_tensor(w.value) for w in (cell.kernel, cell.bias)]
-        weights.insert(1, recurrent_kernel)
-        outputs, last = kernels.run(
-            self.kind,
-            sequences,
-            mask,
-            state,
-            weights,
-            *masks,
-            sequences=self.return_sequences,
-            training=bool(training),
-            compiled=bool(training) and self.used_kernel == "xla" and tf.inside_function(),
-            serving=self.used_kernel == "serving",
-        )
-        for array, shape in [*((o, sequences.shape[:2]) for o in outputs), *((s, sequences.shape[:1]) for s in last)]:
-            array.set_shape((*shape, self.units))  # which loops and parts of a batch forget
+        return Batch(sequences, mask, state, *masks)
+
+    def _mask_output(self, output, mask):
+        """Puts zeros where Keras has them, whatever the state: where no real token was yet, or Bidirectional asks."""
+        if mask is None:
+            return output
         if not self.return_sequences:
-            output = last[0]
-            if mask is not None:  # as Keras: zeros without a real token, whatever the state
-                output = tf.where(tf.reduce_any(mask, 1, keepdims=True), output, 0.0)
-            return output, output, last
-        if mask is not None:
-            # As Keras: zeros where Bidirectional asks for them, and before the first real token, whatever the state.
-            seen = mask if self.zero_output_for_mask else tf.cumsum(tf.cast(mask, tf.int32), 1) > 0
-            outputs = [tf.where(seen[:, :, tf.newaxis], outputs[0], 0.0)]
-        return last[0], outputs[0], last
+            return tf.where(tf.reduce_any(mask, 1, keepdims=True), output, 0.0)
+        seen = mask if self.zero_output_for_mask else tf.cumsum(tf.cast(mask, tf.int32), 1) > 0
+        return tf.where(seen[:, :, tf.newaxis], output, 0.0)
 
     def get_config(self):
         ours = {"weight_drop": self.weight_drop, "kernel": self.kernel, "implementation": self.cell.implementation}
@@ -115,11 +125,9 @@ class LSTM(_FastRecurrence, keras.layers.LSTM):
         weight_drop: share of the entries of recurrent_kernel that are dropped in training, the same for all rows and
             steps of a batch; what is left is divided by 1 - weight_drop. Unlike recurrent_dropout it keeps cuDNN.
         kernel: what computes it, see `kernel_choice.choose_kernel`; auto: that function decides, unless use_cudnn is
-            True, which asks for Keras' layer. `xla` is the fastest where batches have few shapes;
-            it works inside of a tf.function only, which `fit` is. Another activation than
-            tanh, another recurrent_activation than sigmoid, float64 and unroll are left to Keras, with a warning.
-            `serving`: the loop, the same for every machine, and for one text alone TensorFlow's fused operation, which
-            XLA does not have.
+            True, which asks for Keras' layer. `xla` is the fastest where batches have few shapes, inside of a
+            tf.function. Other activations than tanh and sigmoid, float64 and unroll are left to Keras, with a warning.
+            `serving`: the loop, the same for every machine, and for one text alone TensorFlow's fused operation.
         implementation: 2 (default): one mask of `dropout` and one of `recurrent_dropout` a sequence, for all gates; 1:
             one a gate, which is slower, and what Keras' layer (so also the kernel `keras`) does wherever
             recurrent_dropout is set. Gal & Ghahramani 2016, https://arxiv.org/abs/1512.05287: tied and untied.

@@ -31,10 +31,11 @@ from tqdm import tqdm
 from keras_senti.data.tokenizer import UNKNOWN, Tokenizer, encode_utf8
 from keras_senti.data.unicode import make_simplifier
 from keras_senti.errors import UserError, suggest
-from keras_senti.export.weights_folder import assign_weights, read_pretrained
+from keras_senti.export.weights_folder import read_pretrained
 from keras_senti.models.build import build_model
 from keras_senti.models.layers import BigramEmbedding
 from keras_senti.models.pooling import AttentionPooling
+from keras_senti.models.weights import assign_weights
 
 # Of the integral. Of 300 tweets and a model each, 32 steps sufficed for 300 (two-directional GRU), 298 (the same with
 # convolution, pairs and attention) and 258 (one-directional LSTM), of 20 film reviews for 12; 128 for all of them.
@@ -292,7 +293,7 @@ def _is_complete(found: float, expected: float) -> bool:
 
 
 def load_explainer(path) -> Explainer:
-    """Rebuilds a classifier, without its dropout, from a run folder, a SavedModel or a compact folder.
+    """Rebuilds a classifier, without its dropout, from a run folder, a SavedModel or a weights folder.
 
     Raises:
         UserError: if it is none of them, is damaged, or is a language model.

@@ -122,7 +122,7 @@ def write_file_report(
     """Writes report.html beside the predictions.csv of a user's file and returns its path.
 
     Args:
-        folder: where predictions.csv is. run_dir: run or compact folder. name: of the file.
+        folder: where predictions.csv is. run_dir: run or weights folder. name: of the file.
         columns: (column of the texts, list of columns that may be categories).
         labels: (rows,) int, -1 without label. probabilities: (rows, classes). calibration: of the model, or None.
     """

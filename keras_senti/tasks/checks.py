@@ -4,7 +4,8 @@ from keras_senti.data import word_vectors
 from keras_senti.data.unicode import make_simplifier
 from keras_senti.errors import UserError
 from keras_senti.evaluation import baselines
-from keras_senti.models.build import check_activation, list_learning_layers
+from keras_senti.models.build import list_learning_layers
+from keras_senti.models.encoder import check_activation
 from keras_senti.settings.inherit import check_settings
 from keras_senti.settings.portable import resolve_paths
 from keras_senti.settings.schema import Config

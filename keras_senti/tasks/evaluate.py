@@ -17,7 +17,7 @@ from keras_senti.errors import UserError, suggest
 from keras_senti.evaluation.calibration import compute_scores, read_calibration
 from keras_senti.evaluation.predictions import read_parts, write_predictions
 from keras_senti.export import saved_model
-from keras_senti.export.weights_folder import is_compact
+from keras_senti.export.weights_folder import is_weights_folder
 from keras_senti.reports import attribution, attribution_page, comparison, report, terminal
 from keras_senti.reports.terminal import format_run_scores
 from keras_senti.settings.yaml_file import read_config
@@ -33,11 +33,11 @@ def evaluate_stored(run_dir) -> str:
     Raises:
         UserError: if the folder is no finished run, or predictions.csv and metrics.json do not agree.
     """
-    if is_compact(run_dir):
+    if is_weights_folder(run_dir):
         use = "Add --text TEXT or --data.csv FILE to use it."
         if read_config(Path(run_dir) / "config.yaml").task == "language_model":
             use = f"It is a language model: fine-tune it with `python train.py --init_from {run_dir} --data.csv FILE`."
-        raise UserError(f"{run_dir}: a compact folder holds no scores. {use}")
+        raise UserError(f"{run_dir}: a weights folder holds no scores. {use}")
     run_dir = run_folder.check_run_dir(run_dir)
     if read_config(run_dir / "config.yaml").task == "language_model":
         return format_run_scores(run_dir)  # there is no prediction to compute it from
@@ -78,8 +78,8 @@ def compare_stored(first_dir, second_dir) -> tuple[Path, str]:
         UserError: also if one of them is no classifier's run.
     """
     for run_dir in (first_dir, second_dir):
-        if is_compact(run_dir):
-            raise UserError(f"--compare: {run_dir} is a compact folder, which holds no predictions. Name a run folder.")
+        if is_weights_folder(run_dir):
+            raise UserError(f"--compare: {run_dir} is a weights folder, which holds no predictions. Name a run folder.")
         if read_config(run_folder.check_run_dir(run_dir) / "config.yaml").task == "language_model":
             raise UserError(
                 f"--compare: {run_dir} is a language model's, which predicts no classes. Name a classifier's."
@@ -88,12 +88,12 @@ def compare_stored(first_dir, second_dir) -> tuple[Path, str]:
 
 
 def _check_model_dir(path) -> Path:
-    """Returns the path of a finished run or a compact folder, which can predict; see `run_folder.check_run_dir`."""
-    return Path(path) if is_compact(path) else run_folder.check_run_dir(path)
+    """Returns the path of a finished run or a weights folder, which can predict; see `run_folder.check_run_dir`."""
+    return Path(path) if is_weights_folder(path) else run_folder.check_run_dir(path)
 
 
 def evaluate_texts(run_dir, texts: list[str]) -> str:
-    """Returns the table of a few texts for the terminal. The model may be in a compact folder too."""
+    """Returns the table of a few texts for the terminal. The model may be in a weights folder too."""
     table = saved_model.load(_check_model_dir(run_dir)).predict(texts)
     table["text"] = [text if len(text) <= 60 else text[:59] + "…" for text in texts]
     if len(table.columns) > 2 + terminal.LISTED_CLASSES:
@@ -105,7 +105,7 @@ def explain_texts(path, texts: list[str], class_name: str | None = None) -> tupl
     """Explains what a model says of a few texts, into evaluations/explanation-<time>/explanation.html of its folder.
 
     Args:
-        path: folder of a run or of the SavedModel in it, or a compact folder.
+        path: folder of a run or of the SavedModel in it, or a weights folder.
         class_name: whose probability is explained; None: of each text the predicted one's.
     Returns: (folder, what to print).
     Raises:
@@ -138,7 +138,7 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
     chunks; of a row only its label and probabilities stay in memory.
 
     Args:
-        run_dir: run folder or compact folder.
+        run_dir: run folder or weights folder.
         text_column, label_column, label_map: None: as in the run's settings. A label column that the run's settings
             name, but the file lacks, means that there are no labels; so does label_column "". A label that label_map
             gives as None is not scored.
@@ -199,7 +199,7 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
     if left_out := result["rows_left_out"]:
         lines.append(f"{left_out:,} rows have a label that label_map leaves out: predicted, not scored")
     lines += format_reading(notes)
-    unknown = (model.encoder.encode(tf.constant(encode_utf8(sample), tf.string)).flat_values.numpy() == 1).mean()
+    unknown = (model.tokenizer.encode(tf.constant(encode_utf8(sample), tf.string)).flat_values.numpy() == 1).mean()
     if unknown > 0.5:
         lines.append(
             f"WARNING: {unknown:.0%} of the tokens of the first texts are unknown to the model, which cannot read "

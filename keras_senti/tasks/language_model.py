@@ -3,8 +3,9 @@
 import dataclasses
 
 from keras_senti.data.token_cache import Corpus
-from keras_senti.export.weights_folder import Pretrained, write_compact
-from keras_senti.models.build import build_language_model, name_of
+from keras_senti.export.weights_folder import Pretrained, write_weights_folder
+from keras_senti.models.build import build_language_model
+from keras_senti.models.weights import name_weights
 from keras_senti.reports.terminal import format_run_scores
 from keras_senti.storage import files
 from keras_senti.tasks.session import describe_data
@@ -20,13 +21,13 @@ def pretrain(run: Run, corpus: Corpus, pretrained: Pretrained | None):
     if unread and "unlabeled" not in corpus.parts:
         print(f"{unread:,} rows without label are not read; to read them, name their file as data.unlabeled_csv too")
     kernel = begin(run, corpus, few_shapes=True)
-    sizes = len(vocabulary), config.train.batch_size
-    model = build_language_model(config.model, config.pretrain, *sizes, kernel, config.device.precision)
+    model = build_language_model(config, len(vocabulary), kernel)
     fill(model, run, corpus, pretrained)
     read, held_out = [part.token_ids for name, part in corpus.parts.items() if name != "validation"], corpus.validation
     trained, scores = train_language_model(model, read, held_out.token_ids, vocabulary, config, run.folder)
-    weights = {name_of(variable): variable.numpy() for variable in model.weights}
-    write_compact(run.folder / "encoder", Pretrained(config, vocabulary, (), weights, data=describe_data(corpus)))
+    weights = {name: variable.numpy() for name, variable in name_weights(model).items()}
+    learned = Pretrained(config, vocabulary, (), weights, data=describe_data(corpus))
+    write_weights_folder(run.folder / "encoder", learned)
     files.write_json(run.folder / "metrics.json", scores)
     run.note(
         parameters=model.count_params(),

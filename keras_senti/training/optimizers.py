@@ -28,11 +28,8 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
 
         peak (1 + q (ratio - 1)) / ratio,   q = step / w in the warm-up,   q = 1 - p otherwise
 
-    Keras' CosineDecay does the same for the cosine only.
-
     Args:
-        peak: highest learning rate. schedule: constant | cosine | linear | slanted_triangular.
-        total_steps: steps of the whole run. warmup_steps: w above; 0: no warm-up.
+        peak: highest learning rate. schedule: constant | cosine | linear | slanted_triangular. warmup_steps: w above.
     References: Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983 (one period, no restart); Howard & Ruder
         2018, https://aclanthology.org/P18-1031, equation 3 (their cut_frac is w / total).
     """
@@ -58,8 +55,7 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         return self.peak * ops.where(is_warmup, warmup, factor)
 
     def get_config(self):
-        names = ("peak", "schedule", "total_steps", "warmup_steps")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("peak", "schedule", "total_steps", "warmup_steps")}
 
 
 class ByLayer:
@@ -67,9 +63,8 @@ class ByLayer:
 
     A variable's rate, also that of its weight decay, is the learning rate times a factor.
 
-    A variable may join late. Adam's rate has the factor √(1 - β2^t) / (1 - β1^t), because its moments begin at 0; so t
-    must be the steps of the variable. Keras counts those of the optimiser, by which one that joins late would move up
-    to 6.6 times too far at first, and twice too far after 300 steps.
+    A variable may join late. Adam's rate has the factor √(1 - β2^t) / (1 - β1^t), as its moments begin at 0; t must be
+    the steps of the variable. Keras counts those of the optimiser, by which it would move up to 6.6 times too far.
 
     Args:
         factors, first_steps: of each variable, in the order of `build`; steps count from 0.
@@ -102,9 +97,8 @@ class ByLayer:
 class SumsRepeatedRows:
     """Lets a Keras optimiser, before which it stands as a base class, sum a table's gradient by row before it squares.
 
-    The gradient of token vectors comes as a list with an entry for each token of the batch. Keras' Adam and RMSprop
-    square the entries: with g and h for one word v grows by g² + h² instead of (g + h)², but only without clipping,
-    which makes the gradient dense.
+    The gradient of token vectors has an entry for each token of the batch, and Keras' Adam and RMSprop square the
+    entries: with g and h for one word v grows by g² + h² instead of (g + h)², unless clipping made the gradient dense.
     """
 
     def update_step(self, gradient, variable, learning_rate):
@@ -114,10 +108,9 @@ class SumsRepeatedRows:
 class InOnePass:
     """Lets Keras' Adam, before which it stands as a base class, move a variable by TensorFlow's own operation for it.
 
-    Keras' is a dozen operations, each of which reads and writes as much as the variable holds. For a table of token
-    vectors, of which a small batch has few rows, they can take as long as the network: see benchmarks/optimizer.py. The
-    formula is the same (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, with the order of the end of section 2).
-    Variables are float32, and there is no amsgrad.
+    Keras' is a dozen operations, which read and write the whole variable. For a table of token vectors they can take as
+    long as the network: see benchmarks/optimizer.py. The formula is the same (Kingma & Ba 2015,
+    https://arxiv.org/abs/1412.6980, with the order of the end of section 2), for float32 and without amsgrad.
     """
 
     def update_step(self, gradient, variable, learning_rate):
@@ -170,14 +163,12 @@ def check_train_from_epoch(settings: TrainConfig, layer_names: list[str]):
     key, names = "train.train_from_epoch", ", ".join(layer_names)
     for name in settings.train_from_epoch or {}:
         if name not in layer_names:
-            raise UserError(
-                f"{key}: received '{name}', expected layers of this model that have something to learn: {names}."
-                f"{suggest(name, layer_names)}"
-            )
+            expected = f"layers of this model that have something to learn: {names}.{suggest(name, layer_names)}"
+            raise UserError(f"{key}: received '{name}', expected {expected}")
     if all(find_first_epoch(settings, name) != 1 for name in layer_names):
+        received = f"{key}: received {settings.train_from_epoch}, by which nothing learns in epoch 1"
         raise UserError(
-            f"{key}: received {settings.train_from_epoch}, by which nothing learns in epoch 1. Leave out a layer that "
-            f"is to learn from the start (of {names}; usually the last)."
+            f"{received}. Leave out a layer that is to learn from the start (of {names}; usually the last)."
         )
 
 
@@ -189,10 +180,9 @@ def make_optimizer(
     Keras would make them in the first step, for what learns then; but a checkpoint must find all of them at any time.
 
     Args:
+        layers: of `build.find_learning_layers`: what `layer_rate_decay` and `train_from_epoch` are for.
         precision: with mixed_float16 it works on gradients of a scaled loss (`optimizer.scale_loss`), as Keras would
             have it, since small ones vanish in float16.
-        layers: the Keras layers that have something to learn, from the input to the output, which
-            `check_train_from_epoch` has compared with the settings.
     """
     steps_per_epoch = total_steps // settings.epochs
     variables, factors, first_steps = [], [], []
@@ -204,16 +194,9 @@ def make_optimizer(
             factors += [settings.layer_rate_decay ** (position - len(layers))] * len(weights)
             first_steps += [(first_epoch - 1) * steps_per_epoch] * len(weights)
     kind = OPTIMIZERS[settings.optimizer]
-    arguments = {
-        "learning_rate": WarmupDecay(
-            settings.learning_rate,
-            settings.schedule,
-            total_steps,
-            round(total_steps * settings.warmup_fraction),
-        ),
-        "weight_decay": settings.weight_decay,
-        "global_clipnorm": settings.clip_norm,
-    }
+    warmup_steps = round(total_steps * settings.warmup_fraction)
+    rate = WarmupDecay(settings.learning_rate, settings.schedule, total_steps, warmup_steps)
+    arguments = {"learning_rate": rate, "weight_decay": settings.weight_decay, "global_clipnorm": settings.clip_norm}
     has_replicas = tf.distribute.get_strategy().num_replicas_in_sync > 1
     is_scaled = precision == "mixed_float16"
     bases = [*[IsGivenSums] * has_replicas, SumsRepeatedRows]

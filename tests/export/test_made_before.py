@@ -29,7 +29,7 @@ def test_a_saved_model_predicts_as_it_did():
 
 
 def test_a_keras_file_loads_under_the_names_that_its_layers_had():
-    ids = keras_senti.load(FOLDER / "classifier").encoder(TEXTS)
+    ids = keras_senti.load(FOLDER / "classifier").tokenizer(TEXTS)
     model = keras.models.load_model(FOLDER / "classifier" / "model.keras")
     np.testing.assert_allclose(model(ids), PROBABILITIES, atol=1e-5)
 

@@ -14,8 +14,9 @@ from keras_senti.data.batches import encode_texts, predict_in_batches
 from keras_senti.data.tokenizer import Tokenizer
 from keras_senti.errors import UserError
 from keras_senti.export.transfer import BY_TOKEN, copy_weights, find_seen_rows
-from keras_senti.export.weights_folder import Pretrained, read_pretrained, read_run, write_compact
-from keras_senti.models.build import build_language_model, build_model, name_of
+from keras_senti.export.weights_folder import Pretrained, read_pretrained, read_run, write_weights_folder
+from keras_senti.models.build import build_language_model, build_model
+from keras_senti.models.weights import name_of, name_weights
 from keras_senti.settings.command_line import parse_config
 from keras_senti.tasks import evaluate
 from keras_senti.tasks.train import train_run
@@ -85,6 +86,17 @@ def test_other_classes_get_a_new_head_and_that_is_said(words, trained_run, tiny_
     np.testing.assert_allclose(after.weights["embedding/embeddings"], before.weights["embedding/embeddings"], atol=1e-5)
 
 
+def test_for_other_classes_all_but_the_head_is_kept():
+    config = parse_config(["--data.source", "tweets", "--model.units", "2", "--model.pooling", "attention"])
+    old, new = build_model(config.model, 5, 3), build_model(config.model, 5, 2)
+    weights, first = ({name: v.numpy() for name, v in name_weights(model).items()} for model in (old, new))
+    said = copy_weights(Pretrained(config, list("abcde"), ("a", "b", "c"), weights), new, ("a", "c"))
+    assert said.endswith("weights from run; its classes were a, b, c and are now a, c; starting anew: head")
+    for name, variable in name_weights(new).items():
+        kept = first if name.startswith("head/") else weights
+        np.testing.assert_array_equal(variable.numpy(), kept[name], err_msg=name)
+
+
 @pytest.mark.slow
 def test_new_words_join_the_vocabulary_with_the_mean_vector(words, trained_run, tiny_csv, tmp_path):
     path = tmp_path / "new.csv"
@@ -140,7 +152,9 @@ def test_the_config_file_and_the_command_line_may_name_the_model(trained_run, tm
 def test_a_weight_that_is_missing_or_extra_or_of_another_shape_is_named():
     config = parse_config(["--data.source", "tweets", "--model.units", "2", "--model.embedding_dim", "3"])
     small = build_model(config.model, 5, 2)
-    pretrained = Pretrained(config, list("abcde"), ("n", "p"), {name_of(v): v.numpy() for v in small.weights})
+    pretrained = Pretrained(
+        config, list("abcde"), ("n", "p"), {name: v.numpy() for name, v in name_weights(small).items()}
+    )
     two_layers = build_model(dataclasses.replace(config.model, num_layers=2), 5, 2)
     with pytest.raises(UserError, match=r"the stored model has no weight recurrent_1/.*kernel"):
         copy_weights(pretrained, two_layers, ("n", "p"))
@@ -152,12 +166,12 @@ def test_a_weight_that_is_missing_or_extra_or_of_another_shape_is_named():
         copy_weights(pretrained, wide, ("n", "p"))
 
 
-# Compact folders and language models
+# Weights folders and language models
 
 
-def test_a_compact_classifier_begins_with_the_predictions_of_its_run(trained_run, tmp_path):
-    write_compact(tmp_path / "compact", read_run(trained_run))
-    pretrained = read_pretrained(tmp_path / "compact")
+def test_a_weights_folder_begins_with_the_predictions_of_its_run(trained_run, tmp_path):
+    write_weights_folder(tmp_path / "weights", read_run(trained_run))
+    pretrained = read_pretrained(tmp_path / "weights")
     model = build_model(pretrained.config.model, len(pretrained.vocabulary), 3)
     assert copy_weights(pretrained, model, pretrained.class_names) == "9 weights from tiny"
     texts = ["the film was great", "", "the hotel was really awful"]
@@ -168,7 +182,7 @@ def test_a_compact_classifier_begins_with_the_predictions_of_its_run(trained_run
 
 @pytest.mark.slow
 def test_a_classifier_is_trained_from_the_encoder_of_a_language_models_run(words, language_model, tmp_path, capsys):
-    write_compact(tmp_path / "encoder", language_model)
+    write_weights_folder(tmp_path / "encoder", language_model)
     more = ["--init_from", tmp_path / "encoder", "--text.sequence_length", "9", "--model.pooling", "attention"]
     run_dir = train(words, *SHORT, *more, "--run_dir", tmp_path / "run")
     assert "init_from: 4 weights from tiny_lm; starting anew: pooling, head\n" in capsys.readouterr().out
@@ -176,9 +190,8 @@ def test_a_classifier_is_trained_from_the_encoder_of_a_language_models_run(words
     assert after.vocabulary == language_model.vocabulary and after.class_names == ("negative", "neutral", "positive")
     text, model = after.config.text, after.config.model
     assert (text.lowercase, text.sequence_length, model.units, model.bidirectional) == (False, 9, 5, False)
-    for name, weight in language_model.weights.items():
-        if not name.startswith("output/"):
-            np.testing.assert_allclose(after.weights[name], weight, atol=1e-5, err_msg=name)
+    for name, weight in language_model.encoder_weights.items():
+        np.testing.assert_allclose(after.weights[name], weight, atol=1e-5, err_msg=name)
     assert after.weights["head/kernel"].shape == (5, 3) and not any(
         name.startswith("output/") for name in after.weights
     )
@@ -198,7 +211,7 @@ def test_a_classifier_of_another_network_than_the_encoders_names_the_weight(lang
 def test_a_language_model_is_trained_further_with_all_its_weights_also_for_new_words(language_model, tied):
     config = language_model.config
     pretrain = dataclasses.replace(config.pretrain, tie_embeddings=tied)
-    old, new = (build_language_model(config.model, pretrain, size, batch_size=2) for size in (5, 7))
+    old, new = (build_language_model(dataclasses.replace(config, pretrain=pretrain), size) for size in (5, 7))
     weights = {name_of(v): np.random.default_rng(0).normal(size=v.shape).astype("float32") for v in old.weights}
     by_token = {"embedding/embeddings", "output/bias"} if tied else {*BY_TOKEN}
     assert by_token == weights.keys() & {*BY_TOKEN}
@@ -225,12 +238,12 @@ READ = "WARNING: the model in init_from has read all texts of {} as text without
 
 def test_the_same_data_split_in_another_way_is_warned_of_wherever_the_model_is(trained_run, tmp_path):
     now = json.loads((trained_run / "manifest.json").read_text())["data"]
-    write_compact(tmp_path / "compact", read_run(trained_run))
+    write_weights_folder(tmp_path / "weights", read_run(trained_run))
     (file,) = now["sha256"]
     for path, named in (
         (trained_run, file),
         (trained_run / "saved_model", file),
-        (tmp_path / "compact", "reviews.csv"),
+        (tmp_path / "weights", "reviews.csv"),
     ):
         before = read_pretrained(path).data
         assert find_seen_rows(before, now) == ""
@@ -255,10 +268,10 @@ def test_a_file_that_was_read_without_labels_and_now_has_some_is_warned_of():
     assert find_seen_rows(same, {"sha256": {"a.csv": "A"}, "split_sha256": OTHERS}).startswith("WARNING")
 
 
-def test_what_a_compact_folder_says_of_its_data_names_files_without_folders(language_model, tmp_path):
+def test_what_a_weights_folder_says_of_its_data_names_files_without_folders(language_model, tmp_path):
     data = {"sha256": {"/home/me/a.csv": "A", "/more/a.csv": "B"}, "rows": {"train": 3}, "split_sha256": SPLIT}
     data["unlabeled_sha256"] = "B"
-    write_compact(tmp_path / "encoder", dataclasses.replace(language_model, data=data))
+    write_weights_folder(tmp_path / "encoder", dataclasses.replace(language_model, data=data))
     expected = {"sha256": {"a.csv": "A", "a.csv (2)": "B"}, "split_sha256": SPLIT, "unlabeled_sha256": "B"}
     assert read_pretrained(tmp_path / "encoder").data == expected == read_pretrained(tmp_path).data
     (tmp_path / "encoder" / "data.json").unlink()  # as in folders from before there was one

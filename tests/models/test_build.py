@@ -6,8 +6,10 @@ import pytest
 import tensorflow as tf
 
 from keras_senti.errors import UserError
-from keras_senti.models.build import build_language_model, build_model, iterate_weights, list_learning_layers, name_of
+from keras_senti.models.build import build_language_model, build_model, list_learning_layers
+from keras_senti.models.encoder import Encoder
 from keras_senti.models.recurrent import LSTM
+from keras_senti.models.weights import iterate_encoder_weights, iterate_weights, name_weights
 from keras_senti.settings.schema import Config, DataConfig, ModelConfig, PretrainConfig
 from keras_senti.settings.yaml_file import read_config
 
@@ -29,6 +31,10 @@ def test_every_combination_is_sequential_and_does_not_change_with_padding(cell, 
     assert abs(probabilities[0] - probabilities[1]).max() > 1e-6  # and it does read the text
 
 
+def list_shapes(part) -> dict:
+    return {name: tuple(variable.shape) for name, variable in name_weights(part).items()}
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -42,8 +48,9 @@ def test_every_combination_is_sequential_and_does_not_change_with_padding(cell, 
 )
 def test_the_weights_of_a_network_are_known_before_it_is_built(options):
     config = Config(data=DataConfig(source="tweets"), model=ModelConfig(**{**SMALL, **options}))
-    built = {name_of(v): tuple(v.shape) for v in build_model(config.model, 9, 3).weights}
-    assert dict(iterate_weights(config, 9, 3)) == built
+    model = build_model(config.model, 9, 3)
+    assert dict(iterate_weights(config, 9, 3)) == list_shapes(model)
+    assert dict(iterate_encoder_weights(config.model, 9)) == list_shapes(Encoder.of(model))
 
 
 @pytest.mark.parametrize("tied, units", [(True, 4), (False, 4), (True, 3)])
@@ -51,8 +58,9 @@ def test_the_weights_of_a_language_model_are_known_before_it_is_built(tied, unit
     settings = ModelConfig(**{**SMALL, "units": units, "bidirectional": False})
     pretrain = PretrainConfig(tie_embeddings=tied)
     config = Config(task="language_model", data=DataConfig(source="tweets"), model=settings, pretrain=pretrain)
-    built = build_language_model(settings, pretrain, 9, batch_size=2)
-    assert dict(iterate_weights(config, 9, 0)) == {name_of(v): tuple(v.shape) for v in built.weights}
+    model = build_language_model(config, 9)
+    assert dict(iterate_weights(config, 9, 0)) == list_shapes(model)
+    assert dict(iterate_encoder_weights(settings, 9)) == list_shapes(Encoder.of(model))
 
 
 OPTIONS = {"bigram_buckets": 7, "conv_filters": 5, "residual": True, "layer_normalization": True}
@@ -194,3 +202,14 @@ def test_the_layers_that_learn_are_listed_from_input_to_output():
     assert list_learning_layers(ModelConfig(num_layers=2, embedding_trainable=False)) == names
     settings = ModelConfig(pooling="attention", units=10**7, **{**OPTIONS, "bigram_buckets": 10**9})
     assert list_learning_layers(settings) == ["embedding", "convolution", "residual_0", "pooling", "head"]
+
+
+def test_a_classifier_and_a_language_model_have_the_same_encoder():
+    config = Config(model=ModelConfig(num_layers=2, pooling="attention", **{**SMALL, **OPTIONS}))
+    models = build_model(config.model, 9, 3), build_language_model(config, 9)
+    classifiers, language_models = (Encoder.of(model) for model in models)
+    assert [layer.name for layer in classifiers.layers] == [
+        "embedding", "embedding_dropout", "convolution", "residual_0", "residual_1",
+    ]  # fmt: skip
+    assert list_shapes(classifiers) == list_shapes(language_models)
+    assert [layer.name for layer in models[0].layers if layer not in classifiers.layers] == ["pooling", "head"]

@@ -5,8 +5,15 @@ import tensorflow as tf
 
 from keras_senti.models import language_model
 from keras_senti.models.build import build_language_model
-from keras_senti.models.language_model import NextToken, compute_cross_entropy, compute_sampled_cross_entropy
-from keras_senti.settings.schema import ModelConfig, PretrainConfig
+from keras_senti.models.language_model import (
+    Negatives,
+    NextToken,
+    Positions,
+    Table,
+    compute_cross_entropy,
+    compute_sampled_cross_entropy,
+)
+from keras_senti.settings.schema import Config, DeviceConfig, ModelConfig, PretrainConfig, TrainConfig
 
 POSITIONS, FEATURES, VOCABULARY = 7, 3, 11
 NEGATIVES = np.array([4, 1, 4, 9, 0], np.int32)  # 4 twice, and two of the targets
@@ -44,14 +51,17 @@ def sum_up(vectors, targets, weights, table, bias):
 
 @pytest.mark.parametrize("products,tolerance", [("float32", 1e-5), ("bfloat16", 5e-3)])
 def test_the_sampled_loss_is_its_equation(arrays, pieces, products, tolerance):
-    given = {k: tf.constant(a) for k, a in arrays.items()}
-    loss = compute_sampled_cross_entropy(**given, **sample(), products=products)
+    loss = compute_sampled_cross_entropy(*arrange(arrays), SAMPLE, products)
     assert loss.dtype == tf.float32
     np.testing.assert_allclose(loss, sum_up(**arrays), rtol=tolerance)
 
 
-def sample():
-    return {"negatives": tf.constant(NEGATIVES), "log_counts": tf.constant(LOG_COUNTS)}
+SAMPLE = Negatives(tf.constant(NEGATIVES), tf.constant(LOG_COUNTS))
+
+
+def arrange(arrays) -> tuple[Positions, Table]:
+    vectors, targets, weights, table, bias = map(tf.convert_to_tensor, arrays.values())
+    return Positions(vectors, targets, weights), Table(table, bias)
 
 
 @pytest.mark.parametrize("products,tolerance", [("float32", 1e-3), ("bfloat16", 2e-2)])
@@ -60,7 +70,7 @@ def test_its_gradient_is_that_of_small_differences(arrays, pieces, name, product
     given = {k: tf.constant(a) for k, a in arrays.items()}
     with tf.GradientTape() as tape:
         tape.watch(given[name])
-        loss = compute_sampled_cross_entropy(**given, **sample(), products=products)
+        loss = compute_sampled_cross_entropy(*arrange(given), SAMPLE, products)
         loss *= 3.0
     gradient = tf.convert_to_tensor(tape.gradient(loss, given[name])).numpy() / 3.0
     exact = {k: a.astype(np.float64) for k, a in arrays.items() if k != "targets"} | {"targets": arrays["targets"]}
@@ -74,18 +84,18 @@ def test_its_gradient_is_that_of_small_differences(arrays, pieces, name, product
 
 
 def test_the_full_loss_is_that_of_a_softmax(arrays, pieces):
-    vectors, targets, table, bias = (arrays[k] for k in ("vectors", "targets", "table", "bias"))
+    vectors, targets, weights, table, bias = arrays.values()
     scores = vectors @ table.T + bias
     expected = np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(POSITIONS), targets]
-    np.testing.assert_allclose(compute_cross_entropy(vectors, targets, table, bias), expected, rtol=1e-5)
+    for weight in (weights, *np.eye(POSITIONS, dtype=np.float32)):  # of all positions, and each alone
+        positions, tokens = arrange({**arrays, "weights": weight})
+        np.testing.assert_allclose(compute_cross_entropy(positions, tokens), weight @ expected, rtol=1e-5)
 
 
 def test_a_sample_of_everything_is_the_full_loss(arrays):
-    given = {k: tf.constant(a) for k, a in arrays.items()}
     output = NextToken(VOCABULARY, FEATURES, negatives=0)
-    loss = compute_sampled_cross_entropy(**given, **dict(zip(("negatives", "log_counts"), output.draw_negatives())))
-    weights = given.pop("weights")
-    np.testing.assert_allclose(loss, tf.reduce_sum(weights * compute_cross_entropy(**given)), rtol=1e-5)
+    loss = compute_sampled_cross_entropy(*arrange(arrays), output.draw_negatives())
+    np.testing.assert_allclose(loss, compute_cross_entropy(*arrange(arrays)), rtol=1e-5)
 
 
 def test_negatives_are_drawn_by_frequency_and_say_how_often_they_were_expected():
@@ -102,7 +112,8 @@ def test_negatives_are_drawn_by_frequency_and_say_how_often_they_were_expected()
 def build(units=5, tie=True, precision="float32", **more):
     settings = ModelConfig(bidirectional=False, units=units, embedding_dim=4, embedding_dropout=0.0, **more)
     pretrain = PretrainConfig(negatives=6, tie_embeddings=tie)
-    return build_language_model(settings, pretrain, VOCABULARY, batch_size=2, precision=precision)
+    train, device = TrainConfig(batch_size=2), DeviceConfig(precision=precision)
+    return build_language_model(Config(model=settings, pretrain=pretrain, train=train, device=device), VOCABULARY)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from keras_senti.data.dataset import EncodedTexts
 from keras_senti.data.token_cache import load_corpus
 from keras_senti.errors import UserError
 from keras_senti.export.weights_folder import read_pretrained
-from keras_senti.models.build import build_language_model, name_of
+from keras_senti.models.build import build_language_model
+from keras_senti.models.weights import name_weights
 from keras_senti.settings.command_line import parse_config
 from keras_senti.storage.files import compute_sha256
 from keras_senti.storage.run_folder import read_manifest
@@ -190,11 +191,10 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_encoder(
 
 
 def test_the_model_makes_up_texts_of_known_tokens(language_model):
-
     stored = read_pretrained(language_model / "encoder")
-    model = build_language_model(stored.config.model, stored.config.pretrain, len(stored.vocabulary), 4)
+    model = build_language_model(stored.config, len(stored.vocabulary))
     texts = sample_texts(model, stored.vocabulary, " ", seed=0)
-    assert len(texts) == 4 and texts == sample_texts(model, stored.vocabulary, " ", seed=0)
+    assert len(texts) == stored.config.train.batch_size and texts == sample_texts(model, stored.vocabulary, " ", seed=0)
     words = {word for text in texts for word in text.split(" ")}
     assert words <= {"¶", *stored.vocabulary[2:]}
     assert len(texts[0].split(" ")) == pretraining.SAMPLED_TOKENS
@@ -250,7 +250,7 @@ def test_a_classifier_begins_with_the_weights_of_a_pre_training_run_and_learns(
     begun, ids = [], np.array([[2, 3, 4, 5, 0]], np.int32)
 
     def train(model, *arguments):
-        begun.append((model, {name_of(v): v.numpy() for v in model.weights}, np.asarray(model(ids))))
+        begun.append((model, {n: v.numpy() for n, v in name_weights(model).items()}, np.asarray(model(ids))))
         return train_model(model, *arguments)
 
     monkeypatch.setattr(classification, "train_model", train)
@@ -263,11 +263,10 @@ def test_a_classifier_begins_with_the_weights_of_a_pre_training_run_and_learns(
     assert "WARNING: the model in init_from" not in shown  # it has read this train part
     ((model, before, first),) = begun
     encoder = read_pretrained(language_model / "encoder")
-    names = {name for name in encoder.weights if not name.startswith("output/")}
-    assert len(names) == 4 and names < before.keys()
-    for name in names:
+    assert len(encoder.encoder_weights) == 4 and encoder.encoder_weights.keys() < before.keys()
+    for name in encoder.encoder_weights:
         np.testing.assert_array_equal(before[name], encoder.weights[name], err_msg=name)
-    after = {name_of(v): v.numpy() for v in model.weights}
+    after = {name: v.numpy() for name, v in name_weights(model).items()}
     assert all((after[name] != before[name]).any() for name in before)
     assert np.abs(np.asarray(model(ids)) - first).max() > 1e-3
     assert keras_senti.load(run_dir).predict("the film was great")["probability_positive"][0] > 0
