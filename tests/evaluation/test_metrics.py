@@ -10,7 +10,6 @@ from keras_senti.evaluation.calibration import (
     compute_calibrated_metrics,
     compute_coverage,
     cross_fit_temperature,
-    find_abstain_threshold,
     fit_calibration,
     fit_temperature,
 )
@@ -137,9 +136,10 @@ def test_who_abstains_more_answers_better():
     threshold, coverage, accuracy = compute_coverage(LABELS, PROBABILITIES)
     assert threshold.tolist() == [0.8, 0.7, 0.5] and coverage.tolist() == [0.4, 0.6, 1.0]
     assert accuracy == pytest.approx([1.0, 2 / 3, 3 / 5])
-    assert find_abstain_threshold(LABELS, PROBABILITIES, 0.65) == (0.7, 0.6)
-    assert find_abstain_threshold(LABELS, PROBABILITIES, 0.6) == (0.5, 1.0)
-    assert find_abstain_threshold(LABELS, np.eye(3)[[1, 1, 1, 0, 0]], 0.9) is None
+    abstain = fit_calibration(LABELS, PROBABILITIES, [0.65, 0.6])["abstain"]
+    assert [entry["threshold"] for entry in abstain] == [0.7, 0.5]
+    (never,) = fit_calibration(LABELS, np.eye(3)[[1, 1, 1, 0, 0]], [0.9])["abstain"]
+    assert never == {"wished_precision": 0.9, "threshold": None}
 
 
 def test_what_was_fitted_on_one_part_is_applied_to_another():
