@@ -7,11 +7,11 @@ The rows are those that a run with the same settings reads, in its parts; linear
 """
 
 import argparse
-import csv
 from pathlib import Path
 
 from keras_senti.errors import UserError
 from keras_senti.evaluation.label_audit import audit_labels, format_audit, read_rows
+from keras_senti.evaluation.predictions import to_csv
 from keras_senti.settings.command_line import parse_config
 from keras_senti.storage import files
 
@@ -35,7 +35,7 @@ def main(argv):
     found = audit_labels(rows, class_names)
     _check_out(options.out)  # again: this took minutes
     with files.replace_file(options.out) as file:
-        file.write(found.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC).encode("utf-8"))
+        file.write(to_csv(found))
     counts = ", ".join(f"{name} {count:,}" for name, count in rows["part"].value_counts(sort=False).items())
     print(f"{len(rows):,} rows ({counts})\n{format_audit(found)}\n{options.out}: {len(found):,} findings to review")
 

@@ -169,8 +169,7 @@ def _list_near_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _list_deciding_words(rows: pd.DataFrame, names: np.ndarray) -> pd.DataFrame:
     train = np.flatnonzero(rows["part"] == "train")
-    texts = rows["text"].iloc[train].tolist()
-    labels = rows["label"].to_numpy()[train]
+    texts, labels = rows["text"].iloc[train].tolist(), rows["label"].to_numpy()[train]
     found = find_deciding_words(texts, labels, len(names), _choose_lexicons(texts))
     why = [
         f"'{word.word}' stands in {word.rows:,} train rows, and {word.share:.0%} of them are '{names[word.label]}' (at "

@@ -37,10 +37,6 @@ class Metric:
     hint: str = ""
 
 
-def compute_accuracy(hits, true, predicted):
-    return hits.sum(axis=1) / true.sum(axis=1)
-
-
 def compute_macro_f1(hits, true, predicted):
     """Returns the mean of the classes' F1, each class alike however rare; a class that never occurs has 0."""
     return _divide(2 * hits, true + predicted).mean(axis=1)
@@ -56,14 +52,13 @@ def compute_brier_score(labels, probabilities):
     return ((probabilities - (labels[:, None] == np.arange(probabilities.shape[1]))) ** 2).sum(axis=1).mean()
 
 
-def compute_calibration_error(labels, probabilities):
-    return compute_calibration(labels, probabilities)["error"]
-
-
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", "accuracy", compute_accuracy, each_epoch=True, main=True, hint="texts in the right class"),
+        Metric(
+            "accuracy", "accuracy", lambda hits, true, predicted: hits.sum(axis=1) / true.sum(axis=1),
+            each_epoch=True, main=True, hint="texts in the right class",
+        ),
         Metric(
             "macro_f1", "macro-F1", compute_macro_f1, each_epoch=True, main=True,
             hint="each class counts alike, however rare",
@@ -71,8 +66,8 @@ METRICS = {
         Metric("log_loss", "log loss", compute_log_loss, higher_is_better=False, from_probabilities=True, main=True),
         Metric("brier_score", "Brier score", compute_brier_score, higher_is_better=False, from_probabilities=True),
         Metric(
-            "calibration_error", "calibration error", compute_calibration_error, higher_is_better=False,
-            from_probabilities=True, hint="how far its confidence is off, on average",
+            "calibration_error", "calibration error", lambda labels, p: compute_calibration(labels, p)["error"],
+            higher_is_better=False, from_probabilities=True, hint="how far its confidence is off, on average",
         ),
     )
 }  # fmt: skip

@@ -101,6 +101,6 @@ def find_near_duplicates(texts: list[str], labels: np.ndarray, parts: np.ndarray
     found["characters"] = np.array([len(text) for text in unique])[found["text"]]  # short texts are equal by chance
     order = ["label_differs", "part_differs", "similarity", "characters", "row", "other"]
     found = found.sort_values(order, ascending=[False] * 4 + [True] * 2).drop_duplicates("row")
-    low, high = np.minimum(found["row"], found["other"]), np.maximum(found["row"], found["other"])
-    found = found.assign(row=low, other=high).drop_duplicates(["row", "other"])
+    found[["row", "other"]] = np.sort(found[["row", "other"]], axis=1)
+    found = found.drop_duplicates(["row", "other"])
     return found[["row", "other", "similarity", "label_differs", "part_differs"]].reset_index(drop=True)
