@@ -33,14 +33,14 @@ def find_commands() -> list[str]:
 
 
 COMMANDS = find_commands()
-TRAIN, EVALUATE, FAULTS, STUDY, SEARCH = (
+TRAIN, EVALUATE, AUDIT, STUDY, SEARCH = (
     [command for command in COMMANDS if word in command]
     for word in ("train.py", "evaluate.py", "keras_senti audit", "keras_senti study", "keras_senti search")
 )
 
 
 def test_every_command_is_one_that_a_test_here_takes():
-    others = set(COMMANDS) - {*TRAIN, *EVALUATE, *FAULTS, *STUDY, *SEARCH}
+    others = set(COMMANDS) - {*TRAIN, *EVALUATE, *AUDIT, *STUDY, *SEARCH}
     assert others == {
         'python -m pip install -e ".[test]" && python -m pytest -n 2 --dist loadfile',  # .ci/run runs it
         "tensorboard --logdir logs",
@@ -85,8 +85,8 @@ def test_every_train_command_parses(command, monkeypatch, tmp_path):
         assert end.code == 0
 
 
-def test_the_command_that_finds_faults_parses():
-    (command,) = FAULTS
+def test_the_command_that_audits_labels_parses():
+    (command,) = AUDIT
     words = shlex.split(command)
     assert words[:4] == ["python", "-m", "keras_senti", "audit"] and words[-2:] == ["--out", "audit.csv"]
     assert parse_config(words[4:-2]).data.source == "tweets"

@@ -7,11 +7,11 @@ The rows are those that a run with the same settings reads, in its parts; linear
 """
 
 import argparse
-import csv
 from pathlib import Path
 
 from keras_senti.errors import UserError
-from keras_senti.evaluation.label_audit import find_faults, format_faults, read_rows
+from keras_senti.evaluation.label_audit import audit_labels, format_audit, read_rows
+from keras_senti.evaluation.predictions import to_csv
 from keras_senti.settings.command_line import parse_config
 from keras_senti.storage import files
 
@@ -27,17 +27,17 @@ def main(argv):
     options, words = parser.parse_known_args(argv)
     config = parse_config(words)
     if config.resume is not None:
-        raise UserError("--resume: there is no run to continue here. Leave it out; --config reads a run's config.yaml.")
+        raise UserError("--resume: there is no run to continue here. Leave it out.")
     if config.task == "language_model":
-        raise UserError("task: received language_model, expected classification: faults are found in labelled rows.")
+        raise UserError("task: received language_model, expected classification: labels are audited.")
     _check_out(options.out)
     rows, class_names = read_rows(config)
-    found = find_faults(rows, class_names)
+    found = audit_labels(rows, class_names)
     _check_out(options.out)  # again: this took minutes
     with files.replace_file(options.out) as file:
-        file.write(found.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC).encode("utf-8"))
+        file.write(to_csv(found))
     counts = ", ".join(f"{name} {count:,}" for name, count in rows["part"].value_counts(sort=False).items())
-    print(f"{len(rows):,} rows ({counts})\n{format_faults(found)}\n{options.out}: {len(found):,} findings to review")
+    print(f"{len(rows):,} rows ({counts})\n{format_audit(found)}\n{options.out}: {len(found):,} findings to review")
 
 
 def _check_out(out: Path):

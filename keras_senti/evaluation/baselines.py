@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
@@ -18,19 +19,11 @@ from tqdm import tqdm
 from keras_senti.errors import UserError
 
 # Up to here the default solver of scikit-learn, which stops a little before the optimum: on the Chinese reviews that is
-# 0.1 points better on validation, and a baseline should be a good one. 2 million need 0.4 GB.
+# 0.1 points better on validation. 2 million need 0.4 GB.
 MAX_LBFGS_COEFFICIENTS = 2_000_000
-# Rows that a logistic regression of three features is fitted on: more hardly change it, and of Chinese reviews SnowNLP
-# scores 100 a second.
-LEXICON_ROWS = 5000
+LEXICON_ROWS = 5000  # more hardly change a logistic regression of three features, and SnowNLP scores 100 texts a second
 PACKAGES = {"vader": "vaderSentiment", "textblob": "textblob", "snownlp": "snownlp"}  # of the extra `baselines`
 _HAN_OR_KANA = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
-
-
-def predict_majority(train_labels: np.ndarray, rows: int, num_classes: int) -> np.ndarray:
-    """Returns (rows, classes): every text gets the class shares of the train part, so the commonest class wins."""
-    shares = np.bincount(train_labels, minlength=num_classes) / len(train_labels)
-    return np.tile(shares, (rows, 1))
 
 
 def is_chinese(texts: list[str]) -> bool:
@@ -61,13 +54,8 @@ def fit_words_characters(texts: list[str], labels: np.ndarray):
 
     Features: words and pairs of words, where a punctuation mark or an emoji is a word too, that 2 texts have; and the 2
     to 4 characters within a word and its edges that 3 texts have. For Chinese and Japanese 1 to 3 characters that 2
-    texts have. Where no feature is so frequent, all count. Sublinear counts, C = 3, one class against the rest.
-
-    On the validation part of the tweets it has 0.765 accuracy and 0.746 macro-F1 (112,216 features); TF-IDF of words
-    0.753 and 0.728. Features are float32, which changes no figure there and saves a third of their memory; the solver
-    has 16 bytes a feature of each text beside them: 22,489 long reviews (IMDB) need 1.3 GB at the peak.
-
-    Returns: a fitted scikit-learn pipeline; its classes are 0, 1, ... in order, if each has a train row.
+    texts have. Where no feature is so frequent, all count. Features are float32, which saves a third of their memory;
+    the solver has 16 bytes a feature of each text beside them: 22,489 long reviews (IMDB) need 1.3 GB at the peak.
     """
     kinds = [
         {"analyzer": "word", "token_pattern": r"\w+|[^\w\s]", "ngram_range": (1, 2), "min_df": 2},
@@ -92,10 +80,7 @@ def fit_words_characters(texts: list[str], labels: np.ndarray):
 def fit_tfidf_logistic_regression(texts: list[str], labels: np.ndarray):
     """Fits TF-IDF + logistic regression on the features of `fit_ngrams`.
 
-    Sublinear counts and C = 3 instead of the defaults (raw counts, C = 1): on the validation part of the tweets they
-    were 0.7 points of accuracy and 1.0 of macro-F1 better, and a baseline should be a good one.
-
-    Returns: a fitted scikit-learn pipeline; its classes are 0, 1, ... in order, if each has a train row.
+    Sublinear counts and C = 3 were 0.7 points of accuracy better than the defaults on the tweets' validation part.
     """
     features, matrix = fit_ngrams(partial(TfidfVectorizer, sublinear_tf=True), texts)
     classes = len(np.unique(labels))
@@ -112,8 +97,7 @@ class LogCountRatio(TransformerMixin, BaseEstimator):
 
         p = 1 + Σ_{i: y_i = 1} f_i,   q = 1 + Σ_{i: y_i = 0} f_i,   r = log((p / |p|₁) / (q / |q|₁)),   output = r ∘ f
 
-    f_i is the row of text i, 1 where it has the feature. `fit` and `transform` take (texts, features) sparse; y is
-    (texts,) int, 1 or 0; the output is (texts, features) sparse float64.
+    f_i is the row of text i, 1 where it has the feature; features are (texts, features) sparse, y (texts,) 1 or 0.
 
     Reference: Wang & Manning 2012, https://aclanthology.org/P12-2018, equation 2 with α = 1.
     """
@@ -132,10 +116,8 @@ def fit_nb_svm(texts: list[str], labels: np.ndarray):
     """Fits NB-SVM: a linear classifier on the features of `fit_ngrams`, as 0 or 1, times their log-count ratios.
 
     The loss is logistic, which gives probabilities, instead of the paper's squared hinge, and the weights are not
-    interpolated with their mean. More than two classes: one against the rest, each with ratios of its own, and the
-    probabilities divided by their sum.
+    interpolated with their mean. More than two classes: one against the rest, each with ratios of its own.
 
-    Returns: a fitted scikit-learn pipeline; its classes are 0, 1, ... in order, if each has a train row.
     Reference: Wang & Manning 2012, https://aclanthology.org/P12-2018; with the logistic loss: Mesnil et al. 2014,
     https://arxiv.org/abs/1412.5335.
     """
@@ -149,7 +131,7 @@ def check_packages(models):
     for model in models:
         if model in PACKAGES and importlib.util.find_spec(PACKAGES[model]) is None:
             raise UserError(
-                f"baselines.models: {model} needs the package {PACKAGES[model]}, which is not installed. Install it: "
+                f"baselines.models: {model} needs the package {PACKAGES[model]}, which is not installed: "
                 f'python -m pip install -e ".[baselines]", or leave {model} out.'
             )
 
@@ -160,39 +142,31 @@ def score_texts(model: str, texts: list[str]) -> np.ndarray:
     vader: the compound score, https://doi.org/10.1609/icwsm.v8i1.14550; textblob: the polarity; both from words that
     people have marked. snownlp: 2 p - 1 of its probability of positive, learned from reviews.
     """
+    score = _load_lexicon(model)
+    return np.array([score(text) for text in tqdm(texts, desc=model, unit=" texts", delay=2)])
+
+
+def _load_lexicon(model: str):
     if model == "vader":
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
         analyzer = SentimentIntensityAnalyzer()
-
-        def score(text):
-            return analyzer.polarity_scores(text)["compound"]
-
-    elif model == "textblob":
+        return lambda text: analyzer.polarity_scores(text)["compound"]
+    if model == "textblob":
         from textblob import TextBlob
 
-        def score(text):
-            return TextBlob(text).polarity
+        return lambda text: TextBlob(text).polarity
+    from snownlp.sentiment import classify
 
-    else:
-        from snownlp.sentiment import classify
-
-        def score(text):
-            return 2 * classify(text) - 1
-
-    return np.array([score(text) for text in tqdm(texts, desc=model, unit=" texts", delay=2)])
+    return lambda text: 2 * classify(text) - 1
 
 
 def fit_lexicon(model: str, texts: list[str], labels: np.ndarray):
     """Fits class probabilities to the score s of a lexicon: logistic regression of s, |s| and whether s is 0.
 
-    So a score serves for any classes, gives probabilities, and where neutral ends is learned. On the validation part of
-    the tweets VADER has macro-F1 0.491 so, 0.376 with s alone, which leaves neutral no room, and 0.461 with the cut
-    points ±0.05 of its authors. Fitted on LEXICON_ROWS random rows at most, and on one of each class at least.
-
-    Args:
-        model: vader | textblob | snownlp.
-    Returns: a fitted scikit-learn pipeline.
+    So a score serves for any classes, gives probabilities, and where neutral ends is learned: on the tweets VADER is
+    better so than with s alone, and than with the cut points ±0.05 of its authors. Fitted on LEXICON_ROWS random rows
+    at most, and on one of each class at least.
     """
 
     def compute_features(texts):
@@ -206,9 +180,7 @@ def fit_lexicon(model: str, texts: list[str], labels: np.ndarray):
 
 
 def choose_rival(scores: dict[str, dict], notes=()) -> str:
-    """Returns the baseline that verdicts compare with: `words_characters` where it was run, whoever is better there.
-
-    Else (an older run, a setting) the most accurate one.
+    """Returns the baseline that verdicts compare with: `words_characters` where it was run, else the most accurate one.
 
     Args:
         scores: {baseline: {"accuracy", ...}}, at least one. notes: those whose score means little, taken last.
@@ -218,7 +190,9 @@ def choose_rival(scores: dict[str, dict], notes=()) -> str:
     return max(scores, key=lambda name: (name not in notes, scores[name]["accuracy"]))
 
 
+# From train texts and labels to a fitted scikit-learn estimator; its classes are those that have a train row, in order.
 FITS = {
+    "majority": lambda texts, labels: DummyClassifier(strategy="prior").fit(texts, labels),
     "words_characters": fit_words_characters,
     "tfidf_logistic_regression": fit_tfidf_logistic_regression,
     "nb_svm": fit_nb_svm,
@@ -231,7 +205,6 @@ def predict_baselines(train, parts: dict, num_classes: int, models) -> tuple[dic
 
     Args:
         train: a `dataset.Dataset`, of which all texts come into memory; parts: data sets by name, which do too.
-        models: names as in `baselines.models`.
     Returns:
         the probabilities: {part: {baseline: (rows, classes)}}, 0 for a class without a train row; and a sentence for
         each baseline whose score means little here: {baseline: why}.
@@ -239,17 +212,14 @@ def predict_baselines(train, parts: dict, num_classes: int, models) -> tuple[dic
     texts = list(train.texts)
     read = {name: list(part.texts) for name, part in parts.items()}
     predicted, notes = {name: {} for name in parts}, {}
+    one_class = len(np.unique(train.labels)) < 2  # a sample of a large part may have no more
     for model in models:
-        if model == "majority" or len(np.unique(train.labels)) < 2:  # a sample of a large part may have a single class
-            for name, part in parts.items():
-                predicted[name][model] = predict_majority(train.labels, len(part), num_classes)
-            continue
-        fitted = FITS[model](texts, train.labels)
+        fitted = FITS["majority" if one_class else model](texts, train.labels)
         for name in parts:
             probabilities = np.zeros((len(read[name]), num_classes))
             probabilities[:, fitted.classes_] = fitted.predict_proba(read[name])
             predicted[name][model] = probabilities
-        if model in PACKAGES:
+        if model in PACKAGES and not one_class:
             scored = [text for part in read.values() for text in part]
             every = np.concatenate([by_model[model] for by_model in predicted.values()])
             if note := _find_nonsense(model, scored, every):
@@ -270,8 +240,6 @@ def _find_nonsense(model: str, texts: list[str], probabilities: np.ndarray) -> s
         if share > 0.01:
             return f"{share:.0%} of the texts scored here are among those that it was trained on: no fair comparison"
     if probabilities.std(axis=0).max() < 0.02:  # a score of no meaning gives 0.01 when it is fitted on 5,000 rows
-        return (
-            "it gives nearly the same probabilities to every text: its score says nothing about these classes, or the "
-            f"texts are not in {language}"
-        )
+        why = f"its score says nothing about these classes, or the texts are not in {language}"
+        return f"it gives nearly the same probabilities to every text: {why}"
     return None

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from keras_senti.errors import UserError
-from keras_senti.evaluation.metrics import SMALLEST, compute_metrics, normalize, score_probabilities
+from keras_senti.evaluation.metrics import METRICS, SMALLEST, compute_metrics, compute_scalars, normalize
 from keras_senti.storage import files
 
 
@@ -27,11 +27,10 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
     Reference: Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2 (temperature scaling).
     """
-    rows = np.arange(len(labels))
 
     def compute_loss(log_temperature):
         scaled = apply_temperature(probabilities, np.exp(log_temperature))
-        return -np.log(np.maximum(scaled[rows, labels], SMALLEST)).mean()
+        return -np.log(np.maximum(scaled[np.arange(len(labels)), labels], SMALLEST)).mean()
 
     limit = np.log(20)
     return float(np.exp(minimize_scalar(compute_loss, bounds=(-limit, limit), method="bounded").x))
@@ -52,32 +51,22 @@ def compute_coverage(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.
     return confidence[last], answered / len(labels), np.cumsum(right)[last] / answered
 
 
-def find_abstain_threshold(
-    labels: np.ndarray, probabilities: np.ndarray, precision: float
-) -> tuple[float, float] | None:
-    """Returns (threshold, coverage) of the largest share of rows whose answers are right with this probability.
-
-    None: not even the surest answers are.
-    """
-    threshold, coverage, accuracy = compute_coverage(labels, probabilities)
-    enough = np.flatnonzero(accuracy >= precision)
-    return (float(threshold[enough[-1]]), float(coverage[enough[-1]])) if len(enough) else None
-
-
 def fit_calibration(labels: np.ndarray, probabilities: np.ndarray, precisions) -> dict:
     """Returns what is learned from the validation part after training, the content of calibration.json.
 
     Args:
         labels, probabilities: of the validation part, as for compute_metrics. precisions: those that are wished for.
     Returns:
-        temperature: see `fit_temperature`. abstain: for each wished_precision the threshold to answer from on, which
-        the largest of the probabilities (not the calibrated ones) must reach; None: not even the surest answers do.
+        temperature: see `fit_temperature`. abstain: for each wished_precision the threshold that the largest of the
+        probabilities (not the calibrated ones) must reach, so that as many rows as possible are answered and this
+        share of them right; None: not even of the surest answers are.
     """
-    found = [(precision, find_abstain_threshold(labels, probabilities, precision)) for precision in precisions]
-    return {
-        "temperature": fit_temperature(labels, probabilities),
-        "abstain": [{"wished_precision": wished, "threshold": pair and pair[0]} for wished, pair in found],
-    }
+    threshold, _, accuracy = compute_coverage(labels, probabilities)
+    abstain = []
+    for wished in precisions:
+        enough = threshold[accuracy >= wished]
+        abstain.append({"wished_precision": wished, "threshold": float(enough[-1]) if len(enough) else None})
+    return {"temperature": fit_temperature(labels, probabilities), "abstain": abstain}
 
 
 def compute_calibrated_metrics(labels: np.ndarray, probabilities: np.ndarray, calibration: dict) -> dict:
@@ -86,9 +75,9 @@ def compute_calibrated_metrics(labels: np.ndarray, probabilities: np.ndarray, ca
     Args:
         labels, probabilities: of any part, as for compute_metrics. calibration: of `fit_calibration`.
     Returns:
-        calibrated: temperature, and log_loss, brier_score, calibration_error of the scaled probabilities. abstain: for
-        each wished_precision its threshold, the share of the rows that reach it (coverage) and the share of those that
-        are right (precision, None where no row reaches it).
+        calibrated: temperature, and the scores of the scaled probabilities. abstain: for each wished_precision its
+        threshold, the share of the rows that reach it (coverage) and the share of those that are right (precision, None
+        where no row reaches it).
     """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
@@ -98,8 +87,13 @@ def compute_calibrated_metrics(labels: np.ndarray, probabilities: np.ndarray, ca
         precision = float(right[answered].mean()) if answered.any() else None
         abstain.append({**entry, "coverage": float(answered.mean()), "precision": precision})
     temperature = calibration["temperature"]
-    scaled = score_probabilities(labels, apply_temperature(probabilities, temperature))
+    scaled = _score(labels, apply_temperature(probabilities, temperature))
     return {"calibrated": {"temperature": temperature, **scaled}, "abstain": abstain}
+
+
+def _score(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Returns the scores that depend on how sure the model is."""
+    return compute_scalars(labels, probabilities, [m for m in METRICS.values() if m.from_probabilities])
 
 
 def cross_fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> dict | None:
@@ -107,7 +101,7 @@ def cross_fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> dict
 
     The rows are put into two halves by chance (the same in every call); each is scaled by the temperature of the other.
 
-    Returns: log_loss, brier_score, calibration_error over all rows; None for a single row.
+    Returns: the scores of the scaled probabilities of all rows; None for a single row.
     """
     if len(labels) < 2:
         return None
@@ -115,11 +109,11 @@ def cross_fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> dict
     scaled = np.empty(probabilities.shape)
     for rows, others in (halves, halves[::-1]):
         scaled[rows] = apply_temperature(probabilities[rows], fit_temperature(labels[others], probabilities[others]))
-    return score_probabilities(labels, scaled)
+    return _score(labels, scaled)
 
 
 def read_calibration(file: Path) -> dict | None:
-    """Reads calibration.json; None if there is none, as beside models from before there was one.
+    """Returns what is in calibration.json; None if there is none, as beside models from before there was one.
 
     Raises:
         UserError: if it is damaged.
@@ -128,15 +122,15 @@ def read_calibration(file: Path) -> dict | None:
         return None
     calibration = files.read_json(file)
     try:
-        temperature = calibration["temperature"]
-        thresholds = [entry["threshold"] for entry in calibration["abstain"] if entry["threshold"] is not None]
-        numbers = [temperature, *thresholds, *(entry["wished_precision"] for entry in calibration["abstain"])]
+        numbers = [calibration["temperature"]]
+        for entry in calibration["abstain"]:
+            numbers += [entry["wished_precision"], 1 if entry["threshold"] is None else entry["threshold"]]
         whole = all(isinstance(value, int | float) and 1e-9 < float(value) < math.inf for value in numbers)
     except (KeyError, TypeError, OverflowError):
         whole = False
     if not whole:
         raise UserError(
-            f"{file} is damaged: expected a temperature above 0 and a list of abstain thresholds, received "
+            f"{file} is damaged: expected a temperature above 0 and abstain thresholds, received "
             f"{reprlib.repr(calibration)}. Bring it back as it was written."
         )
     return calibration

@@ -21,10 +21,8 @@ from keras_senti.evaluation.near_duplicates import find_near_duplicates, keep_wo
 from keras_senti.settings.schema import Config
 
 FOLDS = 5
-_COLUMNS = (
-    "kind", "part", "line", "text", "label", "suggested_label", "score", "word", "why", "other_part", "other_line",
-    "other_text", "other_label",
-)  # fmt: skip
+_ROW = ["part", "line", "text", "label"]
+_COLUMNS = ["kind", *_ROW, "suggested_label", "score", "word", "why", *(f"other_{name}" for name in _ROW)]
 _TITLES = {
     "label_error": "likely label errors",
     "near_duplicate": "near-duplicates",
@@ -38,8 +36,6 @@ def read_rows(config: Config) -> tuple[pd.DataFrame, tuple[str, ...]]:
     Returns:
         a table with part, line (of its file), text, label (index into the class names) and group (equal for rows that
         belong together), train rows first; and the class names. Of a part above baselines.max_rows, a sample.
-    Raises:
-        UserError: for whatever is wrong with the data.
     """
     with cache_folder.share_cache(Path(config.data.cache_dir)):
         splits = load_splits(prepare_source(config.data))
@@ -103,9 +99,8 @@ def find_label_errors(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataF
     Args:
         labels: (rows,) int, each class at least once. probabilities: (rows, classes), held out.
     Returns: row, suggested (class), score: 1 - the probability of the label; the highest first.
-    Reference: Northcutt et al. 2021, https://arxiv.org/abs/1911.00068, equations 1 and 2. There the suggested class
-        need not be likelier than the label; we ask that, as the authors' package cleanlab does, and rank by the
-        label's probability.
+    Reference: Northcutt et al. 2021, https://arxiv.org/abs/1911.00068, equations 1 and 2; there the suggested class
+        need not be likelier. The authors' package cleanlab, which asks that too, finds the same rows but for a few.
     """
     rows = np.arange(len(labels))
     thresholds = np.array([probabilities[labels == j, j].mean() for j in range(probabilities.shape[1])])
@@ -117,7 +112,7 @@ def find_label_errors(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataF
     return pd.DataFrame({"row": found, "suggested": suggested[found], "score": 1 - of_label[found]})
 
 
-def find_faults(rows: pd.DataFrame, class_names) -> pd.DataFrame:
+def audit_labels(rows: pd.DataFrame, class_names) -> pd.DataFrame:
     """Returns all findings as one table, one a row; of each kind those first that matter most.
 
     Args:
@@ -134,7 +129,7 @@ def find_faults(rows: pd.DataFrame, class_names) -> pd.DataFrame:
         "deciding_word": _list_deciding_words(rows, names),
     }
     found = pd.concat([table.assign(kind=kind) for kind, table in kinds.items()], ignore_index=True)
-    shown = rows.assign(label=names[rows["label"]])[["part", "line", "text", "label"]].astype(object)
+    shown = rows.assign(label=names[rows["label"]])[_ROW].astype(object)
     found = found.join(shown, on="row").join(shown.add_prefix("other_"), on="other")
     found = found.reindex(columns=_COLUMNS).astype(object)
     return found.where(found.notna(), "")
@@ -145,25 +140,19 @@ def _list_label_errors(rows: pd.DataFrame, names: np.ndarray) -> pd.DataFrame:
     folds = assign_folds(rows["group"].to_numpy(), labels)
     judged = np.array([k for k in range(len(names)) if len(np.unique(folds[labels == k])) > 1], int)
     for name in np.delete(names, judged):
-        print(
-            f"label errors: the class '{name}' is not judged, as its rows are tied together by equal texts or "
-            "data.group_column, so that a model sees all of them or none",
-            flush=True,
-        )
+        tied = "as its rows are tied together by equal texts or data.group_column"
+        print(f"label errors: the class '{name}' is not judged, {tied}", flush=True)
     if len(judged) < 2:
         return pd.DataFrame({"row": [], "score": []})
     kept = np.flatnonzero(np.isin(labels, judged))
     given = np.searchsorted(judged, labels[kept])
     probabilities = predict_held_out(rows["text"].iloc[kept].tolist(), given, folds[kept])
     errors = find_label_errors(given, probabilities)
-    places, suggested = errors["row"].to_numpy(), errors["suggested"].to_numpy()
-    given, names = given[places], names[judged]
-    pairs = zip(suggested, probabilities[places, suggested], given, probabilities[places, given])
-    why = [
-        f"a model that has not seen this row gives '{names[other]}' {p:.2f} and '{names[label]}' {q:.2f}"
-        for other, p, label, q in pairs
-    ]
-    return errors.assign(row=kept[places], suggested_label=names[suggested], why=why)
+    names, why = names[judged], []
+    for row, other in zip(errors["row"], errors["suggested"]):
+        first, second = (f"'{names[label]}' {probabilities[row, label]:.2f}" for label in (other, given[row]))
+        why.append(f"a model that has not seen this row gives {first} and {second}")
+    return errors.assign(row=kept[errors["row"]], suggested_label=names[errors["suggested"]], why=why)
 
 
 def _list_near_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
@@ -181,8 +170,7 @@ def _list_near_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _list_deciding_words(rows: pd.DataFrame, names: np.ndarray) -> pd.DataFrame:
     train = np.flatnonzero(rows["part"] == "train")
-    texts = rows["text"].iloc[train].tolist()
-    labels = rows["label"].to_numpy()[train]
+    texts, labels = rows["text"].iloc[train].tolist(), rows["label"].to_numpy()[train]
     found = find_deciding_words(texts, labels, len(names), _choose_lexicons(texts))
     why = [
         f"'{word.word}' stands in {word.rows:,} train rows, and {word.share:.0%} of them are '{names[word.label]}' (at "
@@ -200,15 +188,12 @@ def _choose_lexicons(texts: list[str]) -> list[str]:
         return []
     installed = [name for name in ("vader", "textblob") if importlib.util.find_spec(PACKAGES[name])]
     if len(installed) < 2:
-        print(
-            "words that decide: English words of sentiment are among them, as VADER and TextBlob, which tell them, are "
-            'not both installed (python -m pip install -e ".[baselines]")',
-            flush=True,
-        )
+        remedy = 'VADER and TextBlob tell them: python -m pip install -e ".[baselines]"'
+        print(f"words that decide: English words of sentiment are among them. {remedy}", flush=True)
     return installed
 
 
-def format_faults(found: pd.DataFrame, top: int = 3) -> str:
+def format_audit(found: pd.DataFrame, top: int = 3) -> str:
     """Returns the counts and the first of each kind as lines for the terminal."""
     lines = []
     for kind, title in _TITLES.items():
@@ -222,9 +207,8 @@ def format_faults(found: pd.DataFrame, top: int = 3) -> str:
             lines.append(f"  {row.part}, line {row.line}: {row.why}")
             lines.append(f"    {row.label}: {_cut(row.text, row.word)}")
             if row.other_part:
-                lines.append(
-                    f"    {row.other_label}: {_cut(row.other_text, row.word)} ({row.other_part}, {row.other_line})"
-                )
+                place = f"({row.other_part}, {row.other_line})"
+                lines.append(f"    {row.other_label}: {_cut(row.other_text, row.word)} {place}")
     return "\n".join(lines)
 
 

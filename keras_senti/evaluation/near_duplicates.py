@@ -89,13 +89,9 @@ def find_near_duplicates(texts: list[str], labels: np.ndarray, parts: np.ndarray
         similarity[index] = shared / (len(cached(a)) + len(cached(b)) - shared)
     pairs, similarity = pairs[similarity >= LEAST_SIMILARITY], similarity[similarity >= LEAST_SIMILARITY]
     same = np.flatnonzero(np.bincount(text_id, minlength=len(unique)) > 1)
-    links = pd.DataFrame(
-        {
-            "text": np.concatenate([same, pairs[:, 0], pairs[:, 1]]),
-            "other_text": np.concatenate([same, pairs[:, 1], pairs[:, 0]]),
-            "similarity": np.concatenate([np.ones(len(same)), similarity, similarity]),
-        }
-    )
+    links = np.concatenate([np.stack([same, same], axis=1), pairs, pairs[:, ::-1]])
+    links = pd.DataFrame(links, columns=["text", "other_text"])
+    links["similarity"] = np.concatenate([np.ones(len(same)), similarity, similarity])
     rows = pd.DataFrame({"row": np.arange(len(texts)), "text": text_id, "label": labels, "part": parts})
     first = rows.drop_duplicates(["text", "label", "part"]).add_prefix("other_")  # stands for its copies
     found = rows.merge(links, on="text").merge(first, on="other_text").rename(columns={"other_row": "other"})
@@ -105,6 +101,6 @@ def find_near_duplicates(texts: list[str], labels: np.ndarray, parts: np.ndarray
     found["characters"] = np.array([len(text) for text in unique])[found["text"]]  # short texts are equal by chance
     order = ["label_differs", "part_differs", "similarity", "characters", "row", "other"]
     found = found.sort_values(order, ascending=[False] * 4 + [True] * 2).drop_duplicates("row")
-    low, high = np.minimum(found["row"], found["other"]), np.maximum(found["row"], found["other"])
-    found = found.assign(row=low, other=high).drop_duplicates(["row", "other"])
+    found[["row", "other"]] = np.sort(found[["row", "other"]], axis=1)
+    found = found.drop_duplicates(["row", "other"])
     return found[["row", "other", "similarity", "label_differs", "part_differs"]].reset_index(drop=True)

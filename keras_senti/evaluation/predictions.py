@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import union_categoricals
 from tqdm import tqdm
 
 from keras_senti.data.dataset import Dataset
@@ -47,7 +48,7 @@ def read_parts(path: Path, class_names) -> dict[str, StoredPart]:
     for chunk in read_chunks(path, list(types), types):
         labels = chunk["label"].map(index).to_numpy(float)
         if np.isnan(labels).any():
-            row = int(np.flatnonzero(np.isnan(labels))[0])
+            row = int(np.isnan(labels).argmax())
             raise UserError(
                 f"{path}, row {chunk.index[row] + 1}: unknown label '{chunk['label'].iloc[row]}', expected one of "
                 f"{', '.join(class_names)}. The file was changed after the run; restore it, or train again."
@@ -106,20 +107,18 @@ def read_texts(path: Path, text_column: str, rows: np.ndarray, shown, others=())
     Raises:
         UserError: see `read_chunks`.
     """
-    characters, texts, values, codes = [], {}, {name: {} for name in others}, {name: [] for name in others}
+    characters, texts, pieces = [], {}, {name: [] for name in others}
     for chunk in _read_rows(path, [text_column, *others], rows):
         column = chunk[text_column]
         characters.append(column.str.len().to_numpy(np.int64))
         texts.update({int(row): column[row] for row in shown if row in column.index})
-        for name, known in list(values.items()):
-            found, where = np.unique(chunk[name].to_numpy(object), return_inverse=True)
-            index = [known.setdefault(value, len(known)) for value in found]
-            codes[name].append(np.array(index, int)[where])
-            if len(known) > MOST_VALUES:
-                del values[name], codes[name]
-    categories = {name: (list(known), np.concatenate(codes[name])) for name, known in values.items()}
-    most = len(rows) / ROWS_A_VALUE
-    few = {name: found for name, found in categories.items() if 2 <= len(found[0]) <= most}
+        for name in list(pieces):
+            pieces[name].append(pd.Categorical(chunk[name].to_numpy(object)))
+            if len(pieces[name][-1].categories) > MOST_VALUES:
+                del pieces[name]
+    found = {name: union_categoricals(of_chunks) for name, of_chunks in pieces.items()}
+    most = min(MOST_VALUES, len(rows) / ROWS_A_VALUE)
+    few = {n: (list(c.categories), c.codes.astype(int)) for n, c in found.items() if 2 <= len(c.categories) <= most}
     return Texts(np.concatenate(characters), texts, few)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from keras_senti.evaluation.baselines import choose_rival
 from keras_senti.evaluation.calibration import read_calibration
-from keras_senti.evaluation.metrics import compute_metrics
+from keras_senti.evaluation.metrics import DECISIVE, METRICS, compute_metrics
 from keras_senti.evaluation.predictions import read_parts, read_texts
 from keras_senti.reports import weakness_cards
 from keras_senti.reports.cards import (
@@ -171,12 +171,11 @@ def _draw_scored(subject: Subject, metrics: dict, rivals, ours: dict, color_word
     verdict, detail = write_verdict(metrics, rivals, subject.what)
     if len(rank_classes(metrics)) == 1:
         rivals = []  # always naming the one class is always right
-    accuracy, f1 = ("{:.1%} to {:.1%}".format(*metrics[f"{key}_interval"]) for key in ("accuracy", "macro_f1"))
-    tiles = [
-        (f"{metrics['accuracy']:.1%}", f"accuracy: texts in the right class (95% interval {accuracy})"),
-        (f"{metrics['macro_f1']:.1%}", f"macro-F1: each class counts alike, however rare (95% interval {f1})"),
-        (f"{metrics['calibration_error']:.1%}", "calibration error: how far its confidence is off, on average"),
-    ]
+    tiles = []
+    for metric in (metric for metric in METRICS.values() if metric.hint):
+        edges = metrics.get(f"{metric.name}_interval")
+        interval = " (95% interval {:.1%} to {:.1%})".format(*edges) if edges else ""
+        tiles.append((f"{metrics[metric.name]:.1%}", f"{metric.title}: {metric.hint}{interval}"))
     if rivals:
         tiles.insert(2, (f"{rivals[0].metrics['accuracy']:.1%}", f"accuracy of {rivals[0].name}"))
     few = len(subject.labels) < FEW_ROWS
@@ -273,10 +272,10 @@ def _draw_learning(path: Path, manifest: dict) -> list[str]:
     x_axis = Axis("epoch", *((epochs[0], epochs[-1]) if len(epochs) > 1 else (0, 2)), "g", True)
     hints = {
         "loss": "Less is better; on train texts dropout and label smoothing may add to it.",
-        "macro_f1": "More is better; on train texts it is measured while they are learned.",
+        DECISIVE.name: "More is better; on train texts it is measured while they are learned.",
     }
     cards = []
-    for key, name, find in (("loss", "loss", np.nanargmin), ("macro_f1", "macro-F1", np.nanargmax)):
+    for key, name, find in (("loss", "loss", np.nanargmin), (DECISIVE.name, DECISIVE.title, np.nanargmax)):
         if not {key, f"val_{key}"} <= set(history) or not np.isfinite(history[f"val_{key}"]).any():
             continue
         train, validation = (history[k].to_numpy(float) for k in (key, f"val_{key}"))

@@ -15,6 +15,7 @@ from keras_senti.data.token_cache import SAMPLE_ROWS
 from keras_senti.data.tokenizer import encode_utf8
 from keras_senti.errors import UserError, suggest
 from keras_senti.evaluation.calibration import compute_scores, read_calibration
+from keras_senti.evaluation.metrics import METRICS
 from keras_senti.evaluation.predictions import read_parts, write_predictions
 from keras_senti.export import saved_model
 from keras_senti.export.weights_folder import is_weights_folder
@@ -47,7 +48,7 @@ def evaluate_stored(run_dir) -> str:
     for name, part in read_parts(run_dir / "predictions.csv", class_names).items():
         again = compute_scores(part.labels, part.probabilities, class_names, calibration)
         before = stored.get(name, {})
-        pairs = [(again[k], before.get(k, -1)) for k in ("accuracy", "macro_f1", "log_loss")]
+        pairs = [(again[k], before[k]) for k in METRICS if k in before]
         if calibration:
             pairs.append((again["calibrated"]["log_loss"], before.get("calibrated", {}).get("log_loss", -1)))
         # Another machine may sum in another order; a changed prediction shows in the first digits.

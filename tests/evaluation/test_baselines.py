@@ -16,7 +16,6 @@ from keras_senti.evaluation.baselines import (
     fit_tfidf_logistic_regression,
     fit_words_characters,
     predict_baselines,
-    predict_majority,
     score_texts,
 )
 from keras_senti.settings.command_line import parse_config
@@ -33,8 +32,9 @@ class Part:
 
 
 def test_the_majority_baseline_predicts_the_commonest_class_of_the_train_part():
-    probabilities = predict_majority(np.array([2, 2, 0, 2]), rows=2, num_classes=3)
-    assert probabilities.tolist() == [[0.25, 0.0, 0.75]] * 2
+    train = Part(["a", "b", "c", "d"], [2, 2, 0, 2])
+    predicted, _ = predict_baselines(train, {"test": Part(["e", "f"], [0, 1])}, 3, ["majority"])
+    assert predicted["test"]["majority"].tolist() == [[0.25, 0.0, 0.75]] * 2
 
 
 @LINEAR

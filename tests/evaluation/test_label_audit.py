@@ -12,7 +12,13 @@ from keras_senti.cli import audit
 from keras_senti.errors import UserError
 from keras_senti.evaluation import label_audit
 from keras_senti.evaluation.deciding_words import find_deciding_words
-from keras_senti.evaluation.label_audit import assign_folds, find_faults, find_label_errors, predict_held_out, read_rows
+from keras_senti.evaluation.label_audit import (
+    assign_folds,
+    audit_labels,
+    find_label_errors,
+    predict_held_out,
+    read_rows,
+)
 from keras_senti.evaluation.near_duplicates import (
     find_near_duplicates,
     hash_shingles,
@@ -65,7 +71,7 @@ def test_flipped_labels_are_found_and_named_with_their_true_class(tmp_path):
     flipped = {10: "positive", 70: "negative"}  # a negative and a positive text
     rows = [(text, flipped.get(i, label)) for i, (text, label) in enumerate(rows)]
     table, names = read_rows(parse_config(["--data.csv", str(write(tmp_path / "r.csv", rows))]))
-    found = find_faults(table, names)
+    found = audit_labels(table, names)
     errors = found[found["kind"] == "label_error"]
     assert errors["text"].tolist()[:2] in ([rows[10][0], rows[70][0]], [rows[70][0], rows[10][0]]), errors
     first = errors.set_index("text").loc[rows[10][0]]
@@ -95,11 +101,11 @@ def test_a_class_whose_rows_are_tied_together_is_not_judged_and_said_to_be(capsy
     labels = np.array([1] * 10 + [0] * 10 + [2, 2])
     groups = np.array([*range(20), 20, 20], np.uint64)
     table = pd.DataFrame({"part": "train", "line": range(2, 24), "text": texts, "label": labels, "group": groups})
-    found = find_faults(table, ("negative", "positive", "strange"))
+    found = audit_labels(table, ("negative", "positive", "strange"))
     assert "the class 'strange' is not judged, as its rows are tied together" in capsys.readouterr().out
     assert not ((found["kind"] == "label_error") & (found["text"] == "odd")).any()
     # Two classes of which one cannot be judged: no label errors, and the rest goes on.
-    found = find_faults(table[10:].reset_index(drop=True).replace({"label": {2: 1}}), ("negative", "positive"))
+    found = audit_labels(table[10:].reset_index(drop=True).replace({"label": {2: 1}}), ("negative", "positive"))
     assert set(found["kind"]) == {"near_duplicate"}
 
 
@@ -224,16 +230,16 @@ def reviews(tmp_path_factory):
     rows[100] = (rows[100][0], "positive")
     rows += [(f"Quite {word}, the Zorblax phone number {i}", "positive") for i, word in enumerate(GOOD * 8)]
     rows += [(LONG, "neutral"), (f"{LONG}, and so on", "positive")]
-    return write(tmp_path_factory.mktemp("faults") / "reviews.csv", rows)
+    return write(tmp_path_factory.mktemp("audit") / "reviews.csv", rows)
 
 
 def test_the_command_writes_a_row_a_finding_and_prints_the_first(reviews, tmp_path):
-    words = ["--data.csv", str(reviews), "--out", str(tmp_path / "faults.csv")]
+    words = ["--data.csv", str(reviews), "--out", str(tmp_path / "audit.csv")]
     done = subprocess.run(
         [sys.executable, "-m", "keras_senti", "audit", *words], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    table = pd.read_csv(tmp_path / "faults.csv", keep_default_na=False)
+    table = pd.read_csv(tmp_path / "audit.csv", keep_default_na=False)
     assert list(table.columns) == list(label_audit._COLUMNS)
     assert set(table["kind"]) == {"label_error", "near_duplicate", "deciding_word"}
     lines = reviews.read_text(encoding="utf-8").splitlines()
@@ -252,7 +258,7 @@ def test_the_command_writes_a_row_a_finding_and_prints_the_first(reviews, tmp_pa
     assert (
         f"near-duplicates: {len(twins)}, {labels} of them with different labels, {parts} in two parts\n" in done.stdout
     )
-    assert done.stdout.endswith(f"faults.csv: {len(table)} findings to review\n")
+    assert done.stdout.endswith(f"audit.csv: {len(table)} findings to review\n")
 
 
 def test_the_test_part_is_left_alone_where_the_settings_say_so(reviews):

@@ -4,24 +4,29 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from keras_senti.errors import UserError
 from keras_senti.evaluation import metrics
 from keras_senti.evaluation.calibration import (
     apply_temperature,
     compute_calibrated_metrics,
     compute_coverage,
     cross_fit_temperature,
-    find_abstain_threshold,
     fit_calibration,
     fit_temperature,
 )
 from keras_senti.evaluation.metrics import (
     BOOTSTRAP_SAMPLES,
+    METRICS,
+    Metric,
     compare_predictions,
     compute_calibration,
     compute_metrics,
     find_confusions,
 )
+from keras_senti.reports.cards import draw_numbers
 from keras_senti.reports.terminal import format_comparison, format_metrics
+from keras_senti.settings.command_line import parse_config
+from keras_senti.tasks.checks import check_run
 
 NAMES = ("negative", "neutral", "positive")
 # True classes and predictions: 2 of 3 negatives, 1 of 2 neutrals, no positive row; one neutral is called positive.
@@ -100,6 +105,37 @@ def test_one_row_and_certain_predictions_give_finite_numbers():
     assert metrics["accuracy"] == 0 and math.isfinite(metrics["log_loss"])
 
 
+def test_one_entry_in_the_table_is_measured_and_shown_everywhere(monkeypatch):
+    def compute_matthews(hits, true, predicted):
+        pairs = [(true, predicted), (true, true), (predicted, predicted)]
+        products, rows = [(a * b).sum(axis=1) for a, b in pairs], true.sum(axis=1)
+        spread = np.sqrt((rows**2 - products[1]) * (rows**2 - products[2]))
+        return (hits.sum(axis=1) * rows - products[0]) / np.maximum(spread, 1)  # of one class alone: 0
+
+    added = Metric("matthews", "Matthews correlation", compute_matthews, each_epoch=True, main=True)
+    monkeypatch.setitem(METRICS, "matthews", added)
+    metrics = compute_metrics(LABELS, PROBABILITIES, NAMES)
+    # 3 of 5 are right; true 3, 2, 0; predicted 2, 2, 1: (3·5 - 10) / sqrt((25 - 13) (25 - 9))
+    assert metrics["matthews"] == pytest.approx(5 / math.sqrt(12 * 16))
+    low, high = metrics["matthews_interval"]
+    assert low < metrics["matthews"] < high
+    assert f"Matthews correlation 0.361 ({low:.3f} to {high:.3f})" in format_metrics(metrics, NAMES, "test")
+    assert "macro-F1  log loss  Matthews correlation" in format_comparison({"this model": metrics}, "on test")
+    assert "<th>Matthews correlation</th>" in draw_numbers("texts", [("this model", metrics)], [])
+    check_run(parse_config(["--data.source", "tweets", "--train.monitor", "val_matthews"]))
+    # A run from before it was added is shown without it.
+    older = {name: score for name, score in metrics.items() if not name.startswith("matthews")}
+    assert "Matthews" not in format_comparison({"this model": older, "majority": metrics}, "on test")
+
+
+def test_only_what_is_measured_after_each_epoch_can_decide_which_was_best():
+    words = ["--data.source", "tweets", "--train.monitor"]
+    for wrong in ("val_log_loss", "macro_f1"):
+        message = rf"train\.monitor: received '{wrong}', expected one of val_loss, val_accuracy, val_macro_f1, none\."
+        with pytest.raises(UserError, match=message):
+            check_run(parse_config([*words, wrong]))
+
+
 def test_what_is_printed_names_the_classes_and_the_baselines():
     metrics = compute_metrics(LABELS, PROBABILITIES, NAMES)
     text = format_metrics(metrics, NAMES, "validation")
@@ -137,9 +173,10 @@ def test_who_abstains_more_answers_better():
     threshold, coverage, accuracy = compute_coverage(LABELS, PROBABILITIES)
     assert threshold.tolist() == [0.8, 0.7, 0.5] and coverage.tolist() == [0.4, 0.6, 1.0]
     assert accuracy == pytest.approx([1.0, 2 / 3, 3 / 5])
-    assert find_abstain_threshold(LABELS, PROBABILITIES, 0.65) == (0.7, 0.6)
-    assert find_abstain_threshold(LABELS, PROBABILITIES, 0.6) == (0.5, 1.0)
-    assert find_abstain_threshold(LABELS, np.eye(3)[[1, 1, 1, 0, 0]], 0.9) is None
+    abstain = fit_calibration(LABELS, PROBABILITIES, [0.65, 0.6])["abstain"]
+    assert [entry["threshold"] for entry in abstain] == [0.7, 0.5]
+    (never,) = fit_calibration(LABELS, np.eye(3)[[1, 1, 1, 0, 0]], [0.9])["abstain"]
+    assert never == {"wished_precision": 0.9, "threshold": None}
 
 
 def test_what_was_fitted_on_one_part_is_applied_to_another():

@@ -1,6 +1,6 @@
 """How well flipped labels are found: 5% of the train labels of the tweets are replaced at random, by another class.
 
-    python benchmarks/faults.py
+    python benchmarks/label_audit.py
 
 Precision counts only the flips as errors, so it is a lower bound: the tweets have label errors of their own.
 """
