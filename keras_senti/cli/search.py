@@ -17,7 +17,8 @@ so it is trained again with fresh seeds, beside the config that the search began
 import argparse
 
 from keras_senti.errors import UserError
-from keras_senti.experiments.search import SAMPLERS, run_search
+from keras_senti.experiments.search import run_search
+from keras_senti.experiments.search_trials import SAMPLERS
 
 
 def _read_options(argv) -> tuple[argparse.Namespace, list[str]]:

@@ -6,10 +6,9 @@ from importlib import metadata
 from pathlib import Path
 
 try:
-    import fcntl
     import resource
-except ImportError:  # Windows: nothing there keeps two runs out of one folder
-    fcntl = resource = None
+except ImportError:  # Windows
+    resource = None
 
 
 def read_peak_memory() -> float | None:

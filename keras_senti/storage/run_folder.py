@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from keras_senti.errors import UserError
-from keras_senti.storage.files import WriteError, read_json, write_json
+from keras_senti.storage.files import read_json, write_json
 from keras_senti.storage.locks import lock_file
 from keras_senti.storage.model_folder import check_file
 
@@ -69,22 +69,9 @@ def create_stamped_dir(parent: Path, prefix: str = "") -> Path:
             continue
 
 
-@contextlib.contextmanager
 def lock_run_dir(run_dir: Path):
-    """Keeps other processes out of a run folder.
-
-    Raises:
-        UserError: if another process has it, before anything is changed.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            (run_dir / "checkpoints").mkdir(exist_ok=True)
-            stack.enter_context(lock_file(run_dir / "checkpoints" / "lock"))
-        except BlockingIOError:
-            raise UserError(f"{run_dir}: another process is running in this folder. Wait until it has ended.") from None
-        except OSError as error:
-            raise WriteError(f"cannot write into {run_dir}: {error.strerror}.") from None
-        yield run_dir
+    """Keeps other processes out of a run folder; see `lock_file`."""
+    return lock_file(run_dir / "checkpoints" / "lock")
 
 
 @contextlib.contextmanager
