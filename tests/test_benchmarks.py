@@ -28,6 +28,7 @@ import optimizer
 import pretraining
 import recurrent
 import throughput
+import workers
 
 TIMES = {
     "ours_loop": [30.0, 40.0, 50.0],
@@ -91,8 +92,8 @@ class OneAtATime:
 def test_recurrent_measures_every_competitor_but_one_that_is_not_installed(tmp_path, monkeypatch, capsys):
     find_spec = importlib.util.find_spec  # TensorFlow and PyTorch in one process crash
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find_spec(name))
-    serve = recurrent.serve  # in threads: processes would import TensorFlow once each, half a minute together
-    monkeypatch.setattr(recurrent, "serve", lambda connection: serve(OneAtATime(connection)))
+    serve = workers.serve  # in threads: processes would import TensorFlow once each, half a minute together
+    monkeypatch.setattr(workers, "serve", lambda connection: serve(OneAtATime(connection)))
     threads = SimpleNamespace(Pipe=multiprocessing.Pipe, Process=threading.Thread)
     monkeypatch.setattr(multiprocessing, "get_context", lambda kind: threads)
     file = tmp_path / "result.json"
@@ -420,7 +421,7 @@ def test_few_labels_trains_networks_with_and_without_pre_training(few_labels_wor
 
 
 class InProcess:
-    """Stands for recurrent.Workers: one process, which has TensorFlow already."""
+    """Stands for workers.Workers: one process, which has TensorFlow already."""
 
     def build(self, requests):
         self.steps = {name: function(*arguments) for name, (function, *arguments) in requests.items()}
