@@ -34,8 +34,8 @@ def main(argv):
             raise UserError(f"--{name}: received {getattr(options, name)}, expected at least 1.")
     configs = {Path(file).stem: ["--config", file] for file in options.config}
     if len(options.config) > 2 or len(configs) < len(options.config):
-        received = " and ".join(options.config)
-        raise UserError(f"--config: received {received}, expected one file, or two of different names.")
+        received = f"{len(options.config)} files, {', '.join(options.config)}"
+        raise UserError(f"--config: received {received}, expected one, or two files of different names.")
     folder = Path(options.out or Path("logs") / "studies" / "-".join(configs))
     if not any(word.split("=")[0] == "--train.evaluate_test" for word in arguments):
         arguments = [*arguments, "--train.evaluate_test", "false"]

@@ -60,10 +60,7 @@ class SharedTrials:
         asked |= {"seed": plan.seed, "metric": plan.metric}
         before = self._agree("asked", asked)
         if wrong := ", ".join(name for name in asked if asked[name] != before[name]):
-            raise UserError(
-                f"{folder}: there is a search with another {wrong}. Name another folder with --out, or go back to what "
-                "it began with."
-            )
+            raise UserError(f"{folder}: there is a search with another {wrong}. Name another folder with --out.")
         if plan.combinations is not None:
             self._enqueue()
 
@@ -85,11 +82,10 @@ class SharedTrials:
         import optuna
 
         seed = int(np.random.SeedSequence([self.plan.seed, number]).generate_state(1)[0])
-        is_bayes = self.plan.sampler == "bayes"
-        samplers = optuna.samplers
-        self.study.sampler = (
-            samplers.TPESampler(seed=seed, constant_liar=True) if is_bayes else samplers.RandomSampler(seed=seed)
-        )
+        if self.plan.sampler == "bayes":
+            self.study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        else:
+            self.study.sampler = optuna.samplers.RandomSampler(seed=seed)
 
     def take(self, stack: contextlib.ExitStack):
         """Returns the next trial to be run here, also one whose process was killed, or None; `stack` holds its lock."""

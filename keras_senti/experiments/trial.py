@@ -83,7 +83,7 @@ def freeze_config(arguments: list[str], path: Path) -> list[str]:
     Args:
         arguments: of `train.py`. path: of the file, in the folder of the study or search.
     Raises:
-        UserError: if the file is there and says something else; see `check_trial_config`.
+        UserError: if the file says something else already; see `check_trial_config`.
     """
     config = check_trial_config(arguments)
     if not path.exists():
@@ -192,27 +192,19 @@ def format_duration(seconds: float) -> str:
 
 
 def find_differences(wanted: Config, stored: Config) -> dict[str, tuple]:
-    """Returns (stored value, wanted value) by the key of each setting in which two configs differ.
-
-    Where a run lies does not count, and how a path is written neither.
-    """
+    """Returns (stored value, wanted value) by key where two configs differ, but for where a run lies."""
     stored, wanted = resolve_paths(stored), resolve_paths(wanted)
     both = {key: (attrgetter(key)(stored), attrgetter(key)(wanted)) for key in list_keys()}
     return {key: pair for key, pair in both.items() if pair[0] != pair[1] and key not in ("run_dir", "resume")}
 
 
 def _find_places(wanted: Config, file: Path, folder: Path) -> dict:
-    """Returns what is wanted otherwise than a file says of the device and the cache.
-
-    Raises:
-        ForeignFolder: if anything else is wanted otherwise.
-    """
+    """Returns what is wanted otherwise than a file says of device and cache; raises a ForeignFolder if more is."""
     differences = find_differences(wanted, read_config(file))
     for key, (before, now) in differences.items():
         if key != "data.cache_dir" and not key.startswith("device."):
             raise ForeignFolder(
-                f"{folder}: there are runs with {key} {before!r}, but now it is {now!r}. Name another folder with "
-                "--out, or go back to the earlier settings."
+                f"{folder}: there are runs with {key} {before!r}, but now it is {now!r}. Name another folder with --out"
             )
     return {key: now for key, (_, now) in differences.items()}
 
