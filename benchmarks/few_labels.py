@@ -18,7 +18,6 @@ docs/training-further.md. --systems without a name makes only curves and table a
 
 import argparse
 import contextlib
-import csv
 import datetime
 import hashlib
 import itertools
@@ -31,15 +30,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import yaml
-from end_to_end import ROOT, describe_machine, show, summarize, write_section
+from end_to_end import ROOT, describe_machine, format_markdown, show, summarize, write_section
+from few_labels_rows import Part, draw_rows, read_parts, take_watched, write_part
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(ROOT))
 
-from keras_senti.data.reading import load_splits
-from keras_senti.data.sources import prepare_source
 from keras_senti.errors import UserError, run_command
 from keras_senti.evaluation import baselines
 from keras_senti.evaluation.metrics import compute_metrics
@@ -66,7 +63,6 @@ LINEAR = {
     "nb_svm": baselines.fit_nb_svm,
     "tfidf_logistic_regression": baselines.fit_tfidf_logistic_regression,
 }
-WATCHED = 100  # rows whose scores TensorBoard shows after each epoch
 # From scratch as many as configs/imdb.yaml has with all labels (22,489 rows, 32 a step). Pre-trained fewer: with 500
 # labels the 6 epochs of configs/few_labels.yaml, for which its learning rate was chosen, on other train rows.
 STEPS = {"pretrained": 192, "scratch": 700}
@@ -82,21 +78,13 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Rows in memory, in an order that follows from the texts alone. labels: (rows,) int, index into class names."""
-
-    texts: list[str]
-    labels: np.ndarray
-
-
-@dataclass(frozen=True)
 class Job:
-    """A cell, ready to be computed. settings: what decides its result. words: for train.py; [] for a linear model."""
+    """A cell to be computed. settings: what decides its result. arguments: of train.py; [] for a linear model."""
 
     cell: Cell
     train: Part
     settings: dict
-    words: list[str]
+    arguments: list[str]
 
 
 def list_cells(systems: list[str], sizes: list[int | str], seeds: int) -> list[Cell]:
@@ -115,69 +103,6 @@ def choose_schedule(rows: int, steps: int, fewest: int) -> tuple[int, int]:
     return max(fewest, math.ceil(steps / math.ceil(rows / batch_size))), batch_size
 
 
-def read_parts(words: list[str]) -> tuple[Part, Part, tuple[str, ...]]:
-    """Returns the train and the validation part of the data that these words for train.py name, and the class names."""
-    splits = load_splits(prepare_source(parse_config(words).data))
-    parts = []
-    for part in (splits.train, splits.validation):
-        texts, order = list(part.texts), np.argsort(part.hashes, kind="stable")
-        parts.append(Part([texts[row] for row in order], part.labels[order]))
-    return *parts, splits.class_names
-
-
-def draw_rows(part: Part, count: int, seed: int) -> Part:
-    """Draws `count` rows, of which each class has its share; a smaller draw of the same seed is part of a larger one.
-
-    Raises:
-        UserError: if there are fewer rows, or a class would have fewer than two.
-    """
-    if count > len(part.labels):
-        raise UserError(
-            f"--sizes: received {count}, expected fewer than the {len(part.labels):,} train rows, or `all`."
-        )
-    order = np.random.default_rng(seed).permutation(len(part.labels))
-    place = np.empty(len(order))  # of a row among those of its class, between 0 and 1
-    classes = np.unique(part.labels)
-    for label in classes:
-        rows = order[part.labels[order] == label]
-        place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
-    drawn = np.sort(np.argsort(place, kind="stable")[:count])
-    fewest = min((part.labels[drawn] == label).sum() for label in classes)
-    if fewest < 2:
-        raise UserError(
-            f"--sizes: received {count}, which leaves {fewest} for a class, expected at least 2. Ask for more."
-        )
-    return Part([part.texts[row] for row in drawn], part.labels[drawn])
-
-
-def take_watched(part: Part, drawn: Part, seed: int) -> Part:
-    """Returns at most WATCHED rows that were not drawn: the validation part of a run with few labels.
-
-    Nothing is chosen by it, and to score 2,511 whole reviews after each of 54 epochs takes longer than training: they
-    are the run's test part, which is scored at its end.
-    """
-    known = set(drawn.texts)
-    left = [row for row, text in enumerate(part.texts) if text not in known]
-    rows = np.sort(np.random.default_rng(seed).permutation(left)[:WATCHED])
-    return Part([part.texts[row] for row in rows], part.labels[rows])
-
-
-def write_part(part: Part, class_names, path: Path) -> str:
-    """Writes the rows as train.py reads them; returns the SHA-256 of the file.
-
-    A file that has this content is left alone: a run of another process that reads it would stop if it was replaced.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = pd.DataFrame({"text": part.texts, "sentiment": [class_names[label] for label in part.labels]})
-    # All quoted: by default a lone carriage return stands unquoted and reads as the end of a line.
-    content = table.to_csv(index=False, quoting=csv.QUOTE_ALL, lineterminator="\n").encode("utf-8")
-    sha256 = hashlib.sha256(content).hexdigest()
-    if not path.exists() or compute_sha256(path) != sha256:
-        with replace_file(path) as file:
-            file.write(content)
-    return sha256
-
-
 def prepare_jobs(cells: list[Cell], options, train: Part, validation: Part, class_names) -> list[Job]:
     """Draws the rows of each cell, writes them to options.work, and checks the settings of the networks.
 
@@ -194,24 +119,24 @@ def prepare_jobs(cells: list[Cell], options, train: Part, validation: Part, clas
             drawn = draw_rows(train, len(train.labels) if cell.labels == "all" else cell.labels, cell.seed)
             draws[path] = drawn, write_part(drawn, class_names, path)
         drawn, train_sha256 = draws[path]
-        settings, words = {"train_sha256": train_sha256, "validation_sha256": validation_sha256}, []
+        settings, arguments = {"train_sha256": train_sha256, "validation_sha256": validation_sha256}, []
         if cell.system not in LINEAR:
             parts = ["--data.validation_csv", validation_csv, "--data.test_fraction", "0"]
             if cell.labels != "all":
                 watched = path.with_stem(f"watched-{cell.labels}-{cell.seed}")
                 write_part(take_watched(train, drawn, cell.seed), class_names, watched)
                 parts = ["--data.validation_csv", watched, "--data.test_csv", validation_csv]
-            words, more = describe_network(cell, len(drawn.labels), path, parts, options)
+            arguments, more = describe_network(cell, len(drawn.labels), path, parts, options)
             settings |= more
-        jobs.append(Job(cell, drawn, settings, words))
+        jobs.append(Job(cell, drawn, settings, arguments))
     return jobs
 
 
 def describe_network(cell: Cell, rows: int, train_csv: Path, parts: list, options) -> tuple[list[str], dict]:
-    """Returns the words for train.py, checked, and what they say besides the rows, without this machine's paths.
+    """Returns the arguments for train.py, checked, and what they say besides the rows, without this machine's paths.
 
     Args:
-        parts: words that name the other parts.
+        parts: arguments that name the other parts.
 
     Raises:
         UserError: for settings that train.py would refuse.
@@ -222,16 +147,16 @@ def describe_network(cell: Cell, rows: int, train_csv: Path, parts: list, option
     init_from = ["--init_from", pretrained] if pretrained else []
     source = ["--data.source", "csv", "--data.csv", train_csv, *parts, "--data.cache_dir", options.work / "cache"]
     source += [word for name, value in COLUMNS.items() for word in (f"--data.{name}", value)]
-    words = [str(word) for word in ("--config", config, *init_from, *source, "--baselines.models", "[majority]")]
-    chosen = list_options(cell, rows, options.steps or STEPS[cell.system], parse_config(words).train)
-    words += chosen
-    found = parse_config(words).init_from  # of a folder of runs, the newest one
+    arguments = [str(word) for word in ("--config", config, *init_from, *source, "--baselines.models", "[majority]")]
+    chosen = list_options(cell, rows, options.steps or STEPS[cell.system], parse_config(arguments).train)
+    arguments += chosen
+    found = parse_config(arguments).init_from  # of a folder of runs, the newest one
     content = json.dumps(yaml.safe_load(config.read_text(encoding="utf-8")), sort_keys=True)  # comments do not count
     settings = {"config": shorten(config), "config_sha256": hashlib.sha256(content.encode()).hexdigest()}
     if found:
         weights = [file for name in ("weights.npz", "variables.data-*") for file in sorted(Path(found).rglob(name))]
         settings |= {"init_from": shorten(Path(found)), "weights_sha256": [compute_sha256(file) for file in weights]}
-    return words, {**settings, "options": chosen}
+    return arguments, {**settings, "options": chosen}
 
 
 def list_options(cell: Cell, rows: int, steps: int, config: TrainConfig) -> list[str]:
@@ -244,16 +169,16 @@ def list_options(cell: Cell, rows: int, steps: int, config: TrainConfig) -> list
     Args:
         config: the config's own settings of training.
     """
-    words = ["--train.seed", str(cell.seed), "--train.monitor", "none"]
+    arguments = ["--train.seed", str(cell.seed), "--train.monitor", "none"]
     if cell.labels == "all":
-        return [*words, "--train.evaluate_test", "false"]  # the config's own schedule is for all of them
+        return [*arguments, "--train.evaluate_test", "false"]  # the config's own schedule is for all of them
     epochs, batch_size = choose_schedule(rows, steps, config.epochs)
     schedule = {"epochs": epochs, "batch_size": batch_size, "batch_tokens": "null"}
     if config.train_from_epoch:
         first = config.train_from_epoch.items()
         scaled = {layer: epoch and 1 + (epoch - 1) * epochs // config.epochs for layer, epoch in first}
         schedule["train_from_epoch"] = json.dumps(scaled)
-    return [*words, *(word for key, value in schedule.items() for word in (f"--train.{key}", str(value)))]
+    return [*arguments, *(word for key, value in schedule.items() for word in (f"--train.{key}", str(value)))]
 
 
 def shorten(path: Path) -> str:
@@ -261,14 +186,14 @@ def shorten(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
-def train_network(words: list[str], run_dir: Path) -> dict:
+def train_network(arguments: list[str], run_dir: Path) -> dict:
     """Trains a run, or what is left of it (see `trial.run_trial`), and removes its largest files.
 
     Returns: the scores, and the last process's seconds.
     Raises:
         UserError: if it fails.
     """
-    metrics = run_trial(words, run_dir)
+    metrics = run_trial(arguments, run_dir)
     for name in ("checkpoints", "saved_model"):  # 2 GB where pairs of words have vectors
         shutil.rmtree(run_dir / name, ignore_errors=True)
     return {
@@ -317,7 +242,7 @@ def compute_cells(cells: list[Cell], options, results: dict[Cell, dict]):
             name = hashlib.sha256(json.dumps(job.settings).encode()).hexdigest()[:8]
             run_dir = options.work / cell.system / f"{cell.labels}-{cell.seed}-{name}"
             with contextlib.chdir(ROOT):  # the package of this folder, installed or not
-                scores = train_network(job.words, run_dir)
+                scores = train_network(job.arguments, run_dir)
         kept = {name: scores[name] for name in ("accuracy", "macro_f1", "log_loss", "seconds")}
         rows = {"rows": len(job.train.labels), "validation_rows": len(validation.labels)}
         results.update(read_results(options.out))
@@ -356,10 +281,11 @@ def name_sizes(results: dict[Cell, dict]) -> dict[int, str]:
 def make_table(results: dict[Cell, dict]) -> str:
     """Returns the Markdown table: accuracy on the validation part, a row a number of labels, a column a system."""
     grouped = group_accuracies(results)
-    lines = [("labels", *(SYSTEMS[system] for system in grouped)), ("---",) * (1 + len(grouped))]
-    for rows, name in name_sizes(results).items():
-        lines.append((name, *(show(summarize(found[rows])) if rows in found else "" for found in grouped.values())))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    lines = [
+        (name, *(show(summarize(found[rows])) if rows in found else "" for found in grouped.values()))
+        for rows, name in name_sizes(results).items()
+    ]
+    return format_markdown(["labels", *(SYSTEMS[system] for system in grouped)], lines)
 
 
 def draw_curves(results: dict[Cell, dict], target: Path):

@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 from end_to_end import ROOT, describe_machine
-from recurrent import Workers, list_versions
-from throughput import run_alone
+from recurrent import list_versions
+from workers import Workers, run_alone
 
 sys.path.insert(0, str(ROOT))
 

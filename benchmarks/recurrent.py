@@ -21,11 +21,10 @@ to T tokens, padding on the right); `bfloat16` is ours only, against our float32
     ours_gate_masks      in `dropout` cases: ours with a dropout mask for each gate, as Keras draws them
                          (implementation=1); by default all gates share one, which is less work
 
-Each competitor has a process of its own, because the thread pools of TensorFlow and PyTorch disturb each other, and all
-threads of the machine. They take turns, in another order in each round; one that is not installed is null. A ratio is
-the median over the rounds of (time of the competitor / time of ours in the same round). The machine must be quiet:
-PyTorch above all gets many times slower when something else runs, which its quartiles tell; `fastest_ms` in the file is
-the fastest round of each.
+Each competitor has a process of its own (see workers.py) and all threads of the machine. They take turns, in another
+order in each round; one that is not installed is null. A ratio is the median over the rounds of (time of the competitor
+/ time of ours in the same round). The machine must be quiet: PyTorch above all gets many times slower when something
+else runs, which its quartiles tell; `fastest_ms` in the file is the fastest round of each.
 """
 
 import argparse
@@ -33,18 +32,17 @@ import importlib.metadata
 import importlib.util
 import json
 import math
-import multiprocessing
 import os
 import random
 import re
 import sys
 import time
-import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from end_to_end import ROOT, describe_machine
+from end_to_end import ROOT, describe_machine, format_markdown
+from workers import Workers
 
 sys.path.insert(0, str(ROOT))
 
@@ -142,7 +140,12 @@ def build_keras(case: Case, kernel: str, implementation: int = 2):
     data = tf.data.Dataset.from_tensor_slices((ids, np.eye(CLASSES, dtype=np.float32)[labels]))
     batches = iter(data.repeat().batch(case.rows).prefetch(2))
     model.make_train_function()
-    return lambda: float(model.train_function(batches)["loss"])
+
+    def step() -> float:
+        return float(model.train_function(batches)["loss"])
+
+    step.note = pick_kernel(case)  # which needs TensorFlow
+    return step
 
 
 def build_pytorch(case: Case):
@@ -212,64 +215,6 @@ def build_step_products(case: Case):
     return lambda: float(step())
 
 
-def serve(connection):
-    """Runs in a process of its own: builds the competitor that it is told, and times as many steps as it is told."""
-    os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # the first process would take a whole GPU
-    # PyTorch's threads would else wait in busy loops, and a step takes 10 times as long when anything else runs.
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    step = None
-    while True:
-        try:
-            request = connection.recv()
-        except EOFError:  # the main process has ended
-            return
-        try:
-            if isinstance(request, tuple):
-                step = request[0](*request[1:])
-                for _ in range(2):  # these compile
-                    step()
-                reply = pick_kernel(request[1]) if request[0] is build_keras else None
-            else:
-                begin = time.perf_counter()
-                for _ in range(request):
-                    step()
-                reply = (time.perf_counter() - begin) / request
-            connection.send((True, reply))
-        except Exception:
-            connection.send((False, traceback.format_exc()))
-
-
-class Workers:
-    """The processes, one for each name of a competitor; they start when they are first needed and serve all cases."""
-
-    def __init__(self):
-        self.context = multiprocessing.get_context("spawn")
-        self.connections = {}
-
-    def send(self, name: str, request):
-        if name not in self.connections:
-            self.connections[name], end = self.context.Pipe()
-            self.context.Process(target=serve, args=(end,), daemon=True).start()
-        self.connections[name].send(request)
-
-    def build(self, requests: dict[str, tuple]) -> dict:
-        """Sends each process the builder of a step and its arguments; returns the replies."""
-        for name, request in requests.items():
-            self.send(name, request)
-        return {name: self.receive(name) for name in requests}
-
-    def receive(self, name: str):
-        succeeded, reply = self.connections[name].recv()
-        if not succeeded:
-            raise SystemExit(f"{name} failed:\n{reply}")
-        return reply
-
-    def time(self, name: str, steps: int) -> float:
-        time.sleep(0.005)  # threads of the one before may still look for work
-        self.send(name, steps)
-        return self.receive(name)
-
-
 def measure(case: Case, workers: Workers, repeats: int) -> tuple[dict[str, list[float]], str]:
     """Returns (by competitor the milliseconds of a step in each round, the kernel that ours would use)."""
     competitors = list_competitors(case)
@@ -324,9 +269,8 @@ def format_table(results: list[dict]) -> str:
 
     tables = []
     for title, columns, cell in (("ms a step", names, show), ("times ours", ratios, show_ratio)):
-        rows = [(title, *columns), ("---",) * (1 + len(columns))]
-        rows += [(result["name"], *(cell(result, column) for column in columns)) for result in results]
-        tables.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
+        rows = [(result["name"], *(cell(result, column) for column in columns)) for result in results]
+        tables.append(format_markdown((title, *columns), rows))
     return "\n\n".join(tables)
 
 

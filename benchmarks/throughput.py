@@ -12,7 +12,7 @@ growth: ours, with generated texts, as texts, tokens a text and units grow, each
 inference: IMDB texts in bulk, and one text of 200 tokens alone; ids in, probabilities out.
 startup: seconds in a fresh process.
 
-Competitors have processes of their own, as in recurrent.py.
+Competitors have processes of their own, see workers.py.
 """
 
 import argparse
@@ -21,61 +21,20 @@ import resource
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from end_to_end import ROOT, describe_machine
-from recurrent import Workers, list_versions
+from document_model import CLASS_NAMES, LENGTH, ROWS, build_keras, read_settings
+from end_to_end import describe_machine, format_markdown
+from recurrent import list_versions
+from throughput_inference import export_ours, time_inference, time_startup
+from workers import Workers, run_alone
 
-sys.path.insert(0, str(ROOT))
-
-LENGTH, ROWS, CLASS_NAMES = 400, 64, ("negative", "positive")
-SINGLE = (1, 200)  # ids of one text
-BULK_ROWS = 128  # of pipeline.predict_in_batches; Keras' predict gets as many
 GROWTH = [
     *({"texts": n, "tokens": 100, "units": 64} for n in (1_000, 10_000, 100_000)),
     *({"texts": 1_000, "tokens": n, "units": 64} for n in (50, 200, 400, 800)),
     *({"texts": 1_000, "tokens": 100, "units": n} for n in (128, 256, 512, 1024)),
 ]
-
-
-def run_alone(function, *arguments):
-    """Returns what the function returns in a fresh process."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as executor:
-        return executor.submit(function, *arguments).result()
-
-
-def read_settings(imdb: str, *words: str):
-    """Returns the Config of the document's model for IMDB."""
-    from keras_senti.settings.command_line import parse_config
-
-    fixed = f"--data.source imdb --data.validation_fraction 0.1 --text.sequence_length {LENGTH}".split()
-    cache = ["--data.cache_dir", str(ROOT / "logs" / "cache")]
-    config = str(ROOT / "configs" / "document.yaml")
-    return parse_config(["--config", config, *fixed, *cache, "--data.csv", imdb, *words])
-
-
-def build_keras(vocabulary_size: int, units: int = 100, trains: bool = True, **arguments):
-    """Returns the document's model in plain Keras, without dropout if it never trains.
-
-    Its mask makes padding on the right harmless.
-    """
-    import keras
-
-    dropout = 0.2 if trains else 0.0
-    model = keras.Sequential(
-        [
-            keras.Input((None,), dtype="int32"),
-            keras.layers.Embedding(vocabulary_size, 128, mask_zero=True),
-            keras.layers.LSTM(units, dropout=dropout, recurrent_dropout=dropout, **arguments),
-            keras.layers.Dense(len(CLASS_NAMES), activation="softmax"),
-        ]
-    )
-    if trains:
-        model.compile(keras.optimizers.Adam(0.001), "categorical_crossentropy", metrics=["accuracy"])
-    return model
 
 
 def build_ours(config, vocabulary_size: int):
@@ -246,177 +205,6 @@ def grow(texts: int, tokens: int, units: int, most_seconds: float = 3.0) -> dict
     }
 
 
-# --- inference and start-up ---
-
-
-def export_ours(folder: Path, units: int):
-    """Writes a run folder with our SavedModel, untrained: its speed is that of a trained one."""
-    from keras_senti.data import tokenizer
-    from keras_senti.export import saved_model
-    from keras_senti.models import build
-    from keras_senti.settings.command_line import parse_config
-    from keras_senti.settings.yaml_file import write_yaml
-    from keras_senti.storage import files
-
-    words = ["--config", str(ROOT / "configs" / "document.yaml"), "--text.sequence_length", str(LENGTH)]
-    config = parse_config([*words, "--model.units", str(units)])
-    encoder = tokenizer.Tokenizer(
-        config.text, ["[PAD]", "[UNK]", *(f"w{i}" for i in range(config.text.max_tokens - 2))]
-    )
-    folder.mkdir()
-    files.write_text(folder / "config.yaml", write_yaml(config))
-    files.write_json(folder / "class_names.json", list(CLASS_NAMES))
-    files.write_json(folder / "calibration.json", {"temperature": 1.0, "abstain": []})
-    encoder.save(folder / "vocabulary.txt")
-    model = build.build_model(config.model, len(encoder.vocabulary), len(CLASS_NAMES))
-    saved_model.export_model(model, encoder, CLASS_NAMES, config, folder)
-
-
-def export_keras(folder: Path, units: int):
-    """Writes a SavedModel of plain Keras with an endpoint for ids, and one for the shape that start_single asks for."""
-    import tensorflow as tf
-
-    model = build_keras(20_000, units, trains=False, use_cudnn=False)
-    served = tf.Module()
-    served.kept = [variable.value for variable in model.variables]
-    served.tokens, served.one_text = (
-        tf.function(lambda ids: {"probabilities": model(ids, training=False)}, [tf.TensorSpec(shape, tf.int32, "ids")])
-        for shape in ((None, None), SINGLE)
-    )
-    tf.saved_model.save(served, str(folder), {"tokens": served.tokens, "one_text": served.one_text})
-
-
-def start_bulk(ids_file: Path, folder: Path, system: str):
-    """Returns a function that predicts all texts once."""
-    import tensorflow as tf
-
-    from keras_senti.data.batches import predict_in_batches
-    from keras_senti.data.dataset import EncodedTexts
-    from keras_senti.export import saved_model
-
-    with np.load(ids_file) as file:
-        encoded = EncodedTexts(file["flat"], file["offsets"])
-    if system == "ours":
-        loaded = saved_model.load(folder)
-        return lambda: predict_in_batches(loaded.predict_token_ids, encoded)
-    model = build_keras(20_000, trains=False)
-    padded = encoded.pad(np.arange(len(encoded)), LENGTH)
-    if system == "keras_predict":
-        return lambda: model.predict(padded, batch_size=BULK_ROWS, verbose=0)
-    batches = [tf.constant(padded[begin : begin + BULK_ROWS]) for begin in range(0, len(padded), BULK_ROWS)]
-    return lambda: [np.asarray(model(ids)) for ids in batches]
-
-
-def start_single(folder: Path, system: str):
-    """Returns a function that predicts one text: ours | keras | litert | onnx_runtime (from Keras' model)."""
-    import tensorflow as tf
-
-    ids = np.random.default_rng(0).integers(2, 20_000, SINGLE, dtype=np.int32)
-    if system == "litert":
-        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=["one_text"])
-        run = tf.lite.Interpreter(model_content=converter.convert()).get_signature_runner("one_text")
-        return lambda: run(ids=ids)
-    loaded = tf.saved_model.load(str(folder))
-    if system == "onnx_runtime":
-        import onnxruntime
-        import tf2onnx
-
-        model, _ = tf2onnx.convert.from_function(loaded.one_text, [tf.TensorSpec(SINGLE, tf.int32, "ids")])
-        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        return lambda: session.run(None, {"ids": ids})
-    ids = tf.constant(ids)
-    return lambda: np.asarray(loaded.tokens(ids)["probabilities"])
-
-
-def time_bulk(encoded, folder: Path, texts: int, repeats: int) -> list[dict]:
-    rows = np.random.default_rng(0).permutation(len(encoded))[:texts]
-    flat = np.concatenate([encoded.flat[encoded.offsets[i] : encoded.offsets[i + 1]] for i in rows])
-    flat = np.where(flat < 20_000, flat, 1)
-    ids_file = folder.parent / "ids.npz"
-    np.savez(ids_file, flat=flat, offsets=np.concatenate([[0], np.cumsum(encoded.lengths[rows])]))
-    workers, systems = Workers(), ("ours", "keras_predict", "keras_call")
-    workers.build({system: (start_bulk, ids_file, folder, system) for system in systems})
-    seconds = {system: [] for system in systems}
-    for _ in range(repeats):
-        for system in systems:
-            seconds[system].append(workers.time(system, 1))
-    entries = []
-    for system, times in seconds.items():
-        ratios = np.divide(times, seconds["ours"])
-        entry = {"name": f"bulk, {system}", "texts": len(rows), "texts_per_second": len(rows) / np.median(times)}
-        entry["quartiles"] = (len(rows) / np.percentile(times, (75, 25))).tolist()
-        entries.append({**entry, "ours_is_times_as_fast": float(np.median(ratios))})
-    return entries
-
-
-def time_single(folders: dict[str, Path], units: int, rounds: int) -> list[dict]:
-    """Times calls in blocks of ten, of which the first, after the other systems' calls, does not count."""
-    workers, milliseconds, reasons = Workers(), {}, {}
-    for system, folder in folders.items():
-        try:
-            workers.build({system: (start_single, folder, system)})
-            milliseconds[system] = []
-        except SystemExit as error:  # not installed, or the converter does not take the model
-            if system in ("ours", "keras"):
-                raise
-            reasons[system] = str(error).strip().splitlines()[-1][:200]
-    for _ in range(rounds):
-        for system, times in milliseconds.items():
-            times += [1000 * workers.time(system, 1) for _ in range(10)][1:]
-    entries = []
-    for system, times in milliseconds.items():
-        p50, p99 = np.percentile(times, (50, 99))
-        entries.append({"name": f"one text, {units} units, {system}", "p50_ms": p50, "p99_ms": p99, "reason": None})
-    for system, reason in reasons.items():
-        entry = {"name": f"one text, {units} units, {system}", "p50_ms": None, "p99_ms": None}
-        entries.append({**entry, "reason": reason})
-    return entries
-
-
-def start_up(what: str, folder: Path | None) -> float:
-    """Returns seconds; runs in a fresh process."""
-    begin = time.perf_counter()
-    from keras_senti.export import saved_model
-
-    imported = time.perf_counter()
-    if what == "import":
-        return imported - begin
-    ids, labels = np.full((ROWS, 100), 2, np.int32), np.eye(2, dtype=np.float32)[np.zeros(ROWS, int)]
-    if what == "load":
-        saved_model.load(folder).predict(["w1 w2 w3"])
-    elif what == "keras":
-        build_keras(10_000).train_on_batch(ids, labels)
-    else:
-        from keras_senti.models import build
-        from keras_senti.settings.schema import ModelConfig, TrainConfig
-        from keras_senti.training import fit
-
-        settings = {"bidirectional": False, "pooling": "last", "embedding_dropout": 0.0}
-        config = ModelConfig(dropout=0.2, recurrent_dropout=0.2, **settings)
-        model = build.build_model(config, 10_000, len(CLASS_NAMES), what)
-        fit.compile_model(model, TrainConfig(), total_steps=1)
-        model.train_on_batch(ids, labels)
-    return time.perf_counter() - imported
-
-
-def time_startup(folder: Path, repeats: int) -> list[dict]:
-    titles = {
-        "import": "import of workflow, TensorFlow and Keras",
-        "loop": "build and first step, ours, loop",
-        "xla": "build and first step, ours, xla (compiles)",
-        "keras": "build and first step, plain Keras",
-        "load": "load of our SavedModel and first prediction",
-    }
-    seconds = {what: [] for what in titles}
-    for _ in range(repeats):
-        for what, times in seconds.items():
-            times.append(run_alone(start_up, what, folder))
-    return [
-        {"name": titles[what], "seconds": float(np.median(times)), "all": sorted(times)}
-        for what, times in seconds.items()
-    ]
-
-
 # --- output ---
 
 
@@ -429,25 +217,8 @@ def format_table(title: str, entries: list[dict]) -> str:
         return "" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value)
 
     columns = list(dict.fromkeys(key for entry in entries for key in entry if key != "name"))
-    rows = [(title, *columns), ("---",) * (1 + len(columns))]
-    rows += [(entry["name"], *(show(entry.get(column)) for column in columns)) for entry in entries]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
-
-
-def time_inference(imdb: str, folder: Path, options) -> list[dict]:
-    from keras_senti.data.token_cache import load_corpus
-
-    encoded = load_corpus(read_settings(imdb)).parts["train"].token_ids
-    entries = []
-    for units in (100, 512):
-        folders = {"ours": folder / f"ours-{units}" / "saved_model", "keras": folder / f"keras-{units}"}
-        run_alone(export_ours, folder / f"ours-{units}", units)
-        run_alone(export_keras, folders["keras"], units)
-        folders["litert"] = folders["onnx_runtime"] = folders["keras"]
-        if units == 100:
-            entries += time_bulk(encoded, folder / "ours-100", options.texts, options.repeats)
-        entries += time_single(folders, units, 6 * options.repeats)
-    return entries
+    rows = [(entry["name"], *(show(entry.get(column)) for column in columns)) for entry in entries]
+    return format_markdown((title, *columns), rows) + "\n"
 
 
 def main():

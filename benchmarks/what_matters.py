@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from keras_senti.errors import UserError
 from keras_senti.experiments.study import compare_paired, format_markdown, pair_scores, run_study, show_difference
-from keras_senti.experiments.trial import find_difference
+from keras_senti.experiments.trial import find_differences
 from keras_senti.settings.command_line import parse_config, to_arguments
 from keras_senti.settings.schema import Config
 from keras_senti.storage.files import replace_file, write_json
@@ -88,7 +88,7 @@ def measure(kind: str, base: list[str], wanted, seeds: int, results: dict, jobs:
     changes = make_changes(kind, parse_config(base))
     changes = {name: c for name, c in changes.items() if wanted is None or name in wanted}
     recipe = parse_config(base)
-    changes = {name: c for name, c in changes.items() if find_difference(parse_config([*base, *c]), recipe)}
+    changes = {name: c for name, c in changes.items() if find_differences(parse_config([*base, *c]), recipe)}
     folders = {name: re.sub("[^a-z0-9.]+", "_", name.lower()) for name in changes}
     configs = {"recipe": base, **{folders[name]: [*base, *change] for name, change in changes.items()}}
     try:

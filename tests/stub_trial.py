@@ -18,13 +18,13 @@ from keras_senti.settings.portable import resolve_paths
 from keras_senti.settings.yaml_file import read_config, write_yaml
 
 end_with_parent()
-words = sys.argv[1:]
-if "--resume" in words:
-    run_dir = Path(words[words.index("--resume") + 1])
+arguments = sys.argv[1:]
+if "--resume" in arguments:
+    run_dir = Path(arguments[arguments.index("--resume") + 1])
     config = read_config(run_dir / "config.yaml")
 else:
-    run_dir = Path(words[words.index("--run_dir") + 1])
-    config = resolve_paths(parse_config([w for w in words if w not in ("--run_dir", str(run_dir))]))
+    run_dir = Path(arguments[arguments.index("--run_dir") + 1])
+    config = resolve_paths(parse_config([a for a in arguments if a not in ("--run_dir", str(run_dir))]))
     run_dir.mkdir(parents=True)
     (run_dir / "config.yaml").write_text(write_yaml(config))
     (run_dir / "manifest.json").write_text(json.dumps({"status": "running"}))

@@ -24,10 +24,12 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import curves
 import end_to_end
 import few_labels
+import few_labels_rows
 import optimizer
 import pretraining
 import recurrent
 import throughput
+import workers
 
 TIMES = {
     "ours_loop": [30.0, 40.0, 50.0],
@@ -91,8 +93,8 @@ class OneAtATime:
 def test_recurrent_measures_every_competitor_but_one_that_is_not_installed(tmp_path, monkeypatch, capsys):
     find_spec = importlib.util.find_spec  # TensorFlow and PyTorch in one process crash
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find_spec(name))
-    serve = recurrent.serve  # in threads: processes would import TensorFlow once each, half a minute together
-    monkeypatch.setattr(recurrent, "serve", lambda connection: serve(OneAtATime(connection)))
+    serve = workers.serve  # in threads: processes would import TensorFlow once each, half a minute together
+    monkeypatch.setattr(workers, "serve", lambda connection: serve(OneAtATime(connection)))
     threads = SimpleNamespace(Pipe=multiprocessing.Pipe, Process=threading.Thread)
     monkeypatch.setattr(multiprocessing, "get_context", lambda kind: threads)
     file = tmp_path / "result.json"
@@ -200,54 +202,56 @@ def test_the_learning_curves_lie_beside_the_rival_of_the_verdict(tmp_path, monke
     assert lines == [(0.6, "words + characters (linear)")] and (tmp_path / "curves.png").stat().st_size > 5_000
 
 
-def make_part(**rows) -> few_labels.Part:
+def make_part(**rows) -> few_labels_rows.Part:
     """So many rows of each class, of which each has a text of its own."""
     labels = np.repeat(np.arange(len(rows)), list(rows.values()))
-    return few_labels.Part([f"text {row}" for row in range(len(labels))], labels)
+    return few_labels_rows.Part([f"text {row}" for row in range(len(labels))], labels)
 
 
 def test_few_labels_are_drawn_with_the_shares_of_the_classes_and_the_smaller_draw_is_in_the_larger_one():
     part = make_part(negative=60, positive=30)
-    draws = {count: few_labels.draw_rows(part, count, seed=1) for count in (9, 30, 90)}
+    draws = {count: few_labels_rows.draw_rows(part, count, seed=1) for count in (9, 30, 90)}
     for count, drawn in draws.items():
         assert np.bincount(drawn.labels).tolist() == [2 * count // 3, count // 3]
         assert all(part.labels[part.texts.index(text)] == label for text, label in zip(drawn.texts, drawn.labels))
     assert set(draws[9].texts) < set(draws[30].texts) < set(draws[90].texts) and draws[90].texts == part.texts
-    assert few_labels.draw_rows(part, 9, seed=1).texts == draws[9].texts
-    assert few_labels.draw_rows(part, 9, seed=2).texts != draws[9].texts
+    assert few_labels_rows.draw_rows(part, 9, seed=1).texts == draws[9].texts
+    assert few_labels_rows.draw_rows(part, 9, seed=2).texts != draws[9].texts
 
 
 def test_a_draw_that_cannot_be_is_refused():
     part = make_part(negative=60, positive=30)
     with pytest.raises(UserError, match="--sizes: received 91, expected fewer than the 90 train rows, or `all`"):
-        few_labels.draw_rows(part, 91, seed=0)
+        few_labels_rows.draw_rows(part, 91, seed=0)
     with pytest.raises(UserError, match="received 3, which leaves 1 for a class, expected at least 2"):
-        few_labels.draw_rows(part, 3, seed=0)
+        few_labels_rows.draw_rows(part, 3, seed=0)
 
 
 def test_drawn_rows_come_back_from_their_file_whatever_is_in_the_texts(tmp_path):
-    part = few_labels.Part(['a "quote", a comma', "two\nlines", "a lone\rreturn", " 酒店 "], np.array([1, 0, 0, 1]))
-    first = few_labels.write_part(part, ("negative", "positive"), tmp_path / "train.csv")
+    part = few_labels_rows.Part(
+        ['a "quote", a comma', "two\nlines", "a lone\rreturn", " 酒店 "], np.array([1, 0, 0, 1])
+    )
+    first = few_labels_rows.write_part(part, ("negative", "positive"), tmp_path / "train.csv")
     rows = [row for _, row in Table(tmp_path / "train.csv")]
     assert [row["text"] for row in rows] == part.texts
     assert [row["sentiment"] for row in rows] == ["positive", "negative", "negative", "positive"]
-    assert few_labels.write_part(part, ("negative", "positive"), tmp_path / "again.csv") == first
+    assert few_labels_rows.write_part(part, ("negative", "positive"), tmp_path / "again.csv") == first
 
 
 def test_rows_that_stand_in_their_file_are_not_written_again(tmp_path):
     path, part = tmp_path / "train.csv", make_part(negative=2, positive=1)
-    first = few_labels.write_part(part, ("negative", "positive"), path)
+    first = few_labels_rows.write_part(part, ("negative", "positive"), path)
     os.utime(path, (1, 1))
-    assert few_labels.write_part(part, ("negative", "positive"), path) == first and path.stat().st_mtime == 1
-    assert few_labels.write_part(make_part(negative=2), ("negative", "positive"), path) != first
+    assert few_labels_rows.write_part(part, ("negative", "positive"), path) == first and path.stat().st_mtime == 1
+    assert few_labels_rows.write_part(make_part(negative=2), ("negative", "positive"), path) != first
     assert path.stat().st_mtime > 1 and [p.name for p in tmp_path.iterdir()] == ["train.csv"]
 
 
 def test_the_rows_to_watch_were_not_drawn(monkeypatch):
-    monkeypatch.setattr(few_labels, "WATCHED", 20)
+    monkeypatch.setattr(few_labels_rows, "WATCHED", 20)
     part = make_part(negative=30, positive=60)
-    drawn = few_labels.draw_rows(part, 50, seed=1)
-    watched = few_labels.take_watched(part, drawn, seed=1)
+    drawn = few_labels_rows.draw_rows(part, 50, seed=1)
+    watched = few_labels_rows.take_watched(part, drawn, seed=1)
     assert len(watched.texts) == len(set(watched.texts) - set(drawn.texts)) == len(watched.labels) == 20
     labels = dict(zip(part.texts, part.labels))
     assert [labels[text] for text in watched.texts] == watched.labels.tolist()
@@ -420,7 +424,7 @@ def test_few_labels_trains_networks_with_and_without_pre_training(few_labels_wor
 
 
 class InProcess:
-    """Stands for recurrent.Workers: one process, which has TensorFlow already."""
+    """Stands for workers.Workers: one process, which has TensorFlow already."""
 
     def build(self, requests):
         self.steps = {name: function(*arguments) for name, (function, *arguments) in requests.items()}

@@ -18,7 +18,8 @@ import argparse
 
 from keras_senti.errors import UserError
 from keras_senti.evaluation.metrics import DECISIVE, METRICS
-from keras_senti.experiments.search import SAMPLERS, run_search
+from keras_senti.experiments.search import run_search
+from keras_senti.experiments.search_trials import SAMPLERS
 
 
 def _read_options(argv) -> tuple[argparse.Namespace, list[str]]:

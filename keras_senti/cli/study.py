@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from keras_senti.errors import UserError
-from keras_senti.experiments.study import check_seeds, format_summary, name_configs, run_study
+from keras_senti.experiments.study import format_summary, run_study
 
 
 def main(argv):
@@ -29,10 +29,13 @@ def main(argv):
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (no TPU), each with its share of the cores")
     parser.add_argument("--out", metavar="FOLDER", help="default: logs/studies/<names of the configs>")
     options, arguments = parser.parse_known_args(argv)
-    check_seeds(options.seeds)
-    if len(options.config) > 2:
-        raise UserError(f"--config: received {len(options.config)} files, expected one or two.")
-    configs = name_configs(options.config)
+    for name in ("seeds", "jobs"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name}: received {getattr(options, name)}, expected at least 1.")
+    configs = {Path(file).stem: ["--config", file] for file in options.config}
+    if len(options.config) > 2 or len(configs) < len(options.config):
+        received = f"{len(options.config)} files, {', '.join(options.config)}"
+        raise UserError(f"--config: received {received}, expected one, or two files of different names.")
     folder = Path(options.out or Path("logs") / "studies" / "-".join(configs))
     if not any(word.split("=")[0] == "--train.evaluate_test" for word in arguments):
         arguments = [*arguments, "--train.evaluate_test", "false"]

@@ -7,12 +7,7 @@ from pathlib import Path
 
 from keras_senti.errors import UserError
 from keras_senti.storage.files import WriteError, replace
-
-try:
-    import fcntl
-    import resource
-except ImportError:  # Windows: nothing there keeps two runs out of one folder
-    fcntl = resource = None
+from keras_senti.storage.locks import InUse, lock_file
 
 
 @contextlib.contextmanager
@@ -44,14 +39,11 @@ def share_cache(folder: Path):
     some network drives) nothing is removed. Where nothing can be written, the first write says so.
     """
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, WriteError):
             folder.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(folder / "lock", "a"))
-            if fcntl is not None:
-                with contextlib.suppress(BlockingIOError):
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    for path in folder.glob("writing-*"):  # a user may have folders of such a name there
-                        if all(_CACHED.fullmatch(inner.name) for inner in path.glob("*")):
-                            shutil.rmtree(path, ignore_errors=True)
-                fcntl.flock(file, fcntl.LOCK_SH)
+            with contextlib.suppress(InUse), lock_file(folder / "lock") as is_alone:
+                for path in folder.glob("writing-*") if is_alone else ():  # a user may have folders of such a name
+                    if all(_CACHED.fullmatch(inner.name) for inner in path.glob("*")):
+                        shutil.rmtree(path, ignore_errors=True)
+            stack.enter_context(lock_file(folder / "lock", shared=True, wait=True))
         yield

@@ -17,14 +17,11 @@ SECONDS_TO_END = 10  # between asking a worker to end and ending it
 
 def find_free_ports(count: int) -> list[int]:
     """Returns ports of the loopback address that nobody uses now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def start_workers(command: list[str], workers: int, started: list[subprocess.Popen]):
@@ -36,12 +33,12 @@ def start_workers(command: list[str], workers: int, started: list[subprocess.Pop
     for index in range(workers):
         cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         environment = {**os.environ, "TF_CONFIG": json.dumps(cluster), "PYTHONUNBUFFERED": "1"}
-        pipes = {"stdout": None if index == 0 else subprocess.DEVNULL, "stderr": subprocess.PIPE}
         try:
-            # A group of its own, so that a worker's own children end with it.
             worker = subprocess.Popen(
-                command, env=environment, start_new_session=True, text=True, errors="replace", **pipes
-            )
+                command, env=environment, text=True, errors="replace", stderr=subprocess.PIPE,
+                stdout=None if index == 0 else subprocess.DEVNULL,
+                start_new_session=True,  # a group of its own, so that a worker's own children end with it
+            )  # fmt: skip
         except OSError as error:
             raise UserError(f"launch: cannot start {command[0]}: {error.strerror}.") from None
         started.append(worker)
@@ -64,24 +61,25 @@ def _show_errors(lines, index: int):
 
 def wait_for_workers(workers: list[subprocess.Popen]) -> int:
     """Waits until all have ended, and ends the others if one fails. Returns its exit code, or 0."""
-    while True:
-        codes = [worker.poll() for worker in workers]
-        for index, code in enumerate(codes):
-            if code:
-                how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-                time.sleep(1)  # so that its last words stand before ours
-                others = [i for i, c in enumerate(codes) if c is None]
-                if others:
-                    print(
-                        f"launch: worker {index} {how}; ending the others. To go on from the last checkpoint, start "
-                        "the same command with --resume RUN instead of --config.",
-                        file=sys.stderr, flush=True,
-                    )  # fmt: skip
-                end_workers(workers)
-                return code if code > 0 else 128 - code
-        if all(code == 0 for code in codes):
-            return 0
+    codes = [None]
+    while None in codes and not any(codes):
         time.sleep(0.2)
+        codes = [worker.poll() for worker in workers]
+    if not any(codes):
+        return 0
+    time.sleep(1)  # so that its last words stand before ours
+    index, code = next((index, code) for index, code in enumerate(codes) if code)
+    if None in codes:
+        print(
+            f"launch: worker {index} {describe_exit(code)}; ending the others. To go on from the last checkpoint, "
+            "start the same command with --resume RUN instead of --config.", file=sys.stderr, flush=True,
+        )  # fmt: skip
+    end_workers(workers)
+    return code if code > 0 else 128 - code
+
+
+def describe_exit(code: int) -> str:
+    return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
 def end_workers(workers: list[subprocess.Popen]):
@@ -96,14 +94,11 @@ def end_workers(workers: list[subprocess.Popen]):
 
 def send(workers: list[subprocess.Popen], number: int):
     for worker in workers:
-        if worker.poll() is not None:
-            continue
-        if not hasattr(os, "killpg"):  # Windows, where Ctrl-C has reached the workers too
-            if number != signal.SIGINT:
-                worker.terminate()
-            continue
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(worker.pid, number)
+        if worker.poll() is None and hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(worker.pid, number)
+        elif worker.poll() is None and number != signal.SIGINT:  # on Windows Ctrl-C has reached the workers too
+            worker.terminate()
 
 
 def _wait_until_ended(workers: list[subprocess.Popen]):

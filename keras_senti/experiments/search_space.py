@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from keras_senti.errors import UserError, suggest
+from keras_senti.errors import UserError, require, suggest
 from keras_senti.settings.command_line import parse_config, to_arguments
 from keras_senti.settings.yaml_file import list_keys
 from keras_senti.settings.yaml_text import parse_yaml, read_text
@@ -71,11 +71,11 @@ class Range:
         return trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log)
 
 
-def read_space(path, words: list[str]) -> list[Range]:
+def read_space(path, arguments: list[str]) -> list[Range]:
     """Reads the file and tries every choice and every end of a range on the config.
 
     Args:
-        words: command-line words of the config that is searched from.
+        arguments: of `train.py`, for the config that is searched from.
     Raises:
         UserError: for a missing or damaged file, a key that the config lacks or that must not change, an empty range,
             or a value that the config does not take.
@@ -89,62 +89,67 @@ def read_space(path, words: list[str]) -> list[Range]:
         raise UserError(f"{path}: received {content!r}, expected keys of the config, each with {EXAMPLE}.")
     space = []
     for key, entry in content.items():
-        space.append(_read_range(path, str(key), entry, space))
-        _try_values(path, space, words)
+        try:
+            space.append(_read_range(str(key), entry, space))
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from None
+        _try_values(path, space, arguments)
     return space
 
 
-def _read_range(path: Path, key: str, entry, before: list[Range]) -> Range:
-    keys = list_keys()
-    if key not in keys:
-        raise UserError(f"{path}: unknown key '{key}'.{suggest(key, keys)} `train.py --help` lists every key.")
+def _read_range(key: str, entry, before: list[Range]) -> Range:
+    """Raises a ValueError for what cannot be searched."""
+
+    def expect(condition, expected: str):
+        require(condition, key, entry, expected)
+
+    if key not in list_keys():
+        raise ValueError(f"unknown key '{key}'.{suggest(key, list_keys())} `train.py --help` lists every key.")
     if key in REFUSED or key.startswith("data."):
-        raise UserError(f"{path}: '{key}' cannot be searched: trials would not be scored on the same thing.")
-
-    def fail(what: str):
-        raise UserError(f"{path}: {key}: received {entry!r}, expected {what}.")
-
-    if not isinstance(entry, dict) or not ({"choices"} <= set(entry) or {"low", "high"} <= set(entry)):
-        fail(EXAMPLE)
-    if extra := set(entry) - ({"choices", "if"} if "choices" in entry else {"low", "high", "log", "step", "if"}):
-        fail(f"{EXAMPLE}, without {', '.join(sorted(map(str, extra)))}")
-    if not isinstance(entry.get("if", {}), dict):
-        fail("as `if` an earlier key with its values, such as {model.cell: lstm}")
+        raise ValueError(f"'{key}' cannot be searched: trials would not be scored on the same thing.")
+    expect(isinstance(entry, dict) and ("choices" in entry or {"low", "high"} <= set(entry)), EXAMPLE)
+    extra = set(entry) - ({"choices", "if"} if "choices" in entry else {"low", "high", "log", "step", "if"})
+    expect(not extra, f"{EXAMPLE}, without {', '.join(sorted(map(str, extra)))}")
     try:
         json.dumps(entry)
     except TypeError:
-        fail("text, numbers, true, false, null, or lists of them (a date in quotes)")
-    condition = {}
-    for name, values in entry.get("if", {}).items():
-        earlier = next((r for r in before if r.key == name), None)
-        if earlier is None:
-            fail(f"in `if` keys that stand before it in the file, of which '{name}' is none")
-        condition[name] = values if isinstance(values, list) else [values]
-        if earlier.choices and not set(map(json.dumps, condition[name])) <= set(map(json.dumps, earlier.choices)):
-            fail(f"in `if` values of {name}, which are {', '.join(map(str, earlier.choices))}")
-    if "choices" in entry:
-        choices = entry["choices"]
-        if not isinstance(choices, list) or not choices:
-            fail("at least one choice in a list")
-        if len({json.dumps(choice) for choice in choices}) < len(choices):
-            fail("each choice once")
-        return Range(key, tuple(choices), condition=condition)
+        expect(False, "text, numbers, true, false, null, or lists of them (a date in quotes)")
+    condition = _read_condition(entry.get("if", {}), before, expect)
+    if "choices" not in entry:
+        return Range(key, **_read_numbers(entry, expect), condition=condition)
+    choices = entry["choices"]
+    expect(isinstance(choices, list) and choices, "at least one choice in a list")
+    expect(len(set(map(json.dumps, choices))) == len(choices), "each choice once")
+    return Range(key, tuple(choices), condition=condition)
+
+
+def _read_condition(found, before: list[Range], expect) -> dict[str, list]:
+    expect(isinstance(found, dict), "as `if` an earlier key with its values, such as {model.cell: lstm}")
+    condition = {name: values if isinstance(values, list) else [values] for name, values in found.items()}
+    known = {values.key: values.choices for values in before}
+    for name, values in condition.items():
+        expect(name in known, f"in `if` keys that stand before it in the file, of which '{name}' is none")
+        is_known = not known[name] or set(map(json.dumps, values)) <= set(map(json.dumps, known[name]))
+        expect(is_known, f"in `if` values of {name}, which are {', '.join(map(str, known[name]))}")
+    return condition
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _read_numbers(entry: dict, expect) -> dict:
     low, high, step, log = entry["low"], entry["high"], entry.get("step"), entry.get("log", False)
-    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in (low, high)):
-        fail("numbers as low and high (YAML reads 1e-3 as text: write 0.001)")
-    if low >= high:
-        fail("low below high: the range is empty")
-    if not isinstance(log, bool) or (log and low <= 0):
-        fail("with log: true a low above 0")
-    if step is not None and (log or isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 < step):
-        fail("a step above 0, and none with log: true")
-    whole = isinstance(low, int) and isinstance(high, int) and (step is None or isinstance(step, int))
-    if not whole:
-        low, high, step = float(low), float(high), None if step is None else float(step)
-    return Range(key, (), low, high, log, step, condition)
+    expect(_is_number(low) and _is_number(high), "numbers as low and high (YAML reads 1e-3 as text: write 0.001)")
+    expect(low < high, "low below high: the range is empty")
+    expect(isinstance(log, bool) and (not log or low > 0), "with log: true a low above 0")
+    expect(step is None or (_is_number(step) and step > 0 and not log), "a step above 0, and none with log: true")
+    if not all(isinstance(value, int) for value in (low, high, step or 1)):
+        low, high, step = float(low), float(high), step and float(step)
+    return {"low": low, "high": high, "log": log, "step": step}
 
 
-def _try_values(path: Path, space: list[Range], words: list[str]):
+def _try_values(path: Path, space: list[Range], arguments: list[str]):
     """Tries the values of the last key, beside values of earlier ones with which it is on."""
     last, beside, wanted = space[-1], {}, dict(space[-1].condition)
     for earlier in reversed(space[:-1]):
@@ -153,7 +158,7 @@ def _try_values(path: Path, space: list[Range], words: list[str]):
             wanted |= earlier.condition
     for value in last.choices or (last.low, last.high):
         try:
-            parse_config([*words, *to_arguments({**beside, last.key: value})])
+            parse_config([*arguments, *to_arguments({**beside, last.key: value})])
         except UserError as error:
             raise UserError(f"{path}: {last.key}: {value!r} is no value for it: {error}") from None
 

@@ -1,10 +1,8 @@
 """Several configs and seeds, trained and compared on the same rows."""
 
-import contextlib
 import statistics
 import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from keras_senti.experiments.trial import (
     format_duration,
     freeze_config,
     make_folder,
+    run_jobs,
     run_trial,
     share_cores,
 )
@@ -67,62 +66,52 @@ def compare_paired(first: list[float], second: list[float]) -> dict:
     return found
 
 
-class StudyInUse(UserError):
-    """Another process makes the study of a folder."""
-
-
-def run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path, words: list[str], jobs: int = 1) -> dict:
+def run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path, shared: list[str], jobs: int = 1) -> dict:
     """Trains each config with each seed, each in a process of its own, and writes what came out.
 
     Args:
-        configs: command-line words (`--config FILE`, ...) by a name. words: settings of all runs.
+        configs: arguments of `train.py` (`--config FILE`, ...) by a name. shared: further ones, of all runs.
         jobs: so many runs at a time, each with its share of the processor cores unless device.cpu_threads is set.
     Returns: what is in study.json: {"seeds", "part", "configs": {name: {"scores": {score: {"mean", "sd", "all"}},
         "failed": {seed: why}, ...}}, "difference": {score: ...} with two configs}.
     Raises:
-        StudyInUse: if another process works in the folder.
+        InUse: if another process works in the folder.
         UserError: before any run for settings that cannot work; if all runs of a config failed; as soon as two runs are
             not scored on the same rows.
     """
-    check_jobs(jobs)
-    for chosen in configs.values():
-        check_trial_config([*chosen, *words])
+    for arguments in configs.values():
+        check_trial_config([*arguments, *shared])
     make_folder(folder, "study.lock")
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(locks.lock_file(folder / "study.lock"))
-        except BlockingIOError:
-            raise StudyInUse(f"{folder}: another process makes this study. Wait until it has ended.") from None
-        frozen = {n: freeze_config([*chosen, *words], folder / n / "config.yaml") for n, chosen in configs.items()}
+    with locks.lock_file(folder / "study.lock"):
+        frozen = {n: freeze_config([*own, *shared], folder / n / "config.yaml") for n, own in configs.items()}
         return _run_study(frozen, seeds, folder, jobs)
 
 
 def _run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path, jobs: int) -> dict:
     found, failed = {name: {} for name in configs}, {name: {} for name in configs}
-    begin, made, split = time.perf_counter(), 0, None
-    plan = [(seed, name) for seed in seeds for name in configs]
-    for number, (seed, name, outcome) in enumerate(_run_all(configs, plan, folder, jobs), 1):
-        run_dir = folder / name / f"seed-{seed}"
+    begin, made, split, total = time.perf_counter(), 0, None, len(seeds) * len(configs)
+    for number, ((seed, name), outcome) in enumerate(_run_all(configs, seeds, folder, jobs), 1):
         if isinstance(outcome, TrialFailed):
             failed[name][seed] = str(outcome)
             print(f"{name}, seed {seed}: FAILED: {outcome}", flush=True)
             continue
         metrics, seconds = outcome
         made += seconds > 1  # the others were there
+        run_dir = folder / name / f"seed-{seed}"
         manifest = run_folder.read_manifest(run_dir)
         split = split or manifest["data"]["split_sha256"]
         if manifest["data"]["split_sha256"] != split:
             raise UserError(
-                f"{run_dir} is not scored on the same rows as the runs before it, so they cannot be compared: other "
-                "data settings (source, files, seed, fractions), or a file that has changed. Give all the same data."
+                f"{run_dir} is not scored on the same rows as the runs before it: other data settings, or a file that "
+                "has changed. Give all the same data."
             )
         found[name][seed] = metrics, manifest
         scores = metrics["validation"]
         shown = ", ".join(f"{m.title} {scores[m.name]:.3f}" for m in METRICS.values() if m.main and m.name in scores)
-        left = (time.perf_counter() - begin) / max(made, 1) * (len(plan) - number)
+        left = (time.perf_counter() - begin) / max(made, 1) * (total - number)
         print(
-            f"{name}, seed {seed} ({number} of {len(plan)}): {shown}"
-            + (f"; about {format_duration(left)} left" if number < len(plan) and made else ""),
+            f"{name}, seed {seed} ({number} of {total}): {shown}"
+            + (f"; about {format_duration(left)} left" if number < total and made else ""),
             flush=True,
         )
     for name, why in failed.items():
@@ -137,50 +126,35 @@ def _run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path, jo
     return result
 
 
-def _run_all(configs: dict[str, list[str]], plan: list[tuple[int, str]], folder: Path, jobs: int):
-    """Yields (seed, name, (metrics, seconds) or why it failed) of each run of the plan as soon as it has ended."""
-    stop, threads = threading.Event(), {name: share_cores(words, jobs) for name, words in configs.items()}
+def _run_all(configs: dict[str, list[str]], seeds: list[int], folder: Path, jobs: int):
+    """Yields (seed, name), and metrics and seconds of this run or why it failed, as soon as it has ended."""
+    stop, shares = threading.Event(), {name: share_cores(arguments, jobs) for name, arguments in configs.items()}
 
-    def run(seed: int, name: str):
-        begin = time.perf_counter()
-        words = [*configs[name], *threads[name], "--train.seed", str(seed)]
+    def run(item: tuple[int, str]):
+        begin, (seed, name) = time.perf_counter(), item
+        arguments = [*configs[name], *shares[name], "--train.seed", str(seed)]
         try:
-            return run_trial(words, folder / name / f"seed-{seed}", stop=stop), time.perf_counter() - begin
+            return run_trial(arguments, folder / name / f"seed-{seed}", stop=stop), time.perf_counter() - begin
         except TrialFailed as error:
             return error
 
-    waiting, running = list(plan), {}
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    item = waiting.pop(0)
-                    running[pool.submit(run, *item)] = item
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield *running.pop(future), future.result()
-        finally:
-            stop.set()  # also after Ctrl-C: what has begun is ended, and goes on with the next start
+    return run_jobs(run, [(seed, name) for seed in seeds for name in configs], jobs, stop)
 
 
 def _gather(found: dict, failed: dict, seeds: list[int]) -> dict:
-    by_config = {name: list(by_seed.values()) for name, by_seed in found.items()}
-    has_test = any("test" in metrics for pairs in by_config.values() for metrics, _ in pairs)
+    """Returns what is in study.json; found: (metrics, manifest) by config and seed."""
+    has_test = any("test" in metrics for runs in found.values() for metrics, _ in runs.values())
     part, key = ("test", "baselines") if has_test else ("validation", "validation_baselines")
     result = {"seeds": seeds, "part": part, "configs": {}, "baselines": {}}
-    for name, pairs in by_config.items():
-        flat = [
-            {
-                **flatten_scores(metrics[part]),
-                **{name: manifest[name] for name in ("seconds", "memory_gb") if manifest.get(name) is not None},
-                "best_epoch": manifest["training"]["best_epoch"],
-            }
-            for metrics, manifest in pairs
-        ]
-        names = [score for score in flat[0] if all(score in scores for scores in flat)]
-        columns = {score: [scores[score] for scores in flat] for score in names}
-        metrics, manifest = pairs[0]
+    for name, runs in found.items():
+        flat = []
+        for metrics, manifest in runs.values():
+            noted = {key: manifest[key] for key in ("seconds", "memory_gb") if manifest.get(key) is not None}
+            flat.append(flatten_scores(metrics[part]) | noted | {"best_epoch": manifest["training"]["best_epoch"]})
+        columns = {score: [scores[score] for scores in flat] for score in flat[0] if all(score in s for s in flat)}
+        metrics, manifest = next(iter(runs.values()))
         result["configs"][name] = {
-            "seeds": list(found[name]),
+            "seeds": list(runs),
             "scores": {score: {**summarize(column), "all": column} for score, column in columns.items()},
             "failed": failed[name],
             "parameters": manifest["parameters"],
@@ -190,11 +164,8 @@ def _gather(found: dict, failed: dict, seeds: list[int]) -> dict:
     if len(found) == 2:
         first, second = result["configs"].values()
         if set(first["seeds"]) & set(second["seeds"]):
-            result["difference"] = {
-                score: compare_paired(*pair_scores(first, second, score))
-                for score in first["scores"]
-                if score in second["scores"]
-            }
+            both = [score for score in first["scores"] if score in second["scores"]]
+            result["difference"] = {score: compare_paired(*pair_scores(first, second, score)) for score in both}
     return result
 
 
@@ -222,7 +193,7 @@ def format_table(result: dict) -> str:
     difference = result.get("difference")
     head = [f"{result['part']} part", *(f"{n} ({count_seeds(result['configs'][n])})" for n in names)]
     head += [f"{names[1]} − {names[0]} (95% interval)", "p"] if difference else []
-    head += [name for name in result["baselines"]]
+    head += result["baselines"]
     rows = []
     for score in result["configs"][names[0]]["scores"]:
         cells = [TITLES.get(score, score)]
@@ -230,11 +201,10 @@ def format_table(result: dict) -> str:
         for name in names:
             summary = result["configs"][name]["scores"].get(score)
             cells.append(_show(summary, digits) if summary else "")
-        if difference and score in difference:
-            p_value = difference[score]["p_value"]
-            cells += [show_difference(difference[score]), "" if p_value is None else f"{p_value:.3f}"]
-        elif difference:
-            cells += ["", ""]
+        if difference:
+            found = difference.get(score)
+            p_value = found and found["p_value"]
+            cells += [show_difference(found) if found else "", "" if p_value is None else f"{p_value:.3f}"]
         for scores in result["baselines"].values():
             cells.append(f"{scores[score]:.3f}" if score in scores else "")
         rows.append(cells)
@@ -254,9 +224,8 @@ def format_summary(result: dict) -> str:
     """Returns a few lines for the terminal: the main scores, and which config is better."""
     lines = []
     for name, config in result["configs"].items():
-        shown = ", ".join(
-            f"{TITLES.get(s, s)} {_show(config['scores'][s])}" for s in MAIN_SCORES if s in config["scores"]
-        )
+        found = config["scores"]
+        shown = ", ".join(f"{TITLES.get(s, s)} {_show(found[s])}" for s in MAIN_SCORES if s in found)
         lines.append(f"{name} ({count_seeds(config)}, {result['part']} part): {shown}")
     for name, scores in result["baselines"].items():
         shown = ", ".join(f"{TITLES.get(s, s)} {scores[s]:.3f}" for s in MAIN_SCORES if s in scores)
@@ -300,25 +269,3 @@ def draw_study(result: dict) -> Figure:
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     return figure
-
-
-def name_configs(files: list[str]) -> dict[str, list[str]]:
-    """Returns command-line words by the name of the file.
-
-    Raises:
-        UserError: if two files have the same name.
-    """
-    stems = [Path(file).stem for file in files]
-    if len(set(stems)) < len(stems):
-        raise UserError(f"--config: received {' and '.join(files)}, expected files of different names: rename one.")
-    return {stem: ["--config", file] for stem, file in zip(stems, files)}
-
-
-def check_seeds(count: int):
-    if count < 1:
-        raise UserError(f"--seeds: received {count}, expected at least 1 (5 tell something of the spread).")
-
-
-def check_jobs(count: int):
-    if count < 1:
-        raise UserError(f"--jobs: received {count}, expected at least 1: how many runs train at a time.")

@@ -6,7 +6,7 @@ repeated.
 """
 
 import csv
-import dataclasses
+import itertools
 import os
 import re
 import shutil
@@ -14,14 +14,16 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from operator import attrgetter
 from pathlib import Path
 
 from keras_senti.errors import UserError, run_command
-from keras_senti.experiments.local_workers import end_workers
+from keras_senti.experiments.local_workers import describe_exit, end_workers
 from keras_senti.settings.command_line import parse_config, to_arguments
 from keras_senti.settings.portable import resolve_paths
 from keras_senti.settings.schema import Config
-from keras_senti.settings.yaml_file import read_config, write_yaml
+from keras_senti.settings.yaml_file import list_keys, read_config, write_yaml
 from keras_senti.storage.files import read_json, write_text
 from keras_senti.storage.run_folder import read_manifest
 
@@ -29,6 +31,10 @@ SECONDS_BETWEEN_LOOKS = 0.5
 COMMAND = [sys.executable, "-m", "keras_senti.experiments.trial"]
 PARENT = "KERAS_SENTI_PARENT"  # environment variable with the process that a trial ends with
 GROWTH = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}  # else the first of several trials would take a GPU's whole memory
+
+
+# What a run leaves that was stopped before it had begun.
+_BEGINNING = re.compile(r"manifest\.json|checkpoints(/lock)?|(checkpoints/)?writing-[a-z0-9_]{8}(/.*)?")
 
 
 class TrialFailed(UserError):
@@ -43,15 +49,12 @@ class TrialStopped(Exception):
     """The run of a trial was ended because whoever watched it had seen enough."""
 
 
-def make_folder(path, lock: str) -> Path:
-    """Makes the folder of a study or a search, if it is not there.
+def make_folder(path: Path, lock: str):
+    """Makes the folder of a study or a search, if it is not there; it is known by the file of its lock.
 
-    Args:
-        lock: name of the file by which a folder is known to be one.
     Raises:
         UserError: if it cannot be made, or holds something else.
     """
-    path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         is_foreign = not (path / lock).is_file() and any(path.iterdir())
@@ -59,12 +62,11 @@ def make_folder(path, lock: str) -> Path:
         raise UserError(f"--out: cannot make the folder {path}: {error.strerror}.") from None
     if is_foreign:
         raise UserError(f"--out: {path} is not empty, and has no {lock} of an earlier start. Name a new folder.")
-    return path
 
 
-def check_trial_config(words: list[str]) -> Config:
+def check_trial_config(arguments: list[str]) -> Config:
     """Returns the settings of trials; raises a UserError if they are no classifier's, or name a run folder."""
-    config = resolve_paths(parse_config(words))
+    config = resolve_paths(parse_config(arguments))
     if config.task == "language_model":
         raise UserError(f"task: {config.name} is a language model's config, expected a classifier's.")
     if config.run_dir is not None or config.resume is not None:
@@ -72,40 +74,30 @@ def check_trial_config(words: list[str]) -> Config:
     return config
 
 
-def freeze_config(words: list[str], path: Path) -> list[str]:
-    """Writes the settings that all trials begin with; returns the words that name them from now on.
+def freeze_config(arguments: list[str], path: Path) -> list[str]:
+    """Writes the settings that all trials begin with; returns the arguments that name them from now on.
 
-    What trials run on (device.*), and where their cache lies, may be another from start to start.
-
-    So a config file that is edited, or a newer run that init_from would find, does not change the trials to come.
+    So a config file that is edited, or a newer run that init_from would find, does not change the trials to come. What
+    they run on (device.*), and where their cache lies, may be another from start to start.
 
     Args:
-        words: of the command line of `train.py`. path: of the file, in the folder of the study or search.
+        arguments: of `train.py`. path: of the file, in the folder of the study or search.
     Raises:
-        UserError: if the file is there and says something else; see `check_trial_config`.
+        UserError: if the file says something else already; see `check_trial_config`.
     """
-    config = check_trial_config(words)
-    if path.exists():
-        if found := find_difference(config, read_config(path)):
-            raise UserError(
-                f"{path.parent}: there are runs with {found[0]} {found[1]!r}, but now it is {found[2]!r}. Name another "
-                "folder with --out, or go back to the earlier settings."
-            )
-    else:
+    config = check_trial_config(arguments)
+    if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, write_yaml(config))
-    stored = read_config(path)
-    places = {"data.cache_dir": (config.data.cache_dir, stored.data.cache_dir)}
-    places |= {f"device.{name}": (value, getattr(stored.device, name)) for name, value in vars(config.device).items()}
-    changed = {key: now for key, (now, before) in places.items() if now != before}
-    return ["--config", str(path), *to_arguments(changed)]
+    places = _find_places(config, path, path.parent)
+    return ["--config", str(path), *to_arguments(places)]
 
 
-def run_trial(words: list[str], run_dir: Path, watch=None, stop: threading.Event | None = None) -> dict:
+def run_trial(arguments: list[str], run_dir: Path, watch=None, stop: threading.Event | None = None) -> dict:
     """Trains a run, or what is left of it. What it says is added to <run_dir>.log.
 
     Args:
-        words: of the command line of `train.py`, without --run_dir.
+        arguments: of `train.py`, without --run_dir.
         watch: called with the rows of history.csv so far, dictionaries of strings, after each epoch; if it returns
             True, the run is ended.
         stop: ends the run when it is set.
@@ -114,8 +106,8 @@ def run_trial(words: list[str], run_dir: Path, watch=None, stop: threading.Event
         TrialFailed: if the run failed. ForeignFolder: if the folder has one with other settings, or no run.
         TrialStopped: if `watch` or `stop` ended it.
     """
-    words = _find_words(words, run_dir)
-    if words is None:
+    arguments = _find_arguments(arguments, run_dir)
+    if arguments is None:
         return read_json(run_dir / "metrics.json")
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     log = run_dir.with_name(f"{run_dir.name}.log")
@@ -124,7 +116,7 @@ def run_trial(words: list[str], run_dir: Path, watch=None, stop: threading.Event
         # A group of its own: Ctrl-C would let it end early and count as finished.
         environment = {**GROWTH, **os.environ, PARENT: str(os.getpid())}
         process = subprocess.Popen(
-            [*COMMAND, *words], stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            [*COMMAND, *arguments], stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
         try:
             _wait(process, run_dir / "history.csv", watch, stop)
@@ -135,45 +127,56 @@ def run_trial(words: list[str], run_dir: Path, watch=None, stop: threading.Event
     return read_json(run_dir / "metrics.json")
 
 
-def share_cores(words: list[str], jobs: int) -> list[str]:
-    """Returns the words that give a run its share of the processor cores; none if it has them all, or says its own.
+def run_jobs(work, items, jobs: int, stop: threading.Event):
+    """Yields (item, work(item)) as soon as one has ended, so many at a time.
+
+    What raises, or a caller that has seen enough, sets `stop`, by which the others are to end.
+    """
+    items, running = iter(items), {}
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            while True:
+                for item in itertools.islice(items, jobs - len(running)):
+                    running[pool.submit(work, item)] = item
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+        finally:
+            stop.set()
+
+
+def share_cores(arguments: list[str], jobs: int) -> list[str]:
+    """Returns the arguments that give a run its share of the processor cores; none if it has them all, or says its own.
 
     A small recurrent model keeps one core busy and two hardly more, so two runs at a time, each with one of two cores,
     take little longer than one with both. A run that goes on keeps the share that it began with.
     """
-    if jobs == 1 or parse_config(words).device.cpu_threads is not None:
+    if jobs == 1 or parse_config(arguments).device.cpu_threads is not None:
         return []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ["--device.cpu_threads", str(max(1, cores // jobs))]
+    return to_arguments({"device.cpu_threads": max(1, cores // jobs)})
 
 
 def _has_finished(run_dir: Path) -> bool:
     return (run_dir / "manifest.json").is_file() and read_manifest(run_dir).get("status") == "finished"
 
 
-def _find_words(words: list[str], run_dir: Path) -> list[str] | None:
-    """Returns the words that begin or continue the run in a folder, None if it has finished."""
+def _find_arguments(arguments: list[str], run_dir: Path) -> list[str] | None:
+    """Returns the arguments that begin or continue the run in a folder, None if it has finished."""
     if not all((run_dir / name).is_file() for name in ("manifest.json", "config.yaml")):
         _remove_beginning(run_dir)
-        return [*words, "--run_dir", str(run_dir)]
-    if found := find_difference(parse_config(words), read_config(run_dir / "config.yaml")):
-        raise ForeignFolder(f"{run_dir}: there is a run with {found[0]} {found[1]!r}, but now it is {found[2]!r}")
+        return [*arguments, "--run_dir", str(run_dir)]
+    _find_places(parse_config(arguments), run_dir / "config.yaml", run_dir)
     return None if _has_finished(run_dir) else ["--resume", str(run_dir)]
 
 
 def _remove_beginning(run_dir: Path):
-    """Removes what a run leaves that was stopped before it had begun: a lock, at most a manifest of a run, no more.
-
-    Raises:
-        ForeignFolder: if there is anything else, and nothing is removed.
-    """
-    found = [path for path in run_dir.rglob("*") if not re.fullmatch(r"writing-[a-z0-9_]{8}", path.parent.name)]
-    names = {path.relative_to(run_dir).as_posix() for path in found}
-    names = {name for name in names if not re.fullmatch(r"(checkpoints/)?writing-[a-z0-9_]{8}", name)}
-    is_ours = names <= {"checkpoints", "checkpoints/lock", "manifest.json"}
-    if "manifest.json" in names:
-        manifest = read_json(run_dir / "manifest.json")
-        is_ours = is_ours and isinstance(manifest, dict) and manifest.get("status") in ("running", "failed")
+    """Removes what a run has left that was stopped before it had begun; raises a ForeignFolder if there is more."""
+    names = [path.relative_to(run_dir).as_posix() for path in run_dir.rglob("*")]
+    is_ours = all(map(_BEGINNING.fullmatch, names))
+    if is_ours and "manifest.json" in names:
+        is_ours = read_manifest(run_dir).get("status") in ("running", "failed")
     if not is_ours:
         raise ForeignFolder(f"{run_dir} holds something else than a run, and is left as it is. Name another --out")
     if names:
@@ -188,26 +191,22 @@ def format_duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def find_difference(wanted: Config, stored: Config) -> tuple | None:
-    """Returns (key, stored value, wanted value) of the first setting in which two configs differ, or None.
+def find_differences(wanted: Config, stored: Config) -> dict[str, tuple]:
+    """Returns (stored value, wanted value) by key where two configs differ, but for where a run lies."""
+    stored, wanted = resolve_paths(stored), resolve_paths(wanted)
+    both = {key: (attrgetter(key)(stored), attrgetter(key)(wanted)) for key in list_keys()}
+    return {key: pair for key, pair in both.items() if pair[0] != pair[1] and key not in ("run_dir", "resume")}
 
-    Where a run and its cache lie, and what it runs on, do not count.
-    """
 
-    def list_settings(config, prefix=""):
-        for field in dataclasses.fields(config):
-            value = getattr(config, field.name)
-            if dataclasses.is_dataclass(value):
-                yield from list_settings(value, f"{prefix}{field.name}.")
-            else:
-                yield prefix + field.name, value
-
-    left_out = ("run_dir", "resume", "data.cache_dir")
-    both = zip(list_settings(resolve_paths(stored)), list_settings(resolve_paths(wanted)))
-    for (key, before), (_, now) in both:
-        if before != now and key not in left_out and not key.startswith("device."):
-            return key, before, now
-    return None
+def _find_places(wanted: Config, file: Path, folder: Path) -> dict:
+    """Returns what is wanted otherwise than a file says of device and cache; raises a ForeignFolder if more is."""
+    differences = find_differences(wanted, read_config(file))
+    for key, (before, now) in differences.items():
+        if key != "data.cache_dir" and not key.startswith("device."):
+            raise ForeignFolder(
+                f"{folder}: there are runs with {key} {before!r}, but now it is {now!r}. Name another folder with --out"
+            )
+    return {key: now for key, (_, now) in differences.items()}
 
 
 def _wait(process: subprocess.Popen, history: Path, watch, stop: threading.Event | None):
@@ -229,8 +228,7 @@ def _find_last_words(log: Path, begin: int, code: int) -> str:
         file.seek(begin)
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
-    return f"{(errors or lines or ['it said nothing'])[-1]} ({how}; all of it: {log})"
+    return f"{(errors or lines or ['it said nothing'])[-1]} (it {describe_exit(code)}; all of it: {log})"
 
 
 def end_with_parent():

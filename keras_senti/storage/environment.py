@@ -1,15 +1,15 @@
 """What a run is made with: versions, machine, memory."""
 
+import contextlib
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
 try:
-    import fcntl
     import resource
-except ImportError:  # Windows: nothing there keeps two runs out of one folder
-    fcntl = resource = None
+except ImportError:  # Windows
+    resource = None
 
 
 def read_peak_memory() -> float | None:
@@ -25,10 +25,8 @@ def describe_environment() -> dict:
     packages = ("tensorflow", "tensorflow-tpu", "keras", "numpy", "pandas", "scikit-learn", "tensorboard", "opencc")
     versions = {"python": sys.version.split()[0]}
     for package in packages:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--verify", "--quiet", "HEAD"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None

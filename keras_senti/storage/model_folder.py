@@ -54,13 +54,8 @@ def check_file(file: Path, folder, most_mb: float):
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}.") from None
     if not file.resolve().is_relative_to(Path(folder).resolve()):
-        raise UserError(
-            f"{file}: leads out of the model's folder, to {file.resolve()}. Copy the folder with what its links mean: "
-            "cp -rL."
-        )
+        raise UserError(f"{file}: leads out of the model's folder, to {file.resolve()}. Copy what links mean: cp -rL.")
     if not stat.S_ISREG(found.st_mode):
         raise UserError(f"{file}: is no plain file. Expected the files of a model as keras_senti wrote them.")
     if found.st_size > most_mb * 1e6:
-        raise UserError(
-            f"{file}: has {found.st_size / 1e6:,.1f} MB, expected at most {most_mb:g}. Bring it back as it was written."
-        )
+        raise UserError(f"{file}: has {found.st_size / 1e6:,.1f} MB, expected at most {most_mb:g}. Bring it back.")

@@ -19,24 +19,19 @@ import tempfile
 from pathlib import Path
 
 from keras_senti.errors import UserError
-from keras_senti.storage.files import WriteError, read_json, write_json
+from keras_senti.storage.files import read_json, write_json
 from keras_senti.storage.locks import lock_file
 from keras_senti.storage.model_folder import check_file
 
 
 def check_new_run_dir(run_dir) -> Path:
-    """Returns the path of a folder that is not there yet, or is empty.
-
-    Raises:
-        UserError: otherwise.
-    """
+    """Returns the path of a folder that is not there yet, or is empty; raises a UserError otherwise."""
     path = Path(run_dir)
     if path.exists() and not path.is_dir():
         raise UserError(f"run_dir: {path} is a file, expected a new folder.")
     if path.exists() and any(path.iterdir()):
         raise UserError(
-            f"run_dir: {path} is not empty; a run never writes over another. "
-            "Name a new folder, or leave --run_dir out to get logs/<name>/<UTC time>."
+            f"run_dir: {path} is not empty; a run never writes over another. Name a new folder, or leave --run_dir out."
         )
     return path
 
@@ -48,11 +43,11 @@ def create_run_dir(name: str, run_dir: str | None = None) -> Path:
         UserError: if `run_dir` is a file, is not empty, or cannot be written.
     """
     try:
-        if run_dir is not None:
-            path = check_new_run_dir(run_dir)
-            path.mkdir(parents=True, exist_ok=True)
-            return path
-        return create_stamped_dir(Path("logs") / name)
+        if run_dir is None:
+            return create_stamped_dir(Path("logs") / name)
+        path = check_new_run_dir(run_dir)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
     except OSError as error:
         raise UserError(f"run_dir: cannot make the folder {run_dir or 'logs/' + name}: {error.strerror}.") from None
 
@@ -69,22 +64,9 @@ def create_stamped_dir(parent: Path, prefix: str = "") -> Path:
             continue
 
 
-@contextlib.contextmanager
 def lock_run_dir(run_dir: Path):
-    """Keeps other processes out of a run folder.
-
-    Raises:
-        UserError: if another process has it, before anything is changed.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            (run_dir / "checkpoints").mkdir(exist_ok=True)
-            stack.enter_context(lock_file(run_dir / "checkpoints" / "lock"))
-        except BlockingIOError:
-            raise UserError(f"{run_dir}: another process is running in this folder. Wait until it has ended.") from None
-        except OSError as error:
-            raise WriteError(f"cannot write into {run_dir}: {error.strerror}.") from None
-        yield run_dir
+    """Keeps other processes out of a run folder; see `lock_file`."""
+    return lock_file(run_dir / "checkpoints" / "lock")
 
 
 @contextlib.contextmanager
@@ -98,8 +80,8 @@ def make_worker_dir(run_dir: Path | None):
         copy = Path(folder)
         (copy / "checkpoints").mkdir()
         if run_dir is not None:
-            names = [*run_dir.glob("checkpoints/step-*.npz"), *run_dir.glob("*.json"), *run_dir.glob("*.yaml")]
-            for path in [*names, *run_dir.glob("*.txt")]:
+            patterns = ("checkpoints/step-*.npz", "*.json", "*.yaml", "*.txt")
+            for path in itertools.chain.from_iterable(map(run_dir.glob, patterns)):
                 with contextlib.suppress(FileNotFoundError):  # the chief may be removing a damaged checkpoint
                     shutil.copy(path, copy / path.relative_to(run_dir))
         yield copy
@@ -107,16 +89,8 @@ def make_worker_dir(run_dir: Path | None):
 
 def remove_leftovers(run_dir: Path):
     """Removes what was half-written when a run was killed, and what it will write again."""
-    again = (
-        "model.keras",
-        "saved_model",
-        "encoder",
-        "calibration.json",
-        "metrics.json",
-        "predictions.csv",
-        "attributions.json",
-        "report.html",
-    )
+    again = ("model.keras", "saved_model", "encoder", "report.html")
+    again += ("calibration.json", "metrics.json", "predictions.csv", "attributions.json")
     for path in [*run_dir.glob("writing-*"), *run_dir.glob("checkpoints/writing-*"), *map(run_dir.joinpath, again)]:
         if path.is_dir():
             shutil.rmtree(path)
@@ -146,26 +120,17 @@ def update_manifest(run_dir: Path, **entries):
 
 
 def check_run_dir(path) -> Path:
-    """Returns the path of a finished run.
-
-    Raises:
-        UserError: if it is no run folder, or its run has not finished.
-    """
+    """Returns the path of a finished run; raises a UserError if it is none."""
     status = read_manifest(path).get("status")
     if status != "finished":
         raise UserError(
-            f"{path}: this run is '{status}', not 'finished'; there is nothing to evaluate. If it was "
-            f"stopped, `python train.py --resume {path}` continues it."
+            f"{path}: this run is '{status}', not 'finished'. To continue it: `python train.py --resume {path}`"
         )
     return Path(path)
 
 
 def check_unfinished_run_dir(path) -> Path:
-    """Returns the path of a run that can be resumed.
-
-    Raises:
-        UserError: if it is no run folder, or its run has finished.
-    """
+    """Returns the path of a run that can be resumed; raises a UserError if it is none."""
     if read_manifest(path).get("status") == "finished":
         raise UserError(
             f"{path}: this run has finished; there is nothing to resume. To train its model further: "

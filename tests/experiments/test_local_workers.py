@@ -41,16 +41,16 @@ def test_if_one_fails_the_others_are_ended_and_its_exit_code_is_ours(capfd):
 
 
 @pytest.mark.parametrize(
-    "words,message",
+    "arguments,message",
     [
         (["--workers", "0", "--", "true"], "--workers: received 0, expected at least 1"),
         (["--workers", "2"], "launch: received no command"),
         (["--workers", "2", "--", "no-such-command"], "launch: cannot start no-such-command: No such file"),
     ],
 )
-def test_what_cannot_be_started_is_an_error(words, message):
+def test_what_cannot_be_started_is_an_error(arguments, message):
     with pytest.raises(UserError, match=message):
-        launch.main(words)
+        launch.main(arguments)
 
 
 def test_a_worker_cannot_launch_workers(monkeypatch):
@@ -92,9 +92,9 @@ sys.exit(run_command(launch.main))
 
 def start(folder: Path, seconds: float, worker: str = STUBBORN) -> tuple[subprocess.Popen, list[int]]:
     """Launches two workers and waits until they run; returns the process and theirs."""
-    words = [sys.executable, "-c", QUICKLY, str(seconds), "--workers", "2", "--", sys.executable, "-c", worker]
+    command = [sys.executable, "-c", QUICKLY, str(seconds), "--workers", "2", "--", sys.executable, "-c", worker]
     process = subprocess.Popen(
-        [*words, str(folder)],
+        [*command, str(folder)],
         cwd=Path(__file__).parents[2],
         stderr=subprocess.PIPE,
         text=True,
@@ -159,7 +159,7 @@ launch.main(["--workers", "2", "--", sys.executable, "-c", sys.argv[1]])
 def test_what_windows_does_not_have_is_not_needed():
     index = "json.loads(os.environ['TF_CONFIG'])['task']['index']"
     code = f"import json, os, sys, time; {index} or time.sleep(60); sys.exit(3)"
-    words = [sys.executable, "-c", WINDOWS, code]
-    done = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", WINDOWS, code]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
     assert done.returncode == 3 and "Traceback" not in done.stderr, done.stderr
     assert "worker 1 ended with exit code 3; ending the others" in done.stderr

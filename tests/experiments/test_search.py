@@ -35,12 +35,13 @@ search.main(sys.argv[1:])
 pytestmark = pytest.mark.usefixtures("stub_trials")
 
 
-def make_words(tmp_path, space=SPACE, **options) -> list[str]:
+def make_arguments(tmp_path, space=SPACE, **options) -> list[str]:
     (tmp_path / "space.yaml").write_text(space)
-    words = ["--config", "configs/tweets.yaml", "--space", str(tmp_path / "space.yaml"), "--out", str(tmp_path / "out")]
+    arguments = ["--config", "configs/tweets.yaml", "--space", str(tmp_path / "space.yaml")]
+    arguments += ["--out", str(tmp_path / "out")]
     for name, value in {"trials": 6, "confirm": 0, **options}.items():
-        words += [f"--{name}", str(value)]
-    return words
+        arguments += [f"--{name}", str(value)]
+    return arguments
 
 
 def read_trials(tmp_path) -> list[dict]:
@@ -54,7 +55,7 @@ def count_starts(tmp_path) -> list[int]:
 
 @pytest.mark.slow
 def test_a_bayesian_search_leaves_the_best_settings_its_history_and_what_mattered(tmp_path, capsys):
-    main([*make_words(tmp_path, trials=8), "--train.epochs", "1"])
+    main([*make_arguments(tmp_path, trials=8), "--train.epochs", "1"])
     found = read_trials(tmp_path)
     assert len(found) == 8 and {row["state"] for row in found} <= {"complete", "pruned"}
     best = max((row for row in found if row["state"] == "complete"), key=lambda row: float(row["macro_f1"]))
@@ -73,13 +74,13 @@ def test_a_bayesian_search_leaves_the_best_settings_its_history_and_what_mattere
     names = "trials.csv, best.yaml, history.png, importance.png"
     assert f"best: trial {best['trial']}; in {tmp_path / 'out'}: {names}" in said
     assert config.train.monitor == "val_macro_f1"
-    main([*make_words(tmp_path, trials=8), "--train.epochs", "1"])  # nothing is left to be done
+    main([*make_arguments(tmp_path, trials=8), "--train.epochs", "1"])  # nothing is left to be done
     assert count_starts(tmp_path) == [1] * 8
 
 
 def test_a_grid_takes_each_combination_once(tmp_path):
     space = "model.units: {choices: [32, 64]}\nmodel.num_layers: {low: 1, high: 2, if: {model.units: 64}}\n"
-    main([*make_words(tmp_path, space, sampler="grid", trials=9), "--train.epochs", "1"])
+    main([*make_arguments(tmp_path, space, sampler="grid", trials=9), "--train.epochs", "1"])
     chosen = sorted((row["model.units"], row["model.num_layers"]) for row in read_trials(tmp_path))
     assert chosen == [("32", ""), ("64", "1"), ("64", "2")]
 
@@ -89,8 +90,8 @@ def test_hopeless_trials_are_ended_early(tmp_path, monkeypatch):
     monkeypatch.setenv("STUB_PAUSE", "0.3")
     space = "train.weight_decay: {choices: [0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.9]}\n"
     seed = next(s for s in range(99) if np.random.default_rng(s).permutation(7)[-1] == 6)  # the hopeless one comes last
-    words = [*make_words(tmp_path, space, sampler="grid", trials=7, seed=seed), "--train.epochs", "6"]
-    main(words)
+    arguments = [*make_arguments(tmp_path, space, sampler="grid", trials=7, seed=seed), "--train.epochs", "6"]
+    main(arguments)
     (bad,) = [row for row in read_trials(tmp_path) if row["train.weight_decay"] == "0.9"]
     assert bad["state"] == "pruned"
     rows = (tmp_path / "out" / "trials" / "trial-006" / "history.csv").read_text().splitlines()
@@ -100,7 +101,7 @@ def test_hopeless_trials_are_ended_early(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_failed_trial_is_recorded_and_the_search_goes_on_but_not_if_all_fail(tmp_path):
     space = "train.learning_rate: {choices: [0.01, 5.0, 0.02]}\n"
-    main([*make_words(tmp_path, space, sampler="grid", trials=3), "--train.epochs", "1"])
+    main([*make_arguments(tmp_path, space, sampler="grid", trials=3), "--train.epochs", "1"])
     found = {row["train.learning_rate"]: row for row in read_trials(tmp_path)}
     assert found["5.0"]["state"] == "fail" and "the loss became nan" in found["5.0"]["error"]
     assert found["0.01"]["state"] == found["0.02"]["state"] == "complete"
@@ -109,25 +110,25 @@ def test_a_failed_trial_is_recorded_and_the_search_goes_on_but_not_if_all_fail(t
     with pytest.raises(
         UserError, match="all of 3 trials failed, so it is stopped. The last: training: the loss became"
     ):
-        main(make_words(other, "train.learning_rate: {low: 2.0, high: 9.0}\n", trials=20))
+        main(make_arguments(other, "train.learning_rate: {low: 2.0, high: 9.0}\n", trials=20))
     assert len(read_trials(other)) == 3
 
 
 @pytest.mark.slow
 def test_the_best_is_trained_again_with_fresh_seeds_beside_what_the_search_began_with(tmp_path, capsys):
-    main([*make_words(tmp_path, trials=3, confirm=2), "--train.epochs", "1"])
+    main([*make_arguments(tmp_path, trials=3, confirm=2), "--train.epochs", "1"])
     result = json.loads((tmp_path / "out" / "confirmed" / "study.json").read_text())
     assert result["seeds"] == [1000, 1001] and list(result["configs"])[0] == "start"
     assert result["part"] == "validation"
     assert "macro-F1, best-trial-00" in capsys.readouterr().out
     with locks.lock_file(tmp_path / "out" / "confirmed" / "study.lock"):  # two processes that end a search together
-        main([*make_words(tmp_path, trials=3, confirm=3), "--train.epochs", "1"])
+        main([*make_arguments(tmp_path, trials=3, confirm=3), "--train.epochs", "1"])
     assert "another process has begun with it" in capsys.readouterr().out
     assert len(list((tmp_path / "out" / "confirmed").glob("*/seed-*/metrics.json"))) == 4
 
 
 @pytest.mark.parametrize(
-    "options,words,message",
+    "options,arguments,message",
     [
         ({"trials": 0}, [], "--trials: received 0"),
         ({"hours": 0}, [], "--hours: received 0.0"),
@@ -140,24 +141,24 @@ def test_the_best_is_trained_again_with_fresh_seeds_beside_what_the_search_began
     ],
     ids=str,
 )
-def test_what_cannot_work_is_refused_before_anything_is_made(options, words, message, tmp_path):
+def test_what_cannot_work_is_refused_before_anything_is_made(options, arguments, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        main([*make_words(tmp_path, **options), *words])
+        main([*make_arguments(tmp_path, **options), *arguments])
     assert not (tmp_path / "out" / "trials").exists()
 
 
 def test_another_search_in_the_folder_and_a_damaged_storage_are_refused(tmp_path):
-    main([*make_words(tmp_path, trials=1), "--train.epochs", "1"])
+    main([*make_arguments(tmp_path, trials=1), "--train.epochs", "1"])
     with pytest.raises(UserError, match=r"there are runs with train\.epochs 1, but now it is 2\. Name another folder"):
-        main([*make_words(tmp_path, trials=1), "--train.epochs", "2"])
+        main([*make_arguments(tmp_path, trials=1), "--train.epochs", "2"])
     with pytest.raises(UserError, match="there is a search with another space"):
-        main([*make_words(tmp_path, "model.units: {low: 4, high: 8}\n", trials=1), "--train.epochs", "1"])
+        main([*make_arguments(tmp_path, "model.units: {low: 4, high: 8}\n", trials=1), "--train.epochs", "1"])
     stored = (tmp_path / "out" / "search.db").read_bytes()
     torn = stored[:4096] + b"\xff" * (len(stored) - 4096)  # a good first page before damaged ones
     for damaged in (b"not a database" * 100, torn):
         (tmp_path / "out" / "search.db").write_bytes(damaged)
         with pytest.raises(UserError, match=r"search\.db: the search's storage cannot be used \(.*another folder"):
-            main([*make_words(tmp_path, trials=1), "--train.epochs", "1"])
+            main([*make_arguments(tmp_path, trials=1), "--train.epochs", "1"])
         assert (tmp_path / "out" / "search.db").read_bytes() == damaged
 
 
@@ -165,10 +166,10 @@ def test_another_search_in_the_folder_and_a_damaged_storage_are_refused(tmp_path
 def test_a_search_is_extended_and_its_best_confirmed_anew(tmp_path):
     space = "model.units: {choices: [32, 16, 64]}\n"
     seed = next(s for s in range(99) if np.random.default_rng(s).permutation(3)[-1] == 2)  # the best comes last
-    words = {"sampler": "grid", "confirm": 1, "seed": seed}
-    main([*make_words(tmp_path, space, trials=2, **words), "--train.epochs", "1"])
+    options = {"sampler": "grid", "confirm": 1, "seed": seed}
+    main([*make_arguments(tmp_path, space, trials=2, **options), "--train.epochs", "1"])
     first = {path.name for path in (tmp_path / "out" / "confirmed").glob("*/")}
-    main([*make_words(tmp_path, space, trials=9, **words), "--train.epochs", "1"])
+    main([*make_arguments(tmp_path, space, trials=9, **options), "--train.epochs", "1"])
     assert [row["model.units"] for row in read_trials(tmp_path)][-1] == "64" and count_starts(tmp_path) == [1] * 3
     new = {path.name for path in (tmp_path / "out" / "confirmed").glob("*/")} - first
     assert new == {"best-trial-002"}
@@ -177,24 +178,24 @@ def test_a_search_is_extended_and_its_best_confirmed_anew(tmp_path):
 def test_an_edited_config_does_not_change_the_trials_to_come(tmp_path):
     config = tmp_path / "mine.yaml"
     config.write_text("data: {source: tweets}\ntrain: {epochs: 1}\nmodel: {embedding_dim: 7}\n")
-    words = make_words(tmp_path, trials=1)
-    words[1] = str(config)
-    main(words)
+    arguments = make_arguments(tmp_path, trials=1)
+    arguments[1] = str(config)
+    main(arguments)
     config.write_text("data: {source: tweets}\ntrain: {epochs: 1}\nmodel: {embedding_dim: 9}\n")
     with pytest.raises(UserError, match=r"there are runs with model\.embedding_dim 7, but now it is 9"):
-        main(words)
+        main(arguments)
     assert read_config(tmp_path / "out" / "best.yaml").model.embedding_dim == 7
 
 
 def test_a_trial_that_another_process_has_just_ended_is_not_taken_over(tmp_path, monkeypatch):
     import optuna
 
-    words = [*make_words(tmp_path, trials=1), "--train.epochs", "1"]
-    main(words)
+    arguments = [*make_arguments(tmp_path, trials=1), "--train.epochs", "1"]
+    main(arguments)
     seen, original = [], optuna.Study.get_trials
 
-    def look(study, *arguments, **more):
-        found = original(study, *arguments, **more)
+    def look(study, *given, **more):
+        found = original(study, *given, **more)
         if not seen:  # the first look was a moment before the end
             seen.append(True)
             found = [copy.copy(trial) for trial in found]
@@ -202,31 +203,31 @@ def test_a_trial_that_another_process_has_just_ended_is_not_taken_over(tmp_path,
         return found
 
     monkeypatch.setattr(optuna.Study, "get_trials", look)
-    main(words)
+    main(arguments)
     assert seen and count_starts(tmp_path) == [1] and read_trials(tmp_path)[0]["state"] == "complete"
 
 
 @pytest.mark.slow
 def test_after_its_time_no_trial_begins_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("STUB_PAUSE", "5")
-    main([*make_words(tmp_path, trials=3, hours=5 / 3600), "--train.epochs", "1"])
+    main([*make_arguments(tmp_path, trials=3, hours=5 / 3600), "--train.epochs", "1"])
     assert "the time is over: the same command goes on" in capsys.readouterr().out
     assert len(read_trials(tmp_path)) == 1
     monkeypatch.setenv("STUB_PAUSE", "0")
-    main([*make_words(tmp_path, trials=3), "--train.epochs", "1"])
+    main([*make_arguments(tmp_path, trials=3), "--train.epochs", "1"])
     assert [row["state"] for row in read_trials(tmp_path)] == ["complete"] * 3 and count_starts(tmp_path) == [1] * 3
 
 
-def start(words) -> subprocess.Popen:
+def start(arguments) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-c", SEARCH, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-c", SEARCH, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
 @pytest.mark.slow
 def test_two_processes_share_30_trials_and_none_is_lost_or_doubled(tmp_path):
-    words = [*make_words(tmp_path, trials=30, sampler="random"), "--train.epochs", "1"]
-    both = [start(words), start(words)]
+    arguments = [*make_arguments(tmp_path, trials=30, sampler="random"), "--train.epochs", "1"]
+    both = [start(arguments), start(arguments)]
     said = [process.communicate(timeout=900)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     found = read_trials(tmp_path)
@@ -240,7 +241,7 @@ def test_two_processes_share_30_trials_and_none_is_lost_or_doubled(tmp_path):
 @pytest.mark.slow
 def test_two_jobs_share_the_trials_and_the_cores_and_the_best_settings_do_not_know_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("STUB_PAUSE", "0.3")
-    main([*make_words(tmp_path, trials=6, jobs=2, confirm=2), "--train.epochs", "1"])
+    main([*make_arguments(tmp_path, trials=6, jobs=2, confirm=2), "--train.epochs", "1"])
     assert {row["state"] for row in read_trials(tmp_path)} <= {"complete", "pruned"} and count_starts(tmp_path) == [
         1
     ] * 6
@@ -255,19 +256,19 @@ def test_two_jobs_share_the_trials_and_the_cores_and_the_best_settings_do_not_kn
 def test_a_folder_that_is_no_trials_costs_one_trial_and_stays_as_it_was(tmp_path):
     (tmp_path / "out" / "trials" / "trial-000" / "checkpoints").mkdir(parents=True)
     (tmp_path / "out" / "trials" / "trial-000" / "checkpoints" / "step-1.npz").write_text("mine")
-    words = [*make_words(tmp_path, trials=1), "--train.epochs", "1"]
+    arguments = [*make_arguments(tmp_path, trials=1), "--train.epochs", "1"]
     with pytest.raises(UserError, match=r"--out: .* is not empty, and has no search\.lock"):
-        main(words)
+        main(arguments)
     (tmp_path / "out" / "search.lock").touch()
     with pytest.raises(UserError, match="trial-000 holds something else than a run, and is left as it is"):
-        main(words)
+        main(arguments)
     assert (tmp_path / "out" / "trials" / "trial-000" / "checkpoints" / "step-1.npz").read_text() == "mine"
 
 
 def test_if_the_trials_of_two_jobs_fail_both_stop(tmp_path):
-    words = [*make_words(tmp_path, trials=30, jobs=2), "--train.learning_rate", "3"]
+    arguments = [*make_arguments(tmp_path, trials=30, jobs=2), "--train.learning_rate", "3"]
     with pytest.raises(UserError, match=r"search: all of \d trials failed"):
-        main(words)
+        main(arguments)
     assert len(count_starts(tmp_path)) < 8
 
 
@@ -275,8 +276,8 @@ def test_if_the_trials_of_two_jobs_fail_both_stop(tmp_path):
 @pytest.mark.parametrize("sign,jobs", [(signal.SIGKILL, 1), (signal.SIGINT, 1), (signal.SIGINT, 2)])
 def test_a_killed_search_goes_on_with_nothing_lost_or_repeated(tmp_path, sign, jobs, monkeypatch):
     monkeypatch.setenv("STUB_PAUSE", "0.7")
-    words = [*make_words(tmp_path, trials=4, jobs=jobs), "--train.epochs", "2"]
-    process = start(words)
+    arguments = [*make_arguments(tmp_path, trials=4, jobs=jobs), "--train.epochs", "2"]
+    process = start(arguments)
     second = tmp_path / "out" / "trials" / "trial-001" / "history.csv"
     deadline = time.monotonic() + 100
     while not second.exists() and time.monotonic() < deadline:
@@ -285,7 +286,7 @@ def test_a_killed_search_goes_on_with_nothing_lost_or_repeated(tmp_path, sign, j
     process.communicate(timeout=200)
     time.sleep(0.5)
     monkeypatch.setenv("STUB_PAUSE", "0")
-    main(words)
+    main(arguments)
     assert [row["state"] for row in read_trials(tmp_path)] == ["complete"] * 4
     assert Counter(count_starts(tmp_path)) == {1: 4 - jobs, 2: jobs}  # what was going on went on
 
@@ -293,4 +294,4 @@ def test_a_killed_search_goes_on_with_nothing_lost_or_repeated(tmp_path, sign, j
 def test_without_optuna_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match=r'needs Optuna: python -m pip install -e "\.\[search\]"'):
-        main(make_words(tmp_path))
+        main(make_arguments(tmp_path))

@@ -8,13 +8,13 @@ from keras_senti.errors import UserError
 from keras_senti.experiments.search_space import list_combinations, read_space
 from keras_senti.settings.command_line import to_arguments
 
-WORDS = ["--data.source", "tweets"]
+ARGUMENTS = ["--data.source", "tweets"]
 
 
 def read(tmp_path, text):
     path = tmp_path / "space.yaml"
     path.write_text(text)
-    return read_space(path, WORDS)
+    return read_space(path, ARGUMENTS)
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs" / "search").glob("*.yaml")), ids=str)
@@ -42,11 +42,11 @@ def test_choices_ranges_steps_and_conditions_are_read(tmp_path):
     ]
 
 
-def test_values_become_words_of_the_command_line():
-    words = to_arguments(
+def test_values_become_arguments_of_the_command_line():
+    arguments = to_arguments(
         {"model.cell": "gru", "model.units": 3, "train.clip_norm": None, "train.bucket_lengths": [4, 8]}
     )
-    assert words == [
+    assert arguments == [
         "--model.cell", "gru", "--model.units", "3", "--train.clip_norm", "null", "--train.bucket_lengths", "[4, 8]",
     ]  # fmt: skip
 
@@ -91,7 +91,7 @@ def test_a_key_is_tried_beside_what_its_condition_names(tmp_path):
     path.write_text(
         "model.cell: {choices: [simple_rnn, lstm]}\nmodel.weight_drop: {low: 0.1, high: 0.5, if: {model.cell: lstm}}"
     )
-    cell, drop = read_space(path, [*WORDS, "--model.cell", "simple_rnn"])
+    cell, drop = read_space(path, [*ARGUMENTS, "--model.cell", "simple_rnn"])
     assert drop.is_on({"model.cell": "lstm"})
 
 
@@ -108,7 +108,7 @@ def test_a_grid_of_steps_stays_in_its_range_and_a_huge_one_is_refused(tmp_path):
 
 def test_a_missing_file_and_a_grid_over_a_continuous_range_are_refused(tmp_path):
     with pytest.raises(UserError, match="cannot read .*none.yaml.*Example: configs/search/tweets.yaml"):
-        read_space(tmp_path / "none.yaml", WORDS)
+        read_space(tmp_path / "none.yaml", ARGUMENTS)
     space = read(tmp_path, "model.dropout: {low: 0.0, high: 0.5}")
     with pytest.raises(UserError, match=r"model\.dropout: a grid cannot take all numbers from 0\.0 to 0\.5.*a step"):
         list_combinations(space, "space.yaml")

@@ -35,7 +35,7 @@ from keras_senti.experiments import trial
 trial.COMMAND = [sys.executable, {str(ROOT / "tests" / "stub_trial.py")!r}]
 sys.exit(run_command(study.main))
 """
-WORDS = ["--data.source", "tweets", "--train.epochs", "1"]
+ARGUMENTS = ["--data.source", "tweets", "--train.epochs", "1"]
 
 
 pytestmark = pytest.mark.usefixtures("stub_trials")
@@ -73,7 +73,7 @@ def test_all_numbers_of_a_part_are_scores():
 
 @pytest.mark.slow
 def test_two_configs_are_compared_seed_by_seed_and_a_second_start_repeats_nothing(tmp_path, monkeypatch, capsys):
-    configs = {"narrow": [*WORDS, "--model.units", "44"], "wide": [*WORDS, "--model.units", "64"]}
+    configs = {"narrow": [*ARGUMENTS, "--model.units", "44"], "wide": [*ARGUMENTS, "--model.units", "64"]}
     result = run_study(configs, [0, 1, 2], tmp_path, [])
     assert "wide, seed 2 (6 of 6): accuracy 0.902, macro-F1 0.802" in capsys.readouterr().out
     wide = result["configs"]["wide"]
@@ -98,38 +98,38 @@ def test_two_configs_are_compared_seed_by_seed_and_a_second_start_repeats_nothin
 def test_a_failed_run_is_told_and_left_out_and_if_all_fail_it_stops(tmp_path, monkeypatch, capsys):
     original = study.run_trial
 
-    def fail_once(words, run_dir, **_):
+    def fail_once(arguments, run_dir, **_):
         if run_dir.name == "seed-1":
             raise trial.TrialFailed("out of memory")
-        return original(words, run_dir)
+        return original(arguments, run_dir)
 
     monkeypatch.setattr(study, "run_trial", fail_once)
-    result = run_study({"one": WORDS}, [0, 1], tmp_path / "a", [])
+    result = run_study({"one": ARGUMENTS}, [0, 1], tmp_path / "a", [])
     assert "one, seed 1: FAILED: out of memory" in capsys.readouterr().out
     assert result["configs"]["one"]["seeds"] == [0] and "seed 1, failed: out of memory" in format_table(result)
     with pytest.raises(UserError, match="all runs of one failed. The first: training: the loss became nan"):
-        run_study({"one": [*WORDS, "--train.learning_rate", "3"]}, [0, 1], tmp_path / "b", [])
+        run_study({"one": [*ARGUMENTS, "--train.learning_rate", "3"]}, [0, 1], tmp_path / "b", [])
 
 
 def test_runs_at_the_same_time_share_the_cores_and_are_told_in_the_order_of_their_seeds(tmp_path, monkeypatch):
     original = trial.run_trial
     running, most = [], []
 
-    def run_late(words, run_dir, **more):
+    def run_late(arguments, run_dir, **more):
         running.append(run_dir)
         most.append(len(running))
         time.sleep(0.5 if run_dir.name == "seed-0" else 0)  # the first ends last
-        metrics = original(words, run_dir, **more)
+        metrics = original(arguments, run_dir, **more)
         running.remove(run_dir)
         return metrics
 
     monkeypatch.setattr(study, "run_trial", run_late)
-    result = run_study({"one": WORDS}, [0, 1, 2], tmp_path, [], jobs=2)["configs"]["one"]
+    result = run_study({"one": ARGUMENTS}, [0, 1, 2], tmp_path, [], jobs=2)["configs"]["one"]
     assert max(most) == 2 and result["seeds"] == [0, 1, 2]
     assert result["scores"]["accuracy"]["all"] == sorted(result["scores"]["accuracy"]["all"])  # of the seeds 0, 1, 2
     share = max(1, len(os.sched_getaffinity(0)) // 2)
     assert read_config(tmp_path / "one" / "seed-1" / "config.yaml").device.cpu_threads == share
-    assert trial.share_cores([*WORDS, "--device.cpu_threads", "7"], 2) == [] == trial.share_cores(WORDS, 1)
+    assert trial.share_cores([*ARGUMENTS, "--device.cpu_threads", "7"], 2) == [] == trial.share_cores(ARGUMENTS, 1)
 
 
 def test_what_runs_is_ended_if_the_study_is_stopped_and_goes_on_afterwards(tmp_path, monkeypatch):
@@ -142,31 +142,31 @@ def test_what_runs_is_ended_if_the_study_is_stopped_and_goes_on_afterwards(tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(study.run_folder, "read_manifest", stop)
         with pytest.raises(KeyboardInterrupt):
-            run_study({"short": WORDS, "long": [*WORDS, "--train.epochs", "40"]}, [0], tmp_path, [], jobs=2)
+            run_study({"short": ARGUMENTS, "long": [*ARGUMENTS, "--train.epochs", "40"]}, [0], tmp_path, [], jobs=2)
     assert time.monotonic() - begin < 60 and original(tmp_path / "long" / "seed-0")["status"] == "running"
 
 
 @pytest.mark.parametrize(
-    "words,message",
+    "arguments,message",
     [
         (["--jobs", "0"], "--jobs: received 0, expected at least 1"),
         (["--seeds", "0"], "--seeds: received 0, expected at least 1"),
-        (["--config", "configs/tweets.yaml"], "expected files of different names"),
+        (["--config", "configs/tweets.yaml"], "expected one, or two files of different names"),
         (["--config", "configs/imdb.yaml", "--config", "configs/document.yaml"], "received 3 files"),
         (["--train.epoch", "3"], r"train\.epochs"),
         (["--task", "language_model"], "tweets is a language model's config"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_what_cannot_be_studied_is_refused_before_any_run(words, message, tmp_path, monkeypatch):
+def test_what_cannot_be_studied_is_refused_before_any_run(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match=message):
-        main(["--config", "configs/tweets.yaml", "--out", str(tmp_path / "out"), *words])
+        main(["--config", "configs/tweets.yaml", "--out", str(tmp_path / "out"), *arguments])
     assert not (tmp_path / "out").exists()
 
 
 def test_configs_that_are_scored_on_other_rows_are_not_compared(tmp_path):
-    configs = {"a": WORDS, "b": [*WORDS, "--data.seed", "1"]}
+    configs = {"a": ARGUMENTS, "b": [*ARGUMENTS, "--data.seed", "1"]}
     with pytest.raises(
         UserError, match="seed-0 is not scored on the same rows as the runs before it.*Give all the same"
     ):
@@ -178,14 +178,14 @@ def test_a_folder_that_holds_something_else_is_refused_and_stays_as_it_was(tmp_p
     (tmp_path / "one" / "seed-0").mkdir(parents=True)
     (tmp_path / "one" / "seed-0" / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match=r"--out: .* is not empty, and has no study\.lock of an earlier start"):
-        run_study({"one": WORDS}, [0], tmp_path, [])
+        run_study({"one": ARGUMENTS}, [0], tmp_path, [])
     assert [path.name for path in tmp_path.rglob("*")] == ["one", "seed-0", "thesis.txt"]
 
 
 def test_sigterm_ends_the_runs_of_a_study(tmp_path, monkeypatch):
     monkeypatch.setenv("STUB_PAUSE", "100")
-    words = ["--config", "configs/tweets.yaml", "--seeds", "1", "--out", str(tmp_path / "out")]
-    process = subprocess.Popen([sys.executable, "-c", STUDY, *words], cwd=ROOT)
+    arguments = ["--config", "configs/tweets.yaml", "--seeds", "1", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen([sys.executable, "-c", STUDY, *arguments], cwd=ROOT)
     starts, deadline = tmp_path / "out" / "tweets" / "seed-0" / "starts", time.monotonic() + 60
     while not starts.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -196,11 +196,14 @@ def test_sigterm_ends_the_runs_of_a_study(tmp_path, monkeypatch):
 
 
 def test_a_second_process_does_not_disturb_a_study(tmp_path):
-    with locks.lock_file(tmp_path / "study.lock"), pytest.raises(UserError, match="another process makes this study"):
-        run_study({"one": WORDS}, [0], tmp_path, [])
+    with (
+        locks.lock_file(tmp_path / "study.lock"),
+        pytest.raises(UserError, match="another process is running in this folder"),
+    ):
+        run_study({"one": ARGUMENTS}, [0], tmp_path, [])
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="--out: cannot make the folder .*file"):
-        run_study({"one": WORDS}, [0], tmp_path / "file", [])
+        run_study({"one": ARGUMENTS}, [0], tmp_path / "file", [])
 
 
 def test_the_command_leaves_the_test_part_alone(tmp_path, monkeypatch, capsys):

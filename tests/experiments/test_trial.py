@@ -22,33 +22,33 @@ from keras_senti.experiments.trial import (
 from keras_senti.settings.command_line import parse_config
 
 ROOT = Path(__file__).parents[2]
-WORDS = ["--data.source", "tweets", "--train.epochs", "2"]
+ARGUMENTS = ["--data.source", "tweets", "--train.epochs", "2"]
 
 
 pytestmark = pytest.mark.usefixtures("stub_trials")
 
 
 def test_a_finished_trial_is_not_repeated_and_one_with_other_settings_is_an_error(tmp_path, monkeypatch):
-    metrics = run_trial(WORDS, tmp_path / "run")
+    metrics = run_trial(ARGUMENTS, tmp_path / "run")
     monkeypatch.setattr(subprocess, "Popen", lambda *_a, **_k: pytest.fail("trained again"))
-    assert run_trial([*WORDS, "--device.cpu_threads", "1"], tmp_path / "run") == metrics
-    with pytest.raises(TrialFailed, match=r"run: there is a run with train\.epochs 2, but now it is 3"):
-        run_trial([*WORDS, "--train.epochs", "3"], tmp_path / "run")
+    assert run_trial([*ARGUMENTS, "--device.cpu_threads", "1"], tmp_path / "run") == metrics
+    with pytest.raises(TrialFailed, match=r"run: there are runs with train\.epochs 2, but now it is 3"):
+        run_trial([*ARGUMENTS, "--train.epochs", "3"], tmp_path / "run")
 
 
 def test_the_settings_of_all_trials_stay_what_they_were(tmp_path):
     path = tmp_path / "made" / "start.yaml"
     config = tmp_path / "mine.yaml"
     config.write_text("data: {source: tweets}\nmodel: {units: 7}\n")
-    words = freeze_config(["--config", str(config), "--train.epochs", "2"], path)
+    arguments = freeze_config(["--config", str(config), "--train.epochs", "2"], path)
     config.write_text("data: {source: tweets}\nmodel: {units: 9}\n")
-    assert words == ["--config", str(path)] and parse_config(words).model.units == 7
+    assert arguments == ["--config", str(path)] and parse_config(arguments).model.units == 7
     with pytest.raises(UserError, match=r"made: there are runs with model\.units 7, but now it is 9\. .* --out"):
         freeze_config(["--config", str(config), "--train.epochs", "2"], path)
     with pytest.raises(UserError, match="a language model's config, expected a classifier's"):
-        freeze_config([*WORDS, "--task", "language_model"], tmp_path / "other.yaml")
+        freeze_config([*ARGUMENTS, "--task", "language_model"], tmp_path / "other.yaml")
     with pytest.raises(UserError, match="each trial has a folder of its own. Leave them out; --out names that of all"):
-        freeze_config([*WORDS, "--run_dir", "x"], tmp_path / "other.yaml")
+        freeze_config([*ARGUMENTS, "--run_dir", "x"], tmp_path / "other.yaml")
 
 
 def test_what_trials_run_on_may_be_another_from_start_to_start(tmp_path):
@@ -63,12 +63,14 @@ def test_what_trials_run_on_may_be_another_from_start_to_start(tmp_path):
 
 def test_a_run_that_finished_counts_even_if_its_process_failed_after_that(tmp_path, monkeypatch):
     monkeypatch.setenv("STUB_FAILS_AT_THE_END", "1")
-    assert run_trial(WORDS, tmp_path / "run")["validation"]["rows"] == 9
+    assert run_trial(ARGUMENTS, tmp_path / "run")["validation"]["rows"] == 9
 
 
 def test_a_failed_trial_says_its_last_words_and_where_the_others_are(tmp_path):
-    with pytest.raises(TrialFailed, match=r"training: the loss became nan \(exit code 1; all of it: .*run\.log\)"):
-        run_trial([*WORDS, "--train.learning_rate", "2"], tmp_path / "run")
+    with pytest.raises(
+        TrialFailed, match=r"training: the loss became nan \(it ended with exit code 1; all of it: .*run\.log\)"
+    ):
+        run_trial([*ARGUMENTS, "--train.learning_rate", "2"], tmp_path / "run")
 
 
 def test_what_was_stopped_before_it_began_begins_anew_and_a_begun_one_goes_on(tmp_path, monkeypatch):
@@ -76,9 +78,9 @@ def test_what_was_stopped_before_it_began_begins_anew_and_a_begun_one_goes_on(tm
     (tmp_path / "run" / "manifest.json").write_text('{"status": "running"}')  # killed before it wrote its settings
     monkeypatch.setenv("STUB_PAUSE", "0.5")
     with pytest.raises(TrialStopped):
-        run_trial(WORDS, tmp_path / "run", watch=lambda rows: float(rows[0]["val_macro_f1"]) > 0)
+        run_trial(ARGUMENTS, tmp_path / "run", watch=lambda rows: float(rows[0]["val_macro_f1"]) > 0)
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "running"
-    assert run_trial(WORDS, tmp_path / "run")["validation"]["rows"] == 9
+    assert run_trial(ARGUMENTS, tmp_path / "run")["validation"]["rows"] == 9
     assert (tmp_path / "run" / "starts").read_text().count("begun") == 2
 
 
@@ -92,7 +94,7 @@ def test_a_folder_that_no_trial_has_made_is_left_as_it_was(tmp_path):
     for name in ("run", "other", "third"):
         before = sorted((tmp_path / name).rglob("*"))
         with pytest.raises(ForeignFolder, match=f"{name} holds something else than a run, and is left as it is"):
-            run_trial(WORDS, tmp_path / name)
+            run_trial(ARGUMENTS, tmp_path / name)
         assert sorted((tmp_path / name).rglob("*")) == before
 
 
@@ -101,7 +103,7 @@ def test_what_a_run_that_had_not_begun_has_left_is_removed(tmp_path):
     (tmp_path / "run" / "checkpoints" / "lock").touch()
     (tmp_path / "run" / "writing-a1b2c3_d").mkdir()
     (tmp_path / "run" / "writing-a1b2c3_d" / "manifest.json").write_text("{")
-    assert run_trial(WORDS, tmp_path / "run")["validation"]["rows"] == 9
+    assert run_trial(ARGUMENTS, tmp_path / "run")["validation"]["rows"] == 9
 
 
 def test_durations_are_for_people():
@@ -110,10 +112,10 @@ def test_durations_are_for_people():
 
 @pytest.mark.slow
 def test_a_real_trial_ends_with_its_parent_and_then_goes_on(tmp_path, tiny_settings, monkeypatch):
-    words = [*tiny_settings, "--train.epochs", "40", "--train.evaluate_test", "false"]
+    arguments = [*tiny_settings, "--train.epochs", "40", "--train.evaluate_test", "false"]
     code = "import json, sys, pathlib; from keras_senti.experiments.trial import run_trial; "
     code += "run_trial(json.loads(sys.argv[1]), pathlib.Path(sys.argv[2]))"
-    parent = subprocess.Popen([sys.executable, "-c", code, json.dumps(words), str(tmp_path / "run")], cwd=ROOT)
+    parent = subprocess.Popen([sys.executable, "-c", code, json.dumps(arguments), str(tmp_path / "run")], cwd=ROOT)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "run").glob("checkpoints/*.npz")) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -127,5 +129,5 @@ def test_a_real_trial_ends_with_its_parent_and_then_goes_on(tmp_path, tiny_setti
 
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody holds it any more
     os.close(lock)
-    assert run_trial(words, tmp_path / "run")["validation"]["accuracy"] > 0.5
+    assert run_trial(arguments, tmp_path / "run")["validation"]["accuracy"] > 0.5
     assert "going on from" in (tmp_path / "run.log").read_text()
