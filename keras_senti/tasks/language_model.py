@@ -23,11 +23,12 @@ def pretrain(run: Run, corpus: Corpus, pretrained: Pretrained | None):
     sizes = len(vocabulary), config.train.batch_size
     model = build_language_model(config.model, config.pretrain, *sizes, kernel, config.device.precision)
     fill(model, run, corpus, pretrained)
-    read, held_out = [part.token_ids for name, part in corpus.parts.items() if name != "validation"], corpus.validation
-    trained, scores = train_language_model(model, read, held_out.token_ids, vocabulary, config, run.folder)
+    run.log_settings()
+    trained, scores = train_language_model(model, corpus, run)
     weights = {name_of(variable): variable.numpy() for variable in model.weights}
     write_compact(run.folder / "encoder", Pretrained(config, vocabulary, (), weights, data=describe_data(corpus)))
     files.write_json(run.folder / "metrics.json", scores)
+    run.log_scores(scores["validation"])
     run.note(
         parameters=model.count_params(),
         training=dataclasses.asdict(trained),
