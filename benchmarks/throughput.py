@@ -46,11 +46,15 @@ def build_ours(config, vocabulary_size: int):
     return build.build_model(config.model, vocabulary_size, len(CLASS_NAMES), kernel), kernel
 
 
-def sample_batches(lengths, bucketed: bool, steps: int | None) -> list:
-    """Returns `steps` batches of the first epoch (None: all), of all lengths alike, in random order."""
-    from keras_senti.data.batches import plan_epoch
+def make_batching(by_length: bool):
+    from keras_senti.data.batches import Batching
 
-    plan = plan_epoch(lengths, ROWS, bucketed, seed=0, epoch=0)
+    return Batching(ROWS, LENGTH, None if by_length else (LENGTH,))
+
+
+def sample_batches(lengths, by_length: bool, steps: int | None) -> list:
+    """Returns `steps` batches of the first epoch (None: all), of all lengths alike, in random order."""
+    plan = make_batching(by_length).plan(lengths, epoch=0)
     if steps is None or steps >= len(plan):
         return plan
     by_length = sorted(plan, key=lambda rows: lengths[rows].max())
@@ -65,7 +69,7 @@ def start_epoch(imdb: str, steps: int | None, system: str):
     """Returns a function that does the next training step of `ours` or of the document's `script`."""
     import tensorflow as tf
 
-    from keras_senti.data.batches import make_dataset
+    from keras_senti.data.batches import TextBatches
     from keras_senti.data.token_cache import load_corpus
     from keras_senti.training import devices, fit
 
@@ -73,17 +77,16 @@ def start_epoch(imdb: str, steps: int | None, system: str):
     if system == "ours":
         devices.set_up_device(config.device)  # repeatable results, as train.py has them, cost time
     corpus = load_corpus(config)
-    encoded, labels = corpus.parts["train"].token_ids, corpus.train.labels
-    one_hot = np.eye(len(CLASS_NAMES), dtype=np.float32)[labels]
+    encoded = corpus.train.token_ids
     batches = sample_batches(encoded.lengths, system == "ours", steps)
     batches = [*batches[:2], *batches]  # two steps are taken, and not timed, when the process starts
     if system == "ours":
         model, _ = build_ours(config, len(corpus.tokenizer.vocabulary))
         fit.compile_model(model, config.train, total_steps=len(batches))
-        data = make_dataset(lambda: batches, encoded, LENGTH, True, one_hot, corpus.train.weights)
+        data = TextBatches(corpus.train, make_batching(True), len(CLASS_NAMES)).make_dataset(lambda: batches)
     else:
         model = build_keras(len(corpus.tokenizer.vocabulary))
-        rows = np.concatenate(batches)
+        rows, one_hot = np.concatenate(batches), np.eye(len(CLASS_NAMES), dtype=np.float32)[corpus.train.labels]
         data = tf.data.Dataset.from_tensor_slices((encoded.pad(rows, LENGTH), one_hot[rows])).batch(ROWS).prefetch(2)
     model.make_train_function()
     iterator = iter(data)
@@ -129,10 +132,10 @@ def train_seed(imdb: str, system: str, seed: int) -> dict:
     import pandas as pd
 
     from keras_senti.data.token_cache import load_corpus
-    from keras_senti.training import devices, fit
+    from keras_senti.training import devices, fit, run
 
     config = read_settings(imdb, "--train.epochs", "2", "--train.seed", str(seed))
-    devices.set_up_device(config.device)
+    device = devices.set_up_device(config.device)
     corpus = load_corpus(config)
     train, validation = corpus.train, corpus.validation
     encoded = {name: part.token_ids for name, part in corpus.parts.items()}
@@ -141,8 +144,9 @@ def train_seed(imdb: str, system: str, seed: int) -> dict:
     if system == "ours":
         model, _ = build_ours(config, len(corpus.tokenizer.vocabulary))
         with tempfile.TemporaryDirectory() as folder:
-            parts = (encoded["train"], train.labels, train.weights), (encoded["validation"], validation.labels)
-            fit.train_model(model, *parts, config.train, LENGTH, Path(folder))
+            begun = run.Run(config, device, Path(folder), begin)
+            begun.note(status="running")
+            fit.train_model(model, corpus, begun)
             accuracy = pd.read_csv(Path(folder) / "history.csv")["val_accuracy"].tolist()
     else:
         one_hot = np.eye(len(CLASS_NAMES), dtype=np.float32)
@@ -162,8 +166,8 @@ def train_seed(imdb: str, system: str, seed: int) -> dict:
 
 def grow(texts: int, tokens: int, units: int, most_seconds: float = 3.0) -> dict:
     """Times the plan of an epoch and steps spread over it, for generated texts of tokens / 2 to `tokens` tokens."""
-    from keras_senti.data.batches import make_dataset, plan_epoch
-    from keras_senti.data.dataset import EncodedTexts
+    from keras_senti.data.batches import Batching, TextBatches
+    from keras_senti.data.dataset import EncodedDataset, EncodedTexts
     from keras_senti.settings.schema import ModelConfig, TrainConfig
     from keras_senti.training import fit
 
@@ -171,11 +175,11 @@ def grow(texts: int, tokens: int, units: int, most_seconds: float = 3.0) -> dict
     lengths = rng.integers((tokens + 1) // 2, tokens + 1, texts)
     flat = rng.integers(2, 10_000, lengths.sum(), dtype=np.int32)
     encoded = EncodedTexts(flat, np.concatenate([[0], np.cumsum(lengths)]))
-    one_hot = np.eye(len(CLASS_NAMES), dtype=np.float32)[rng.integers(0, 2, texts)]
+    labels, weights = rng.integers(0, 2, texts), np.ones(texts, np.float32)
     settings = {"bidirectional": False, "pooling": "last", "embedding_dropout": 0.0}
     config = ModelConfig(units=units, dropout=0.2, recurrent_dropout=0.2, **settings)
     begin = time.perf_counter()
-    plan = plan_epoch(encoded.lengths, ROWS, True, seed=0, epoch=0)
+    plan = Batching(ROWS, tokens).plan(encoded.lengths, epoch=0)
     plan_seconds = time.perf_counter() - begin
     batches = sample_batches(encoded.lengths[: ROWS * len(plan)], True, min(len(plan), 40))
     batches = [rows for rows in batches if len(rows) == ROWS]  # the last of an epoch is smaller
@@ -183,7 +187,8 @@ def grow(texts: int, tokens: int, units: int, most_seconds: float = 3.0) -> dict
 
     model = build.build_model(config, 10_000, len(CLASS_NAMES))
     fit.compile_model(model, TrainConfig(), total_steps=len(plan))
-    data = make_dataset(lambda: [batches[0], *batches], encoded, tokens, True, one_hot)
+    part = EncodedDataset(None, encoded, labels, weights, np.arange(texts))
+    data = TextBatches(part, Batching(ROWS, tokens), len(CLASS_NAMES)).make_dataset(lambda: [batches[0], *batches])
     model.make_train_function()
     iterator, times, done = iter(data), [], []
     float(model.train_function(iterator)["loss"])  # traces

@@ -4,15 +4,17 @@ The plan of an epoch is a pure function of (lengths, settings, seed, epoch), so 
 last digit.
 """
 
+import itertools
+from dataclasses import dataclass
+
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from keras_senti.data.dataset import EncodedTexts
+from keras_senti.data.dataset import EncodedDataset, EncodedTexts
 from keras_senti.data.tokenizer import encode_utf8
 from keras_senti.settings.schema import TrainConfig
 
-Bucket = bool | tuple[int, ...]  # which lengths batches are padded to: see padded_length
 # Batches are padded to a multiple of this, which keeps the number of different shapes small (100 up to 400 tokens).
 LENGTH_STEP = 4
 # Texts are sorted by length within so many batches of a shuffled epoch: enough for little padding (tweets: see
@@ -20,7 +22,7 @@ LENGTH_STEP = 4
 WINDOW_BATCHES = 50
 SCORED_ROWS = 128  # texts scored at once: 64 to 128 take the least time each, beyond it arrays leave the caches
 SCORED_POSITIONS = 65_536  # padded tokens scored at once, as of 128 texts of 512: whole documents would take gigabytes
-LENGTH_CLASS = 1.1  # see plan_epoch
+LENGTH_CLASS = 1.1  # see Batching.plan
 ENCODE_ROWS = 4096  # texts that are turned into ids at once
 
 
@@ -39,105 +41,136 @@ def encode_texts(encoder, texts: list[str]) -> EncodedTexts:
     return EncodedTexts(np.concatenate(pieces), np.concatenate([[0], np.cumsum(np.concatenate(lengths))]))
 
 
-def find_bucket(settings: TrainConfig, sequence_length: int, fixed: bool = False) -> Bucket:
-    """Returns which lengths batches are padded to, see `padded_length`.
+@dataclass(frozen=True)
+class Batching:
+    """Which texts go together in a batch, in which order, and to how many time steps they are padded.
 
-    Args:
-        fixed: few lengths, as a TPU needs them, also where the settings name none.
+    batch_size: rows of every batch, but for the last one (of each of the fixed lengths). sequence_length: of the
+    longest text. fixed_lengths: all that batches may have, ascending, sequence_length the last; None: any multiple of
+    LENGTH_STEP. batch_tokens: at most so many positions a batch (but at least one row) instead of batch_size. seed: of
+    the order.
     """
-    if not settings.bucket_by_length:
-        return False
-    lengths = settings.bucket_lengths
-    if lengths is None and fixed:
-        lengths = [max(1, sequence_length // 4), max(1, sequence_length // 2)]
-    if lengths is None:
-        return True
-    return tuple(sorted({min(length, sequence_length) for length in lengths} | {sequence_length}))
 
+    batch_size: int
+    sequence_length: int
+    fixed_lengths: tuple[int, ...] | None = None
+    batch_tokens: int | None = None
+    seed: int = 0
 
-def plan_epoch(
-    lengths: np.ndarray,
-    batch_size: int,
-    bucket: Bucket,
-    seed: int,
-    epoch: int,
-    batch_tokens: int | None = None,
-) -> list[np.ndarray]:
-    """Returns the row numbers of each batch; each row once, equally many batches in each epoch, in another order.
+    @classmethod
+    def from_settings(cls, settings: TrainConfig, sequence_length: int, few_lengths: bool = False) -> "Batching":
+        """Args: few_lengths: as a TPU needs them, also where the settings name none."""
+        lengths = settings.bucket_lengths if settings.bucket_by_length else []
+        if lengths is None and few_lengths:
+            lengths = [max(1, sequence_length // 4), max(1, sequence_length // 2)]
+        if lengths is not None:
+            lengths = tuple(sorted({min(length, sequence_length) for length in lengths} | {sequence_length}))
+        return cls(settings.batch_size, sequence_length, lengths, settings.batch_tokens, settings.seed)
 
-    Args:
-        lengths: (rows,) tokens a text.
-        batch_size: rows of every batch, but for the last one (of each of the lengths, if `bucket` names them).
-        bucket: see `padded_length`. True: sort by length within windows of the shuffled rows, then shuffle the batches.
-        batch_tokens: at most so many positions a batch (but at least one row) instead of batch_size. Rows are then cut
-            into batches within classes of length; if `bucket` does not name them, each up to 10% longer than the one
-            before.
-    """
-    rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(lengths))
-    if batch_tokens is not None or isinstance(bucket, tuple):
-        if isinstance(bucket, tuple):
-            longest = padded_lengths = np.array(bucket)[np.searchsorted(bucket, lengths)]
+    def padded_length(self, lengths: np.ndarray) -> int:
+        """Returns the time steps of a batch of texts with these lengths."""
+        if self.fixed_lengths is None:
+            return round_length(lengths.max(), self.sequence_length)
+        return self.fixed_lengths[np.searchsorted(self.fixed_lengths, lengths.max())]
+
+    def count_rows(self, length: int) -> int:
+        """Returns the rows of a full batch of so many time steps."""
+        return self.batch_size if self.batch_tokens is None else max(1, self.batch_tokens // length)
+
+    def plan(self, lengths: np.ndarray, epoch: int) -> list[np.ndarray]:
+        """Returns the row numbers of each batch; each row once, equally many batches in each epoch, in another order.
+
+        Rows are sorted by length within windows of the shuffled rows. With fixed lengths or batch_tokens they are cut
+        into batches within classes of length; where lengths are not fixed, a class is up to 10% longer than the one
+        before.
+
+        Args:
+            lengths: (rows,) tokens a text.
+        """
+        rng = np.random.default_rng([self.seed, epoch])
+        order, batches = rng.permutation(len(lengths)), []
+        if self.fixed_lengths is None and self.batch_tokens is None:
+            windows = _cut(order, self.batch_size * WINDOW_BATCHES)
+            by_length = [rows[np.argsort(lengths[rows], kind="stable")] for rows in windows]
+            batches = _cut(np.concatenate(by_length), self.batch_size)
         else:
-            longest = np.ceil(LENGTH_CLASS ** np.ceil(np.log(np.maximum(lengths, 1)) / np.log(LENGTH_CLASS))).astype(
-                int
-            )
-            padded_lengths = longest + LENGTH_STEP
-        batches = []
-        for length, padded in sorted(set(zip(longest.tolist(), padded_lengths.tolist()))):
-            rows = order[longest[order] == length]
-            size = batch_size if batch_tokens is None else max(1, batch_tokens // padded)
-            batches += np.split(rows, range(size, len(rows), size))
+            longest, extra = self._classify(lengths)
+            for length in np.unique(longest).tolist():
+                batches += _cut(order[longest[order] == length], self.count_rows(length + extra))
         return [batches[i] for i in rng.permutation(len(batches))]
-    if bucket:
-        window = batch_size * WINDOW_BATCHES
-        order = np.concatenate(
-            [
-                part[np.argsort(lengths[part], kind="stable")]
-                for part in np.split(order, range(window, len(order), window))
-            ]
+
+    def _classify(self, lengths: np.ndarray) -> tuple[np.ndarray, int]:
+        """Returns the longest length of each text's class, (rows,), and by how much padding may exceed it."""
+        if self.fixed_lengths is not None:
+            return np.array(self.fixed_lengths)[np.searchsorted(self.fixed_lengths, lengths)], 0
+        steps = np.ceil(np.log(np.maximum(lengths, 1)) / np.log(LENGTH_CLASS))
+        return np.ceil(LENGTH_CLASS**steps).astype(int), LENGTH_STEP
+
+    def compute_padding_fraction(self, lengths: np.ndarray, batches: list[np.ndarray]) -> float:
+        """Returns the share of all positions in the batches that holds no token."""
+        positions = sum(len(rows) * self.padded_length(lengths[rows]) for rows in batches)
+        return float(1 - lengths.sum() / positions)
+
+
+def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return np.split(rows, range(size, len(rows), size))
+
+
+def round_length(longest: int, at_most: int) -> int:
+    """Returns the next multiple of LENGTH_STEP."""
+    return min(-(-int(longest) // LENGTH_STEP) * LENGTH_STEP, at_most)
+
+
+class TextBatches:
+    """The batches of a part, epoch by epoch, as a classifier learns from them.
+
+    Args:
+        num_classes: size of a one-hot label, which label smoothing needs.
+    """
+
+    def __init__(self, part: EncodedDataset, batching: Batching, num_classes: int):
+        self.part, self.batching, self.one_hot = part, batching, np.eye(num_classes, dtype=np.float32)
+        self.lengths = part.token_ids.lengths
+        first = self.batches(0)
+        self.steps, self.tokens = len(first), int(self.lengths.sum())
+        self.padding_fraction = batching.compute_padding_fraction(self.lengths, first)
+
+    def batches(self, epoch: int, first_step: int = 0) -> list[np.ndarray]:
+        """Returns the row numbers of each batch of an epoch, from a step on."""
+        return self.batching.plan(self.lengths, epoch)[first_step:]
+
+    def make(self, rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns token_ids (rows, length) int32, labels (rows, classes) float32, weights (rows,) float32."""
+        return self.part.token_ids.pad(rows, length), self.one_hot[self.part.labels[rows]], self.part.weights[rows]
+
+    def make_dataset(self, make_batches) -> tf.data.Dataset:
+        """Returns a tf.data pipeline of what `make` returns.
+
+        Args:
+            make_batches: called without arguments, returns an iterable of row numbers, one array a batch.
+        """
+
+        def generate():
+            for rows in make_batches():
+                yield self.make(rows, self.batching.padded_length(self.lengths[rows]))
+
+        signature = (
+            tf.TensorSpec((None, None), tf.int32),
+            tf.TensorSpec((None, len(self.one_hot)), tf.float32),
+            tf.TensorSpec((None,), tf.float32),
         )
-    batches = np.split(order, range(batch_size, len(order), batch_size))
-    return [batches[i] for i in rng.permutation(len(batches))]
+        return tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(tf.data.AUTOTUNE)
 
 
-def padded_length(lengths: np.ndarray, sequence_length: int, bucket: Bucket) -> int:
-    """Returns the time steps of a batch of texts with these lengths.
-
-    Args:
-        bucket: False: sequence_length. True: the next multiple of LENGTH_STEP. Lengths: the smallest that suffices.
-    """
-    if not bucket:
-        return sequence_length
-    if isinstance(bucket, tuple):
-        return bucket[np.searchsorted(bucket, lengths.max())]
-    return min(-(-int(lengths.max()) // LENGTH_STEP) * LENGTH_STEP, sequence_length)
-
-
-def compute_padding_fraction(lengths, batches, sequence_length: int, bucket: Bucket) -> float:
-    """Returns the share of all positions in the batches that holds no token."""
-    positions = sum(len(rows) * padded_length(lengths[rows], sequence_length, bucket) for rows in batches)
-    return float(1 - lengths.sum() / positions)
-
-
-def make_dataset(make_batches, encoded: EncodedTexts, sequence_length: int, bucket: Bucket, *columns):
-    """Returns a tf.data pipeline of (token_ids (batch, time) int32, *columns of the same rows).
+def chain_epochs(batches_of, epoch: int, step: int):
+    """Yields what is left of an epoch, and then all later epochs: Keras warns if the last step has the last batch.
 
     Args:
-        make_batches: called without arguments, returns an iterable of row numbers, one array a batch.
-        columns: arrays with one entry a row, such as label_one_hot (rows, classes) float32 and weight (rows,) float32.
+        batches_of: from an epoch and its first step, both counted from 0, to the batches of the epoch from there on.
     """
-
-    def generate():
-        for rows in make_batches():
-            length = padded_length(encoded.lengths[rows], sequence_length, bucket)
-            yield (encoded.pad(rows, length), *(column[rows] for column in columns))
-
-    signature = (
-        tf.TensorSpec((None, None), tf.int32),
-        *(tf.TensorSpec((None, *column.shape[1:]), column.dtype) for column in columns),
-    )
-    return tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(tf.data.AUTOTUNE)
+    yield from batches_of(epoch, step)
+    for later in itertools.count(epoch + 1):
+        yield from batches_of(later, 0)
 
 
 def plan_by_length(
@@ -148,11 +181,11 @@ def plan_by_length(
     A batch has at most batch_size rows and SCORED_POSITIONS positions, but at least one row.
 
     Args:
-        padded_to: time steps of every batch; None: of its longest text, see `padded_length`.
+        padded_to: time steps of every batch; None: of its longest text, rounded up.
     """
     order, batches, begin = np.argsort(-lengths, kind="stable"), [], 0
     while begin < len(order):
-        steps = padded_to or max(1, padded_length(lengths[order[begin : begin + 1]], SCORED_POSITIONS, True))
+        steps = padded_to or max(1, round_length(lengths[order[begin]], SCORED_POSITIONS))
         batches.append(order[begin : begin + max(1, min(batch_size, SCORED_POSITIONS // steps))])
         begin += len(batches[-1])
     return batches
@@ -167,7 +200,7 @@ def predict_in_batches(predict, encoded: EncodedTexts, batch_size: int = SCORED_
     result = None
     plan = plan_by_length(encoded.lengths, batch_size)
     for rows in tqdm(plan, "predicting", unit=" batches", delay=2, leave=False, disable=None):
-        ids = encoded.pad(rows, padded_length(encoded.lengths[rows], int(encoded.lengths.max()), True))
+        ids = encoded.pad(rows, round_length(encoded.lengths[rows].max(), int(encoded.lengths.max())))
         probabilities = np.asarray(predict(tf.constant(ids)))
         if result is None:
             result = np.zeros((len(encoded), probabilities.shape[1]), np.float32)

@@ -22,7 +22,8 @@ class Plan:
     """What a search is asked for.
 
     space: what may change. trials: how many, in all processes together. sampler: one of SAMPLERS, with its seed.
-    metric: one of METRICS of each epoch, of the validation part. combinations: of a grid, see `search_space.list_combinations`.
+    metric: one of METRICS of each epoch, of the validation part. combinations: of a grid, see
+    `search_space.list_combinations`.
     """
 
     space: list[Range]

@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_senti.data.batches import Bucket, find_bucket, predict_in_batches
+from keras_senti.data.batches import predict_in_batches
 from keras_senti.data.dataset import sample_rows
 from keras_senti.data.token_cache import Corpus
 from keras_senti.evaluation import baselines
@@ -19,28 +19,23 @@ from keras_senti.reports import attribution, report
 from keras_senti.reports.terminal import format_run_scores
 from keras_senti.storage import files, run_folder
 from keras_senti.tasks.start import begin, fill
-from keras_senti.training import tensorboard
 from keras_senti.training.callbacks import TrainedRun
-from keras_senti.training.fit import make_predict, train_model
+from keras_senti.training.fit import find_batching, train_model
+from keras_senti.training.inference import make_predict
 from keras_senti.training.run import Run
 
 
 def train_classifier(run: Run, corpus: Corpus, pretrained: Pretrained | None):
     """Builds, fits, calibrates, exports and scores a classifier; what it leaves lies in the run's folder."""
-    padding = _find_bucket(run)
-    kernel = begin(run, corpus, few_shapes=padding is not True)
+    kernel = begin(run, corpus, few_shapes=find_batching(run).fixed_lengths is not None)
     sizes = len(corpus.tokenizer.vocabulary), len(corpus.class_names)
     with run.device.scope():
         model = build_model(run.config.model, *sizes, kernel, run.config.device.precision)
         fill(model, run, corpus, pretrained)
-    copy = build_model(run.config.model, *sizes, "loop") if run.device.is_distributed else None
-    trained = _fit(model, copy, padding, run, corpus)
-    if copy is not None:
-        copy.set_weights(model.get_weights())
-        model = copy
+    run.log_settings()
+    model, trained = train_model(model, corpus, run)
     if run.device.is_chief:
         predict = make_predict(model)
-        _show_words(model, predict, run, corpus)
         predicted = {"validation": predict_in_batches(predict, corpus.validation.token_ids)}
         calibration = _calibrate(predicted["validation"], run, corpus)
         _export(model, trained, run, corpus)
@@ -54,41 +49,6 @@ def draw_report(run: Run):
     """Draws report.html of a finished run, its surest mistakes coloured; a fault in it is a warning."""
     with run_folder.only_shown("report.html", f"`python evaluate.py --run {run.folder}` draws it again."):
         report.write_run_report(run.folder, attribution.load_explainer(run.folder).color_words)
-
-
-def _fit(model: keras.Model, copy: keras.Model | None, padding: Bucket, run: Run, corpus: Corpus) -> TrainedRun:
-    config, train, validation = run.config, corpus.train, corpus.validation
-    shown = sample_rows(len(validation), tensorboard.MOST_EXAMPLE_ROWS)
-    if run.device.is_chief:
-        tensorboard.write_hparams(run.folder / "tensorboard", config, f"{config.name}/{run.folder.name}")
-    return train_model(
-        model,
-        (train.token_ids, train.labels, train.weights),
-        (validation.token_ids, validation.labels),
-        config.train,
-        config.text.sequence_length,
-        run.folder,
-        tensorboard.Examples(shown, list(validation.take(shown).texts), corpus.class_names),
-        padding,
-        run.device,
-        copy,
-    )
-
-
-def _find_bucket(run: Run) -> Bucket:
-    """Returns and notes which lengths batches are padded to: the batches follow from it, so a resumed run keeps it."""
-    bucket = run_folder.read_manifest(run.folder).get("bucket")
-    if bucket is None:
-        config = run.config
-        bucket = find_bucket(config.train, config.text.sequence_length, fixed=run.device.kind == "tpu")
-        run.note(bucket=bucket)
-    return tuple(bucket) if isinstance(bucket, list) else bucket
-
-
-def _show_words(model: keras.Model, predict, run: Run, corpus: Corpus):
-    names = corpus.tokenizer.vocabulary, corpus.class_names
-    with run_folder.only_shown("words in TensorBoard's projector", "The run goes on."):
-        tensorboard.write_projector(run.folder / "tensorboard", model, predict, *names)
 
 
 def _calibrate(probabilities: np.ndarray, run: Run, corpus: Corpus) -> dict:
@@ -111,15 +71,14 @@ def _export(model: keras.Model, trained: TrainedRun, run: Run, corpus: Corpus):
 
 def _score(predicted: dict[str, np.ndarray], calibration: dict, run: Run, corpus: Corpus):
     """Scores the predicted parts, validation and perhaps test; writes predictions.csv and metrics.json."""
-    config, class_names = run.config, corpus.class_names
+    class_names = corpus.class_names
     parts = {name: corpus.parts[name] for name in predicted}
     scores = {n: compute_scores(parts[n].labels, predicted[n], class_names, calibration) for n in parts}
     # The temperature was fitted on these very rows: on others it is as good as this says.
     crossed = cross_fit_temperature(corpus.validation.labels, predicted["validation"])
     scores["validation"]["calibrated"]["cross_fitted"] = crossed
     write_run_predictions(run.folder / "predictions.csv", parts, predicted, class_names)
-    with run_folder.only_shown("scores in TensorBoard", "The run goes on; metrics.json has them."):
-        tensorboard.write_hparams_scores(run.folder / "tensorboard", scores["validation"], step=config.train.epochs)
+    run.log_scores(scores["validation"])
     scores |= _score_baselines(parts, predicted, run, corpus)
     files.write_json(run.folder / "metrics.json", scores)
     print(format_run_scores(run.folder))

@@ -23,12 +23,13 @@ def pretrain(run: Run, corpus: Corpus, pretrained: Pretrained | None):
     kernel = begin(run, corpus, few_shapes=True)
     model = build_language_model(config, len(vocabulary), kernel)
     fill(model, run, corpus, pretrained)
-    read, held_out = [part.token_ids for name, part in corpus.parts.items() if name != "validation"], corpus.validation
-    trained, scores = train_language_model(model, read, held_out.token_ids, vocabulary, config, run.folder)
+    run.log_settings()
+    trained, scores = train_language_model(model, corpus, run)
     weights = {name: variable.numpy() for name, variable in name_weights(model).items()}
     learned = Pretrained(config, vocabulary, (), weights, data=describe_data(corpus))
     write_weights_folder(run.folder / "encoder", learned)
     files.write_json(run.folder / "metrics.json", scores)
+    run.log_scores(scores["validation"])
     run.note(
         parameters=model.count_params(),
         training=dataclasses.asdict(trained),

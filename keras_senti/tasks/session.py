@@ -25,6 +25,7 @@ from keras_senti.settings.yaml_file import write_yaml
 from keras_senti.storage import environment, files, run_folder
 from keras_senti.training.devices import Device
 from keras_senti.training.run import Run
+from keras_senti.training.trackers import make_trackers
 
 
 @contextlib.contextmanager
@@ -49,7 +50,8 @@ def open_run(config: Config, device: Device):
         if not device.is_chief:
             folder = stack.enter_context(run_folder.make_worker_dir(folder))
         stack.enter_context(run_folder.lock_run_dir(folder))
-        run = Run(config, device, folder, begun)
+        run = Run(config, device, folder, begun, make_trackers(config, folder) if device.is_chief else [])
+        stack.callback(run.close)
         if config.resume is not None:
             pretrained, corpus = _read_again(run)
         check = format_check(corpus.check)

@@ -14,12 +14,15 @@ from pathlib import Path
 import keras
 from keras import ops
 
+from keras_senti.data.batches import predict_in_batches
+from keras_senti.data.dataset import EncodedDataset
 from keras_senti.errors import UserError
+from keras_senti.evaluation.metrics import METRICS, compute_scalars, normalize
 from keras_senti.settings.schema import TrainConfig
 from keras_senti.storage import files
 from keras_senti.training.checkpoints import Progress, restore_metrics, write_checkpoint
+from keras_senti.training.inference import keep_seeds, make_predict
 from keras_senti.training.optimizers import find_first_epoch
-from keras_senti.training.replicas import ReplicaLoop
 
 SECONDS_BETWEEN_LINES = 60
 
@@ -41,15 +44,15 @@ class TrainedRun:
 class KeepBest(keras.callbacks.Callback):
     """Keeps the weights of the best epoch; stops after `patience_epochs` without a better one.
 
-    With monitor none each epoch is better than the one before it.
-
-    Keras' EarlyStopping forgets in `on_train_begin` what it knew; this one has all its state in `progress`.
+    With monitor none each epoch is better than the one before it. Keras' EarlyStopping forgets in `on_train_begin` what
+    it knew; this one has all its state in `progress`.
     """
 
     def __init__(self, progress: Progress, monitor: str, patience_epochs: int):
         super().__init__()
         self.progress, self.monitor, self.patience_epochs = progress, monitor, patience_epochs
-        self.sign = -1 if monitor == "val_loss" else 1
+        metric = METRICS.get(monitor.removeprefix("val_"))
+        self.sign = -1 if monitor == "val_loss" or (metric and not metric.higher_is_better) else 1
 
     def on_epoch_end(self, epoch, logs=None):
         value, best = float(epoch if self.monitor == "none" else logs[self.monitor]), self.progress
@@ -62,9 +65,9 @@ class KeepBest(keras.callbacks.Callback):
 class Unfreeze(keras.callbacks.Callback):
     """Lets each layer learn from its epoch on, and says so where that changes.
 
-    What does not learn, and has nothing below it that learns, takes no time in the backward pass, because TensorFlow
-    drops from a graph what no update needs. Measured with two LSTM of 256 units in two directions: with the head alone
-    a step took at most 1.1 times as long as the forward pass, with all layers 4 to 6 times.
+    What does not learn, and has nothing below it that learns, takes no time in the backward pass. Measured with two
+    LSTM of 256 units in two directions: with the head alone a step took at most 1.1 times as long as the forward pass,
+    with all layers 4 to 6 times.
 
     Reference: Howard & Ruder 2018, https://aclanthology.org/P18-1031, section 3.3 (gradual unfreezing).
     """
@@ -130,23 +133,15 @@ class SaveProgress(keras.callbacks.Callback):
     """Writes history.csv and the checkpoints. The last of the callbacks: what it saves, all the others have seen.
 
     Args:
-        loop: of several replicas, whose workers save at the same step, because metrics are read from all of them; only
-            the chief writes.
+        loop: what makes the steps; of several workers all save at the same step, because metrics are read from all of
+            them, and the chief writes.
         stop: if it has received a signal, a checkpoint is written before training ends.
     """
 
-    def __init__(
-        self,
-        progress: Progress,
-        run_dir: Path,
-        every_seconds: float,
-        loop: ReplicaLoop | None = None,
-        stop: StopSignal | None = None,
-    ):
+    def __init__(self, progress: Progress, run_dir: Path, every_seconds: float, loop, stop: StopSignal):
         super().__init__()
         self.progress, self.run_dir, self.every_seconds, self.loop = progress, run_dir, every_seconds, loop
-        self.stop = stop or StopSignal()
-        self.is_chief = loop is None or loop.device.is_chief
+        self.stop = stop
         self.written = time.perf_counter()
         self.begin = self.written - progress.seconds
 
@@ -168,18 +163,17 @@ class SaveProgress(keras.callbacks.Callback):
         self.progress.epoch, self.progress.step = epoch + 1, 0
         self.progress.history.append({"epoch": epoch, **{name: float(logs[name]) for name in sorted(logs)}})
         self._write()
-        if self.is_chief:
+        if self.loop.is_chief:
             write_history(self.run_dir, self.progress)
         if self._agree()[1]:
             self.stop.deliver()
 
     def _agree(self, is_due: bool = False) -> tuple[bool, bool]:
-        must_stop = self.stop.received is not None
-        return self.loop.agree(is_due, must_stop) if self.loop else (is_due, must_stop)
+        return self.loop.agree(is_due, self.stop.received is not None)
 
     def _write(self):
         self.progress.seconds = time.perf_counter() - self.begin
-        write_checkpoint(self.run_dir / "checkpoints", self.model, self.progress, self.is_chief)
+        write_checkpoint(self.run_dir / "checkpoints", self.model, self.progress, self.loop.is_chief)
         self.written = time.perf_counter()
 
 
@@ -214,39 +208,21 @@ class StopOnNonFinite(keras.callbacks.Callback):
             )
 
 
-class Throughput(keras.callbacks.Callback):
-    """Adds examples a second to the logs, validation time left out.
+class Speed(keras.callbacks.Callback):
+    """Adds tokens and examples a second, validation time left out, to the logs; prints a line a minute.
+
+    The line says how far training is, how fast it is, and how long it will still take.
 
     Args:
-        examples: of the part of an epoch that `fit` runs.
+        loop: of which the chief prints. `data` in it has the steps and the real (unpadded) tokens of a whole epoch.
+        examples: of the part of an epoch that `fit` runs; None: they are not counted.
     """
 
-    def __init__(self, examples: int):
+    def __init__(self, progress: Progress, loop, epochs: int, examples: int | None = None):
         super().__init__()
-        self.examples = examples
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.begin = time.perf_counter()
-        self.seconds = None
-
-    def on_test_begin(self, logs=None):
-        self.seconds = time.perf_counter() - self.begin
-
-    def on_epoch_end(self, epoch, logs=None):
-        seconds = self.seconds or time.perf_counter() - self.begin
-        logs["examples_per_second"] = self.examples / seconds
-
-
-class ShowProgress(keras.callbacks.Callback):
-    """Prints a line a minute: how far, how fast, how long still; and adds tokens_per_second to the logs.
-
-    Args:
-        steps: of an epoch; epochs: of the run. tokens: real (unpadded) ones of a whole epoch.
-    """
-
-    def __init__(self, progress: Progress, steps: int, epochs: int, tokens: int):
-        super().__init__()
-        self.progress, self.steps, self.epochs, self.tokens_per_step = progress, steps, epochs, tokens / steps
+        self.progress, self.loop, self.examples = progress, loop, examples
+        self.steps, self.all_steps = loop.data.steps, loop.data.steps * epochs
+        self.tokens_per_step = loop.data.tokens / self.steps
 
     def on_epoch_begin(self, epoch, logs=None):
         self.begin = self.shown = time.perf_counter()
@@ -256,18 +232,20 @@ class ShowProgress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.done = batch + 1
         now = time.perf_counter()
-        if now - self.shown >= SECONDS_BETWEEN_LINES:
+        if self.loop.is_chief and now - self.shown >= SECONDS_BETWEEN_LINES:
             self.shown = now
-            step = self.first_step + self.done
-            steps_done = self.progress.epoch * self.steps + step
-            minutes = (self.steps * self.epochs - steps_done) * (now - self.begin) / self.done / 60
-            print(
-                f"epoch {self.progress.epoch + 1} of {self.epochs}, step {step:,} of {self.steps:,} "
-                f"({steps_done / (self.steps * self.epochs):.0%} of all): loss {logs['loss']:.3f}, "
-                f"{self.done * self.tokens_per_step / (now - self.begin):,.0f} tokens a second, "
-                f"{minutes:.0f} minutes left",
-                flush=True,
-            )
+            self._show(now - self.begin, logs["loss"])
+
+    def _show(self, seconds: float, loss: float):
+        step = self.first_step + self.done
+        steps_done = self.progress.epoch * self.steps + step
+        minutes = (self.all_steps - steps_done) * seconds / self.done / 60
+        print(
+            f"epoch {self.progress.epoch + 1} of {self.all_steps // self.steps}, step {step:,} of {self.steps:,} "
+            f"({steps_done / self.all_steps:.0%} of all): loss {loss:.3f}, "
+            f"{self.done * self.tokens_per_step / seconds:,.0f} tokens a second, {minutes:.0f} minutes left",
+            flush=True,
+        )
 
     def on_test_begin(self, logs=None):
         self.seconds = time.perf_counter() - self.begin
@@ -275,35 +253,24 @@ class ShowProgress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         seconds = self.seconds or time.perf_counter() - self.begin
         logs["tokens_per_second"] = self.done * self.tokens_per_step / seconds
+        if self.examples is not None:
+            logs["examples_per_second"] = self.examples / seconds
 
 
-class OnCopy(keras.callbacks.Callback):
-    """Lets a callback see, at an epoch's end, a copy of the model that is on this process' own device alone.
+class AddScores(keras.callbacks.Callback):
+    """Adds to the logs what METRICS measures of the validation part after each epoch and the steps' loop has not."""
 
-    Args:
-        callback: what only begins, ends and sees the ends of epochs. copy: a compiled model with the same weights.
-    """
-
-    def __init__(self, callback: keras.callbacks.Callback, copy: keras.Model):
+    def __init__(self, validation: EncodedDataset):
         super().__init__()
-        self.callback, self.copy = callback, copy
-
-    def set_model(self, model):
-        super().set_model(model)
-        self.callback.set_model(self.copy)
-
-    def on_train_begin(self, logs=None):
-        self.callback.on_train_begin(logs)
+        self.validation = validation
 
     def on_epoch_end(self, epoch, logs=None):
-        self.copy.set_weights(self.model.get_weights())
-        self.copy.optimizer.iterations.assign(self.model.optimizer.iterations.numpy())  # what the learning rate is of
-        for layer in self.copy.layers:
-            layer.trainable = self.model.get_layer(layer.name).trainable
-        self.callback.on_epoch_end(epoch, logs)
-
-    def on_train_end(self, logs=None):
-        self.callback.on_train_end(logs)
+        missing = [m for m in METRICS.values() if m.each_epoch and f"val_{m.name}" not in logs]
+        if missing:
+            with keep_seeds(self.model):
+                probabilities = predict_in_batches(make_predict(self.model), self.validation.token_ids)
+            scores = compute_scalars(self.validation.labels, normalize(probabilities), missing)
+            logs |= {f"val_{name}": score for name, score in scores.items()}
 
 
 class _OfRealRows:

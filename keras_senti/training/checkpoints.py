@@ -41,9 +41,8 @@ ARRAYS = ("best_weights", "metrics")  # the fields of Progress that are entries 
 def list_variables(model: keras.Model) -> dict[str, keras.Variable]:
     """Returns everything that training changes, by a name that is the same in every process.
 
-    `variables`, unlike `weights`, has the state of the seed generators behind every dropout. The first part of a path
-    may be one of Keras' running numbers (adam_1, seed_generator_7), which depend on what else the process has built, so
-    the position stands in its place.
+    `variables`, unlike `weights`, has the state of the seed generators behind every dropout. The position stands in the
+    place of Keras' running numbers (adam_1, seed_generator_7), which depend on what else the process has built.
     """
     groups = {"model": model.variables, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables}
     groups["states"] = getattr(model, "carried_states", [])
@@ -55,12 +54,10 @@ def list_variables(model: keras.Model) -> dict[str, keras.Variable]:
 
 
 def write_checkpoint(folder: Path, model: keras.Model, progress: Progress, is_chief: bool = True):
-    """Writes a checkpoint and removes all but the newest two.
+    """Writes a checkpoint and removes all but the newest two; where it cannot be written, they are left as they are.
 
     Args:
         is_chief: of several workers all must call it together, as metrics are summed over them; one writes.
-    Raises:
-        runs.WriteError: if it cannot be written; the earlier ones are then left as they are.
     """
     arrays = {name: variable.numpy() for name, variable in list_variables(model).items()}
     if not is_chief:
@@ -74,9 +71,8 @@ def write_checkpoint(folder: Path, model: keras.Model, progress: Progress, is_ch
 
 
 def read_checkpoint(path: Path, model: keras.Model) -> tuple[Progress, dict[str, np.ndarray]]:
-    """Reads and checks a checkpoint of this model; changes nothing.
+    """Returns the progress and the values of the variables by name; changes nothing.
 
-    Returns: (progress, values of the variables by name).
     Raises:
         ValueError, zipfile.BadZipFile and others: if the file is damaged or belongs to another model.
     """
@@ -98,7 +94,6 @@ def read_checkpoint(path: Path, model: keras.Model) -> tuple[Progress, dict[str,
 def restore_newest(folder: Path, model: keras.Model) -> Progress:
     """Loads the newest good checkpoint into a model from `compile_model`; says which one it is.
 
-    Returns: where training stands; at the beginning, if there is no checkpoint.
     Raises:
         UserError: if there are checkpoints, but no good one; or one cannot be read, which need not last.
     """
@@ -108,8 +103,8 @@ def restore_newest(folder: Path, model: keras.Model) -> Progress:
             progress, values = read_checkpoint(path, model)
         except (OSError, MemoryError) as error:
             raise UserError(
-                f"{path}: the newest checkpoint cannot be read ({error}), which does not say that it is damaged. Mend "
-                "this and resume again, or remove the file to go on from the one before it."
+                f"{path}: the newest checkpoint cannot be read ({error}). Mend this and resume again, or remove it to "
+                "go on from the one before it."
             ) from None
         except Exception as error:  # a damaged zip file fails in many ways
             damaged[path] = error
@@ -125,8 +120,7 @@ def restore_newest(folder: Path, model: keras.Model) -> Progress:
     if damaged:
         reasons = "; ".join(f"{path.name}: {error}" for path, error in damaged.items())
         raise UserError(
-            f"{folder}: no checkpoint can be used ({reasons}). Bring the files back, or remove them "
-            "to let the run begin at the start."
+            f"{folder}: no checkpoint can be used ({reasons}). Bring them back, or remove them to begin at the start."
         )
     return Progress()
 

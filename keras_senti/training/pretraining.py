@@ -6,26 +6,24 @@ on with the state that the window before it ended with (truncated back-propagati
 """
 
 import math
-from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_senti.data.dataset import EncodedTexts
+from keras_senti.data.token_cache import Corpus
 from keras_senti.errors import UserError
 from keras_senti.models.build import find_learning_layers
 from keras_senti.models.language_model import LanguageModel
 from keras_senti.settings.schema import Config
-from keras_senti.storage.run_folder import only_shown
-from keras_senti.training.callbacks import ShowProgress, TrainedRun
+from keras_senti.training.callbacks import Speed, TrainedRun
 from keras_senti.training.checkpoints import Progress
-from keras_senti.training.fit import chain_epochs, fit_model, make_keras_fit
+from keras_senti.training.fit import KerasLoop, fit_model
 from keras_senti.training.optimizers import make_optimizer
+from keras_senti.training.run import Run
 
 COUNTED_AT_ONCE = 10_000_000
-SAMPLED_TEXTS, SAMPLED_TOKENS = 6, 60
-TEMPERATURE = 0.8  # below 1: sampled texts read better, because unlikely tokens become less likely
 
 
 class Streams:
@@ -47,6 +45,10 @@ class Streams:
         first_rows = np.cumsum([0, *(len(part) for part in parts)])
         self.part_of_row = np.repeat(np.arange(len(parts)), np.diff(first_rows))
         self.begin_of_row = np.concatenate([part.offsets[:-1] for part in parts])
+
+    @property
+    def padding_fraction(self) -> float:
+        return 1 - (self.tokens - 1) / (self.batch_size * self.window * self.steps)
 
     def batches(self, epoch: int, first_step: int = 0):
         """Yields (token_ids, targets, weights), (batch_size, window) each: int32, int32, float32.
@@ -126,142 +128,58 @@ class CarryState(keras.callbacks.Callback):
         self.model.reset_states()
 
 
-class LanguageModelBoard(keras.callbacks.TensorBoard):
-    """The curves, and after each epoch texts that the model makes up.
-
-    Args:
-        path: the folder tensorboard/. sample: called with the epoch, returns texts. profile_steps: as
-            train.profile_steps.
-    """
-
-    def __init__(self, path: Path, sample, profile_steps=None):
-        super().__init__(str(path), write_graph=False, profile_batch=profile_steps or 0)
-        self.sample = sample
-
-    def on_test_end(self, logs=None):
-        pass  # Keras would write the validation curves a second time, over steps
-
-    def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, logs)
-        with only_shown("texts in TensorBoard", "The run goes on."), self._val_writer.as_default(epoch):
-            tf.summary.text("made up by the model", "\n\n".join(f"- {text}" for text in self.sample(epoch)))
-
-
-def sample_texts(model: LanguageModel, vocabulary: list[str], joint: str, seed) -> list[str]:
-    """Returns texts that the model makes up, token by token, each from the beginning of a text.
-
-    Args:
-        vocabulary: tokens by id. joint: what stands between two tokens. seed: for numpy.random.default_rng.
-    """
-    rng, rows = np.random.default_rng(seed), model.input_shape[0]
-    output = model.layers[-1]
-
-    @tf.function
-    def score(token_ids):
-        return output.compute_logits(tf.cast(model(token_ids, training=False)[:SAMPLED_TEXTS, 0], tf.float32))
-
-    model.reset_states()
-    ids = np.zeros((rows, 1), np.int32)
-    texts = []
-    for _ in range(SAMPLED_TOKENS):
-        logits = score(tf.constant(ids)).numpy() / TEMPERATURE
-        logits[:, 1] = -np.inf  # the model may know what an unknown word is; a reader does not
-        drawn = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)  # a draw from the softmax
-        ids[: len(drawn), 0] = drawn
-        texts.append(drawn)
-    model.reset_states()
-    words = np.array([*vocabulary], dtype=object)
-    words[0] = "¶"
-    return [joint.join(words[row]) for row in np.stack(texts, axis=1)]
-
-
 def check_language_model(config: Config):
     """Raises a UserError if these settings make no language model."""
     model, train = config.model, config.train
-    wrong = None
-    if model.bidirectional:
-        wrong = ("model.bidirectional", True, "false: its backward half has read the token that is to be predicted")
-    elif model.conv_filters:
-        wrong = ("model.conv_filters", model.conv_filters, "0: it sees the token that is to be predicted")
-    elif model.bigram_buckets:
-        why = "0: a window's first token has lost the one before it, with which it makes a pair"
-        wrong = ("model.bigram_buckets", model.bigram_buckets, why)
-    elif train.monitor not in ("val_loss", "none"):
-        wrong = ("train.monitor", train.monitor, "val_loss or none: there are no classes to be right about")
-    else:
-        for name, usual in (
-            ("label_smoothing", 0.0),
-            ("class_weights", "none"),
-            ("batch_tokens", None),
-            ("train_from_epoch", None),
-        ):
-            if getattr(train, name) != usual:
-                wrong = (f"train.{name}", getattr(train, name), f"{usual}: it is for classifiers")
-    if wrong:
-        raise UserError("{}: received {!r} with task language_model, expected {}.".format(*wrong))
+    reads_ahead = "it sees the token that is to be predicted"
+    pairs = "a window's first token has lost the one before it, with which it makes a pair"
+    for key, received, expected, why in (
+        ("model.bidirectional", model.bidirectional, (False,), "its backward half has read the token to be predicted"),
+        ("model.conv_filters", model.conv_filters, (0,), reads_ahead),
+        ("model.bigram_buckets", model.bigram_buckets, (0,), pairs),
+        ("train.monitor", train.monitor, ("val_loss", "none"), "there are no classes to be right about"),
+        ("train.label_smoothing", train.label_smoothing, (0.0,), "it is for classifiers"),
+        ("train.class_weights", train.class_weights, ("none",), "it is for classifiers"),
+        ("train.batch_tokens", train.batch_tokens, (None,), "it is for classifiers"),
+        ("train.train_from_epoch", train.train_from_epoch, (None,), "it is for classifiers"),
+    ):
+        if received not in expected:
+            usual = " or ".join(map(str, expected))
+            raise UserError(f"{key}: received {received!r} with task language_model, expected {usual}: {why}.")
 
 
-def train_language_model(
-    model: LanguageModel,
-    train: list[EncodedTexts],
-    validation: EncodedTexts,
-    vocabulary: list[str],
-    config: Config,
-    run_dir: Path,
-) -> tuple[TrainedRun, dict]:
+def train_language_model(model: LanguageModel, corpus: Corpus, run: Run) -> tuple[TrainedRun, dict]:
     """Trains a language model in place, or what is left of it: see `fit.fit_model`, also for what is raised.
 
-    Args:
-        train: the texts that are read, in parts. validation: those whose perplexity is computed after each epoch, by
-            the full softmax. run_dir: receives checkpoints/, tensorboard/ and history.csv.
-    Returns: what training found out; and {"validation": {"perplexity", "cross_entropy" (nats a token), "tokens"},
-        "baselines": {"unigram": {"perplexity"}}}.
-    """
-    settings, window = config.train, config.pretrain.window_tokens
-    streams = Streams(train, settings.batch_size, window, settings.seed)
-    held_out = Streams([validation], settings.batch_size, window, None)
-    if streams.filled < settings.batch_size:
-        print(
-            f"WARNING: {streams.tokens:,} tokens fill {streams.filled} of {settings.batch_size} streams with a window "
-            f"of {window}. Lower train.batch_size or pretrain.window_tokens, or bring more text."
-        )
-    counts = count_tokens(train, len(vocabulary))
-    model.layers[-1].set_frequencies(counts)
-    optimizer = make_optimizer(
-        settings, streams.steps * settings.epochs, find_learning_layers(model), model.dtype_policy.name
-    )
-    model.compile(optimizer=optimizer, jit_compile=False)
-    joint = "" if config.text.split == "character" else " "
-    board = LanguageModelBoard(
-        run_dir / "tensorboard",
-        lambda epoch: sample_texts(model, vocabulary, joint, [settings.seed, epoch]),
-        settings.profile_steps,
-    )
+    It reads all parts but the validation part, whose perplexity is computed after each epoch, by the full softmax.
 
-    def make_data(epoch, step):
-        return streams.make_dataset(lambda: chain_epochs(streams.batches, epoch, step))
+    Returns: what training found out, and the content of metrics.json; the cross-entropy is in nats a token.
+    """
+    settings, window = run.config.train, run.config.pretrain.window_tokens
+    read = [part.token_ids for name, part in corpus.parts.items() if name != "validation"]
+    streams = Streams(read, settings.batch_size, window, settings.seed)
+    held_out = Streams([corpus.validation.token_ids], settings.batch_size, window, None)
+    if streams.filled < settings.batch_size:
+        filled = f"{streams.filled} of {settings.batch_size} streams with a window of {window}"
+        print(
+            f"WARNING: {streams.tokens:,} tokens fill {filled}. Lower train.batch_size or pretrain.window_tokens, or "
+            "bring more text."
+        )
+    vocabulary_size = len(corpus.tokenizer.vocabulary)
+    counts, held_out_counts = count_tokens(read, vocabulary_size), count_tokens(held_out.parts, vocabulary_size)
+    model.layers[-1].set_frequencies(counts)
+    layers, precision = find_learning_layers(model), model.dtype_policy.name
+    model.compile(make_optimizer(settings, streams.steps * settings.epochs, layers, precision), jit_compile=False)
+    loop = KerasLoop(model, streams, held_out.make_dataset(lambda: held_out.batches(0)), held_out.steps)
+    watching = [tracker.make_callback(corpus) for tracker in run.trackers]
 
     def make_callbacks(progress):
-        shown = ShowProgress(progress, streams.steps, settings.epochs, streams.steps * streams.filled * window)
-        return [CarryState(progress), shown, Perplexity(), board]
+        return [CarryState(progress), Speed(progress, loop, settings.epochs), Perplexity(), *watching]
 
-    validation_data = held_out.make_dataset(lambda: held_out.batches(0)).apply(
-        tf.data.experimental.assert_cardinality(held_out.steps)
-    )
-    padding = 1 - (streams.tokens - 1) / (streams.batch_size * window * streams.steps)
-    fit = make_keras_fit(model, streams.steps, make_data, validation_data)
-    trained, history = fit_model(model, settings, run_dir, streams.steps, padding, fit, make_callbacks)
-    held_out_counts = count_tokens([validation], len(vocabulary))
-    return trained, _make_scores(history[trained.best_epoch - 1], counts, held_out_counts)
-
-
-def _make_scores(best: dict, counts: np.ndarray, held_out_counts: np.ndarray) -> dict:
-    """Returns the content of metrics.json from the logs of the best epoch and the counts of the tokens."""
-    return {
-        "validation": {
-            "perplexity": best["val_perplexity"],
-            "cross_entropy": best["val_loss"],
-            "tokens": int(held_out_counts.sum()),
-        },
-        "baselines": {"unigram": {"perplexity": compute_unigram_perplexity(counts, held_out_counts)}},
-    }
+    trained, history = fit_model(model, loop, run, make_callbacks)
+    for tracker in run.trackers:
+        tracker.log_model(model, corpus)
+    best, tokens = history[trained.best_epoch - 1], int(held_out_counts.sum())
+    found = {"perplexity": best["val_perplexity"], "cross_entropy": best["val_loss"], "tokens": tokens}
+    unigram = {"perplexity": compute_unigram_perplexity(counts, held_out_counts)}
+    return trained, {"validation": found, "baselines": {"unigram": unigram}}

@@ -28,7 +28,8 @@ from keras_senti.settings.schema import Config
 from keras_senti.settings.yaml_file import read_config
 from keras_senti.tasks import evaluate
 from keras_senti.tasks.train import train_run
-from keras_senti.training import tensorboard
+from keras_senti.training.trackers import pictures
+from keras_senti.training.trackers.tensorboard import TensorBoard
 
 ROOT = Path(__file__).parents[2]
 
@@ -362,8 +363,9 @@ def test_what_is_only_looked_at_costs_a_run_no_more_than_a_line(tiny_settings, t
         raise ValueError("no font\nin this machine")
 
     monkeypatch.setattr(report, "write_run_report", fail)
-    for name in ("write_confusion_matrix", "write_projector", "write_hparams_scores"):
-        monkeypatch.setattr(tensorboard, name, fail)
+    for name in ("write_confusion_matrix", "write_projector"):
+        monkeypatch.setattr(pictures, name, fail)
+    monkeypatch.setattr(TensorBoard, "_write_scores", fail)
     run_dir = train_run(parse_config([*tiny_settings, "--run_dir", str(tmp_path / "run"), "--train.epochs", "1"]))
     assert json.loads((run_dir / "manifest.json").read_text())["status"] == "finished"
     assert (run_dir / "metrics.json").exists() and not (run_dir / "checkpoints").exists()

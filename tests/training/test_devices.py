@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_senti.errors import UserError
 from keras_senti.models.kernel_choice import choose_kernel
 from keras_senti.settings.schema import DeviceConfig
-from keras_senti.training import devices
+from keras_senti.training import strategies
 from keras_senti.training.devices import TPU_STEPS_PER_EXECUTION, set_up_device
 
 LSTM, GRU = {"cell": "lstm"}, {"cell": "gru"}
@@ -106,7 +106,7 @@ def test_gpus_that_tensorflow_uses_already_in_another_way_are_an_error(gpus, mon
 def test_what_one_device_must_do_leaves_a_tpu_alone_and_says_so(gpus, monkeypatch):
     _, visible, _ = gpus(0)
     monkeypatch.setenv("TPU_NAME", "10.1.2.3:8470")
-    monkeypatch.setattr(devices, "_find_tpu", lambda required: pytest.fail("connected to the TPU"))
+    monkeypatch.setattr(strategies, "connect_tpu", lambda required: pytest.fail("connected to the TPU"))
     device = set_up_device(DeviceConfig(), needs_one=True)
     assert (device.kind, device.strategy) == ("cpu", None) and ([], "TPU") in visible
     assert device.line == "CPU, all threads; the TPU is left alone: one device is all that this task can use"
@@ -125,9 +125,14 @@ def test_results_are_repeatable_on_a_cpu_and_elsewhere_if_asked_for(gpus, monkey
 
 
 def test_several_gpus_are_used_together(gpus, monkeypatch):
+    class Strategy:
+        def __init__(self, names):
+            asked.append(names)
+            self.num_replicas_in_sync = len(names)
+
     found, visible, growing = gpus(3)
     asked = []
-    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda names: asked.append(names))
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", Strategy)
     assert set_up_device(DeviceConfig()).replicas == 3
     assert set_up_device(DeviceConfig(strategy="mirrored", replicas=2)).line == "2 of 3 GPU(s)"
     assert asked == [["GPU:0", "GPU:1", "GPU:2"], ["GPU:0", "GPU:1"]]
@@ -183,7 +188,7 @@ def test_a_tpu_comes_first_where_its_library_is(monkeypatch):
     monkeypatch.setattr(tf.tpu.experimental, "initialize_tpu_system", asked.append)
     monkeypatch.setattr(tf.config, "experimental_connect_to_cluster", asked.append)
     monkeypatch.setattr(tf.distribute, "TPUStrategy", Strategy)
-    monkeypatch.setattr(devices, "_has_tpu_library", lambda: True)
+    monkeypatch.setattr(strategies, "_has_tpu_library", lambda: True)
     device = set_up_device(DeviceConfig())
     assert (device.kind, device.replicas, device.steps_per_execution) == ("tpu", 8, TPU_STEPS_PER_EXECUTION)
     assert asked == ["local", "resolver"]

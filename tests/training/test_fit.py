@@ -1,47 +1,67 @@
 import csv
+import dataclasses
 import itertools
 import json
 import math
 import os
 import signal
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from keras_senti.data.batches import plan_epoch
-from keras_senti.data.dataset import EncodedTexts
+from keras_senti.data.batches import Batching
+from keras_senti.data.dataset import EncodedDataset, EncodedTexts, StoredTexts
+from keras_senti.data.tables import read_stamp
+from keras_senti.data.token_cache import Corpus
 from keras_senti.errors import Terminated, UserError
+from keras_senti.evaluation.metrics import METRICS, Metric
 from keras_senti.models.build import build_model
-from keras_senti.settings.schema import ModelConfig, TrainConfig
+from keras_senti.settings.schema import Config, ModelConfig, TextConfig, TrainConfig
 from keras_senti.training import callbacks, fit
-from keras_senti.training.callbacks import SaveProgress, ShowProgress, StopOnNonFinite, Throughput
+from keras_senti.training.callbacks import KeepBest, SaveProgress, Speed, StopOnNonFinite
 from keras_senti.training.checkpoints import Progress
-from keras_senti.training.fit import compile_model, compute_class_weights, make_predict, train_model
+from keras_senti.training.devices import Device
+from keras_senti.training.fit import compile_model, compute_class_weights, train_model
+from keras_senti.training.inference import make_predict
 from keras_senti.training.optimizers import OPTIMIZERS
-from keras_senti.training.tensorboard import Examples
+from keras_senti.training.run import Run
+from keras_senti.training.trackers.base import Tracker
+from keras_senti.training.trackers.tensorboard import TensorBoard
 
 SMALL = ModelConfig(units=5, embedding_dim=4, embedding_dropout=0.2, dropout=0.1)
 
 
-def make_twelve_rows():
+def make_twelve_rows(rows=12, labels=None, weights=None) -> EncodedDataset:
     """Twelve texts of 2 to 7 tokens; the class is the first token less 2."""
-    labels = np.arange(12) % 3
-    texts = [np.array([label + 2, *range(5, 6 + i % 6)], np.int32) for i, label in enumerate(labels)]
-    return EncodedTexts(np.concatenate(texts), np.append(0, np.cumsum([len(t) for t in texts]))), labels
+    classes = np.arange(12) % 3
+    texts = [np.array([label + 2, *range(5, 6 + i % 6)], np.int32) for i, label in enumerate(classes)]
+    encoded = EncodedTexts(np.concatenate(texts), np.append(0, np.cumsum([len(t) for t in texts])))
+    kept = np.arange(12)[:rows] if isinstance(rows, int) else rows
+    labels = classes[kept] if labels is None else labels
+    weights = np.ones(len(kept), np.float32) if weights is None else weights
+    return EncodedDataset(None, encoded.take(kept), labels, weights, kept)
 
 
-def train(run_dir, model_settings=SMALL, validation_labels=None, **settings):
+WRONG = make_twelve_rows(labels=(np.arange(12) + 1) % 3)
+
+
+def train(run_dir, model_settings=SMALL, validation=None, part=None, trackers=(), **settings):
     keras.utils.set_random_seed(settings.get("seed", 0))
     model = build_model(model_settings, vocabulary_size=12, num_classes=3)
     before = [w.copy() for w in model.get_weights()]
     run_dir.mkdir(exist_ok=True)
     defaults = {"epochs": 2, "batch_size": 5, "learning_rate": 0.05, "schedule": "constant", "warmup_fraction": 0.0}
-    rows = make_twelve_rows()
-    validation = rows if validation_labels is None else (rows[0], validation_labels)
-    every = (*rows, np.ones(12, np.float32))
-    trained = train_model(model, every, validation, TrainConfig(**{**defaults, **settings}), 20, run_dir)
+    settings = TrainConfig(**{**defaults, **settings})
+    config = Config(text=TextConfig(sequence_length=20), model=model_settings, train=settings)
+    run = Run(config, Device("cpu", "a CPU"), run_dir, 0.0, list(trackers))
+    run.note(status="running")
+    parts = {"train": part or make_twelve_rows(), "validation": validation or make_twelve_rows()}
+    alone, trained = train_model(model, Corpus(parts, None, ("a", "b", "c"), {}, [], {}, run_dir), run)
+    assert alone is model
     return model, before, trained
 
 
@@ -56,9 +76,9 @@ def test_training_moves_every_weight(tmp_path, cell, pooling):
 def test_training_overfits_twelve_rows_and_keeps_the_best_epoch(tmp_path):
     plain = ModelConfig(units=8, embedding_dim=6, embedding_dropout=0.0)
     model, _, trained = train(tmp_path, plain, epochs=30, monitor="val_accuracy")
-    encoded, labels = make_twelve_rows()
-    predicted = np.asarray(make_predict(model)(encoded.pad(np.arange(12), 8))).argmax(axis=1)
-    assert predicted.tolist() == labels.tolist()
+    part = make_twelve_rows()
+    predicted = np.asarray(make_predict(model)(part.token_ids.pad(np.arange(12), 8))).argmax(axis=1)
+    assert predicted.tolist() == part.labels.tolist()
     with open(tmp_path / "history.csv", newline="") as file:
         history = list(csv.DictReader(file))
     accuracy = [float(row["val_accuracy"]) for row in history]
@@ -67,8 +87,7 @@ def test_training_overfits_twelve_rows_and_keeps_the_best_epoch(tmp_path):
 
 def test_the_best_weights_are_restored_and_stand_in_the_checkpoint(tmp_path):
     # Against wrong labels the validation loss grows with everything that is learned.
-    wrong = (make_twelve_rows()[1] + 1) % 3
-    model, _, trained = train(tmp_path, validation_labels=wrong, epochs=8)
+    model, _, trained = train(tmp_path, SMALL, WRONG, epochs=8)
     assert trained.best_epoch < trained.epochs_run == 8
     # 3 steps an epoch; the last two checkpoints are kept.
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-00000021.npz", "step-00000024.npz"]
@@ -81,16 +100,14 @@ def test_the_best_weights_are_restored_and_stand_in_the_checkpoint(tmp_path):
 
 
 def test_with_monitor_none_the_last_epoch_is_kept(tmp_path):
-    wrong = (make_twelve_rows()[1] + 1) % 3
-    model, _, trained = train(tmp_path, validation_labels=wrong, epochs=8, monitor="none")
+    model, _, trained = train(tmp_path, SMALL, WRONG, epochs=8, monitor="none")
     assert trained.best_epoch == trained.epochs_run == 8
     with np.load(tmp_path / "checkpoints" / "step-00000024.npz") as stored:
         np.testing.assert_array_equal(model.get_weights()[0], stored["model/0/embedding/embeddings"])
 
 
 def test_early_stopping_ends_after_the_patience(tmp_path):
-    wrong = (make_twelve_rows()[1] + 1) % 3
-    _, _, trained = train(tmp_path, validation_labels=wrong, epochs=50, early_stopping_patience_epochs=2)
+    _, _, trained = train(tmp_path, SMALL, WRONG, epochs=50, early_stopping_patience_epochs=2)
     assert trained.epochs_run == trained.best_epoch + 2 < 50
 
 
@@ -100,8 +117,8 @@ def test_after_a_step_of_sgd_each_layer_has_moved_by_its_gradient_times_its_rate
         optimizer="sgd", learning_rate=0.5, schedule="constant", warmup_fraction=0.0, clip_norm=None, layer_rate_decay=2
     )
     compile_model(model, settings, total_steps=10)
-    encoded, labels = make_twelve_rows()
-    ids, one_hot = encoded.pad(np.arange(12), 8), np.eye(3, dtype=np.float32)[labels]
+    part = make_twelve_rows()
+    ids, one_hot = part.token_ids.pad(np.arange(12), 8), np.eye(3, dtype=np.float32)[part.labels]
     with tf.GradientTape() as tape:
         loss = model.compute_loss(ids, one_hot, model(ids, training=True))
     gradients = [tf.convert_to_tensor(g).numpy() for g in tape.gradient(loss, model.trainable_variables)]
@@ -158,17 +175,6 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_step_and_learning_rate(tmp_p
         train(tmp_path, settings, learning_rate=1e4, clip_norm=None, optimizer="sgd", epochs=5)
 
 
-@pytest.mark.parametrize("settings,rows", [({"batch_size": 5}, 5), ({"batch_size": 5, "batch_tokens": 25}, 3)])
-def test_the_probe_of_tensorboard_is_no_larger_than_a_step(tmp_path, settings, rows):
-    encoded, labels = make_twelve_rows()  # of 7 tokens at most, so that padded to 7 three rows are 21 positions
-    model = build_model(SMALL, 12, 3)
-    compile_model(model, TrainConfig(**settings), 10)
-    examples = Examples(np.arange(12), ["text"] * 12, ("a", "b", "c"))
-    weighted = encoded, labels, np.ones(12, np.float32)
-    board = fit._make_board(tmp_path, model, weighted, (encoded, labels), TrainConfig(**settings), examples)
-    assert board.probe[0].shape[0] == rows
-
-
 def test_a_validation_loss_that_is_not_finite_stops_too():
     model = build_model(SMALL, 12, 3)
     compile_model(model, TrainConfig(), total_steps=10)
@@ -179,13 +185,15 @@ def test_a_validation_loss_that_is_not_finite_stops_too():
 
 
 def test_ctrl_c_before_the_first_epoch_is_over_goes_through_and_later_keeps_the_best(tmp_path, monkeypatch):
+    begin = Speed.on_epoch_begin
+
     def interrupt_in(epoch):
         def on_epoch_begin(self, current, logs=None):
-            self.begin, self.seconds = 0.0, None
+            begin(self, current)
             if current == epoch:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(Throughput, "on_epoch_begin", on_epoch_begin)
+        monkeypatch.setattr(Speed, "on_epoch_begin", on_epoch_begin)
 
     interrupt_in(0)
     with pytest.raises(KeyboardInterrupt):
@@ -203,13 +211,15 @@ def signal_in(monkeypatch):
     def terminate(*_):
         raise Terminated
 
+    begin = Speed.on_epoch_begin
+
     def send(epoch, *numbers):
         def on_epoch_begin(self, current, logs=None):
-            self.begin, self.seconds = 0.0, None
+            begin(self, current)
             for number in numbers if current == epoch else ():
                 os.kill(os.getpid(), number)
 
-        monkeypatch.setattr(Throughput, "on_epoch_begin", on_epoch_begin)
+        monkeypatch.setattr(Speed, "on_epoch_begin", on_epoch_begin)
 
     before = signal.signal(signal.SIGTERM, terminate), signal.signal(signal.SIGINT, signal.default_int_handler)
     yield send
@@ -275,50 +285,37 @@ def test_class_weights_make_every_class_weigh_the_same():
 
 def test_class_weights_change_what_is_learned(tmp_path):
     # Seeded alike, so that only the weights differ; equal class counts would hide it.
-    rows = make_twelve_rows()
-    kept = np.flatnonzero((rows[1] != 2) | (np.arange(12) == 2))
-    encoded = EncodedTexts(
-        np.concatenate([rows[0].flat[rows[0].offsets[i] : rows[0].offsets[i + 1]] for i in kept]),
-        np.append(0, rows[0].lengths[kept].cumsum()),
-    )
-    results = []
-    for kind in ("none", "balanced"):
-        keras.utils.set_random_seed(0)
-        model = build_model(SMALL, 12, 3)
-        (tmp_path / kind).mkdir()
-        settings = TrainConfig(epochs=1, batch_size=5, class_weights=kind)
-        train_model(model, (encoded, rows[1][kept], np.ones(9, np.float32)), rows, settings, 20, tmp_path / kind)
-        results.append(model.get_weights()[0])
+    kept = np.flatnonzero((np.arange(12) % 3 != 2) | (np.arange(12) == 2))
+    settings = {"part": make_twelve_rows(kept), "epochs": 1}
+    results = [train(tmp_path / kind, **settings, class_weights=kind)[0].get_weights()[0] for kind in KINDS]
     assert (results[0] != results[1]).any()
+
+
+KINDS = ("none", "balanced")
 
 
 @pytest.mark.slow
 def test_weights_of_rows_and_of_classes_are_multiplied(tmp_path):
-    encoded, labels = make_twelve_rows()  # 4 + 4 + 3 rows without the last: balanced is not 1 each
-    encoded, labels = EncodedTexts(encoded.flat[: encoded.offsets[11]], encoded.offsets[:12]), labels[:11]
+    labels = make_twelve_rows(11).labels  # 4 + 4 + 3 rows without the last: balanced is not 1 each
     balanced = compute_class_weights(labels, 3, "balanced")[labels]
     results = []
     for kind, weights in (("none", np.ones(11)), ("balanced", 1 / balanced), ("balanced", np.ones(11))):
-        keras.utils.set_random_seed(0)
-        model = build_model(SMALL, 12, 3)
-        run_dir = tmp_path / str(len(results))
-        run_dir.mkdir()
-        rows = (encoded, labels, weights.astype(np.float32))
-        train_model(model, rows, rows[:2], TrainConfig(epochs=1, batch_size=5, class_weights=kind), 20, run_dir)
+        part = make_twelve_rows(11, weights=weights.astype(np.float32))
+        model, *_ = train(tmp_path / str(len(results)), SMALL, part, part, epochs=1, class_weights=kind)
         results.append(np.concatenate([w.ravel() for w in model.get_weights()]))
     np.testing.assert_allclose(results[1], results[0], atol=1e-6)
     assert np.abs(results[2] - results[0]).max() > 1e-5
 
 
 def test_tensorboard_gets_the_curves(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    train(tmp_path)
+    path = tmp_path / "texts.csv"
+    path.write_text("text\n" + "a text\n" * 12)
+    texts = StoredTexts(path, "text", np.arange(2, 14), stamp=read_stamp(path))
+    tracker = TensorBoard(Config(), tmp_path / "tensorboard")
+    train(tmp_path, validation=dataclasses.replace(make_twelve_rows(), texts=texts), trackers=[tracker])
 
     def tags(part):
-        events = EventAccumulator(str(tmp_path / "tensorboard" / part))
-        events.Reload()
-        return set(events.Tags()["scalars"]) | set(events.Tags()["tensors"])
+        return set(EventAccumulator(str(tmp_path / "tensorboard" / part)).Reload().Tags()["tensors"])
 
     curves = {"epoch_loss", "epoch_accuracy", "epoch_macro_f1"}
     assert curves <= tags("validation")
@@ -326,25 +323,75 @@ def test_tensorboard_gets_the_curves(tmp_path):
     assert curves | speeds <= tags("train")
 
 
+def test_a_tracker_is_told_of_each_epoch_and_of_the_trained_model(tmp_path):
+    told = []
+
+    class Recorder(Tracker):
+        def log_epoch(self, epoch, logs):
+            told.append((epoch, set(logs)))
+
+        def log_model(self, model, corpus):
+            told.append(([weight.copy() for weight in model.get_weights()], corpus.class_names))
+
+    model, _, trained = train(tmp_path, SMALL, WRONG, trackers=[Recorder()])
+    names = {"loss", "accuracy", "macro_f1", *TIMES}
+    names |= {"val_loss", "val_accuracy", "val_macro_f1"}
+    assert told[:2] == [(0, names), (1, names)]
+    (weights, class_names), best = told[2], model.get_weights()
+    assert class_names == ("a", "b", "c") and all((a == b).all() for a, b in zip(weights, best, strict=True))
+
+
+def test_a_metric_that_is_new_in_the_table_is_measured_each_epoch_and_changes_nothing_else(tmp_path, monkeypatch):
+    _, _, _ = train(tmp_path / "before", RANDOM)
+    hits = Metric("hits", "hits", lambda hits, true, predicted: hits.sum(axis=1), each_epoch=True)
+    surest = Metric(
+        "surest", "surest", lambda labels, probabilities: probabilities.max(), from_probabilities=True, each_epoch=True,
+        higher_is_better=False,
+    )  # fmt: skip
+    for metric in (hits, surest):
+        monkeypatch.setitem(METRICS, metric.name, metric)
+    model, _, trained = train(tmp_path / "after", RANDOM, monitor="val_surest")
+    before, after = read_history(tmp_path / "before"), read_history(tmp_path / "after")
+    found = [(float(row.pop("val_hits")), float(row.pop("val_surest"))) for row in after]
+    assert after == before
+    assert [hits / 12 for hits, _ in found] == pytest.approx([float(row["val_accuracy"]) for row in after])
+    surest = [value for _, value in found]
+    assert all(1 / 3 < value < 1 for value in surest) and trained.best_epoch == surest.index(min(surest)) + 1
+
+
+@pytest.mark.parametrize("monitor,sign", [("val_loss", -1), ("val_accuracy", 1), ("none", 1), ("val_log_loss", -1)])
+def test_which_epoch_is_best_follows_from_the_direction_of_the_metric(monitor, sign):
+    assert KeepBest(Progress(), monitor, 1).sign == sign
+
+
 def test_speed_counts_real_tokens_and_leaves_validation_out(monkeypatch):
-    clock = iter([10.0, 10.0, 11.0, 12.0, 12.0])
+    clock = iter([10.0, 11.0, 12.0])
     monkeypatch.setattr("keras_senti.training.callbacks.time.perf_counter", lambda: next(clock))
-    both, logs = [Throughput(examples=30), ShowProgress(Progress(), steps=5, epochs=2, tokens=500)], {}
-    for callback in both:
-        callback.on_epoch_begin(0)
-    both[1].on_train_batch_end(4)
-    for callback in both:
-        callback.on_test_begin()
-    for callback in both:
-        callback.on_epoch_end(0, logs)
+    loop = SimpleNamespace(data=SimpleNamespace(steps=5, tokens=500), is_chief=True)
+    speed, logs = Speed(Progress(), loop, epochs=2, examples=30), {}
+    speed.on_epoch_begin(0)
+    speed.on_train_batch_end(4)
+    speed.on_test_begin()
+    speed.on_epoch_end(0, logs)
     assert logs == {"examples_per_second": 15.0, "tokens_per_second": 250.0}
+
+
+def test_a_line_a_minute_says_how_far_training_is(monkeypatch, capsys):
+    clock = iter([0.0, 10.0, 80.0])
+    monkeypatch.setattr("keras_senti.training.callbacks.time.perf_counter", lambda: next(clock))
+    loop = SimpleNamespace(data=SimpleNamespace(steps=10, tokens=5000), is_chief=True)
+    speed = Speed(Progress(epoch=1, step=2), loop, epochs=3)
+    speed.on_epoch_begin(1)
+    speed.on_train_batch_end(0, {"loss": 0.5})
+    speed.on_train_batch_end(3, {"loss": 0.25})
+    line = "epoch 2 of 3, step 6 of 10 (53% of all): loss 0.250, 25 tokens a second, 5 minutes left\n"
+    assert capsys.readouterr().out == line
 
 
 def test_the_reported_padding_is_that_of_the_first_epoch(tmp_path):
     _, _, trained = train(tmp_path, bucket_by_length=False)
-    encoded, _ = make_twelve_rows()
-    assert trained.padding_fraction == pytest.approx(1 - encoded.lengths.sum() / (12 * 20))
-    assert len(plan_epoch(encoded.lengths, 5, False, 0, 0)) == 3
+    lengths = make_twelve_rows().token_ids.lengths
+    assert trained.padding_fraction == pytest.approx(1 - lengths.sum() / (12 * 20))
 
 
 # Going on after a stop
@@ -390,15 +437,14 @@ PARTS = {"embedding": 4, "recurrent_0": 2, "recurrent_1": None}
 def test_a_run_that_was_stopped_in_mid_epoch_ends_as_if_it_had_not_been(tmp_path, kill_before_step, settings):
     # 3 steps an epoch. Stopped in the first epoch, after the last step of the third, and in the one after.
     settings = {**settings, "checkpoint_minutes": 1e-9}
-    wrong = (make_twelve_rows()[1] + 1) % 3
-    expected, _, whole = train(tmp_path / "whole", RANDOM, wrong, **settings)
+    expected, _, whole = train(tmp_path / "whole", RANDOM, WRONG, **settings)
     assert whole.epochs_run > 3
     for step in (2, 9, 10):
         kill_before_step(step)
         with pytest.raises(Killed):
-            train(tmp_path / "stopped", RANDOM, wrong, **settings)
+            train(tmp_path / "stopped", RANDOM, WRONG, **settings)
     kill_before_step(None)
-    received, _, stopped = train(tmp_path / "stopped", RANDOM, wrong, **settings)
+    received, _, stopped = train(tmp_path / "stopped", RANDOM, WRONG, **settings)
     for ours, theirs in zip(received.get_weights(), expected.get_weights()):
         np.testing.assert_array_equal(ours, theirs)
     assert (stopped.best_epoch, stopped.epochs_run) == (whole.best_epoch, whole.epochs_run)
@@ -443,9 +489,8 @@ def test_the_rest_of_an_epoch_counts_as_such_in_speed_and_in_messages(tmp_path, 
         train(tmp_path, checkpoint_minutes=1e-9)
     kill_before_step(None)
     seen = []
-    monkeypatch.setattr(fit, "Throughput", lambda examples: seen.append(examples) or keras.callbacks.Callback())
+    monkeypatch.setattr(fit, "Speed", lambda *arguments: seen.append(arguments[-1]) or keras.callbacks.Callback())
     monkeypatch.setattr(StopOnNonFinite, "_check", lambda self, loss, where, what: seen.append(where))
     train(tmp_path, checkpoint_minutes=1e-9)
-    encoded, _ = make_twelve_rows()
-    rest = len(plan_epoch(encoded.lengths, 5, True, 0, 0)[2])
+    rest = len(Batching(5, 20).plan(make_twelve_rows().token_ids.lengths, epoch=0)[2])
     assert seen == [rest, "epoch 1, step 3", "epoch 1", 12, *(f"epoch 2, step {s}" for s in (1, 2, 3)), "epoch 2"]

@@ -16,10 +16,11 @@ from keras_senti.storage.files import compute_sha256
 from keras_senti.storage.run_folder import read_manifest
 from keras_senti.tasks import classification, evaluate
 from keras_senti.tasks.train import train_run
-from keras_senti.training import devices, pretraining
+from keras_senti.training import devices, inference, pretraining
 from keras_senti.training.callbacks import SaveProgress
 from keras_senti.training.fit import train_model
-from keras_senti.training.pretraining import Streams, compute_unigram_perplexity, count_tokens, sample_texts
+from keras_senti.training.inference import sample_texts
+from keras_senti.training.pretraining import Streams, compute_unigram_perplexity, count_tokens
 
 
 def encode(*texts) -> EncodedTexts:
@@ -197,7 +198,7 @@ def test_the_model_makes_up_texts_of_known_tokens(language_model):
     assert len(texts) == stored.config.train.batch_size and texts == sample_texts(model, stored.vocabulary, " ", seed=0)
     words = {word for text in texts for word in text.split(" ")}
     assert words <= {"¶", *stored.vocabulary[2:]}
-    assert len(texts[0].split(" ")) == pretraining.SAMPLED_TOKENS
+    assert len(texts[0].split(" ")) == inference.SAMPLED_TOKENS
 
 
 @pytest.mark.parametrize(

@@ -21,29 +21,40 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from keras_senti.data.dataset import EncodedTexts, sample_rows
+from keras_senti.data.dataset import EncodedDataset, EncodedTexts, StoredTexts, sample_rows
+from keras_senti.data.tables import read_stamp
+from keras_senti.data.token_cache import Corpus
 from keras_senti.evaluation import figures
 from keras_senti.models import kernels
 from keras_senti.models.build import build_model
 from keras_senti.settings.schema import Config, ModelConfig, TrainConfig
-from keras_senti.training import tensorboard
-from keras_senti.training.fit import compile_model, make_predict
+from keras_senti.training.fit import compile_model
+from keras_senti.training.trackers import pictures, tensorboard
+from keras_senti.training.trackers.tensorboard import ClassifierBoard, TensorBoard
 
 CLASSES = ("bad", "so so", "good")
 VOCABULARY = ["[PAD]", "[UNK]", "the", "a\tb", " ", "", "好", "x\n", "y", "z"]
 
 
-def make_board(path, trainable=True, profile_steps=None, **settings):
-    """A board over five texts of 1 to 5 tokens, three of them shown, and the model it watches."""
+def make_corpus(folder) -> Corpus:
+    """Five texts of 1 to 5 tokens, which are both parts."""
+    path = folder / "texts.csv"
+    path.write_text("text\n" + "".join(f"{number}\n" for number in ("one", "two", "three", "four", "five")))
+    encoded = EncodedTexts(np.arange(15, dtype=np.int32) % 7 + 2, np.array([0, 1, 3, 6, 10, 15]))
+    weights, lines = np.array([1, 2, 1, 1, 2], np.float32), np.arange(2, 7)
+    texts = StoredTexts(path, "text", lines, stamp=read_stamp(path))
+    part = EncodedDataset(texts, encoded, np.array([0, 1, 2, 0, 1]), weights, lines)
+    return Corpus({"train": part, "validation": part}, None, CLASSES, {}, [], {}, folder)
+
+
+def make_board(path, trainable=True, **settings):
+    """A board over the corpus, and the model it watches."""
     keras.utils.set_random_seed(0)
     model = build_model(ModelConfig(units=4, embedding_dim=6, dropout=0.3), len(VOCABULARY), 3)
     model.get_layer("embedding").trainable = trainable
-    compile_model(model, TrainConfig(**settings), total_steps=10)
-    encoded = EncodedTexts(np.arange(15, dtype=np.int32) % 7 + 2, np.array([0, 1, 3, 6, 10, 15]))
-    labels = np.array([0, 1, 2, 0, 1])
-    examples = tensorboard.Examples(np.array([0, 2, 3]), ["one", "three", "four"], CLASSES)
-    train = (encoded, labels, np.array([1, 2, 1, 1, 2], np.float32))
-    board = tensorboard.Board(path, train, (encoded, labels), 4, make_predict(model), examples, profile_steps)
+    config = Config(train=TrainConfig(**{"batch_size": 4, **settings}))
+    compile_model(model, config.train, total_steps=10)
+    board = ClassifierBoard(TensorBoard(config, path), make_corpus(path))
     board.set_model(model)
     return board, model
 
@@ -92,18 +103,26 @@ def test_of_a_large_table_the_histogram_has_a_sample_of_rows(tmp_path, monkeypat
     assert counted == 8 // table.shape[1] * table.shape[1] < table.numpy().size
 
 
-def test_the_page_of_errors_begins_with_the_most_confident_one(tmp_path):
+def test_the_page_of_errors_begins_with_the_most_confident_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorboard, "MOST_EXAMPLE_ROWS", 3)
     board, model = make_board(tmp_path)
-    model.get_layer("head").bias.assign([0, 0, 9])  # all three are called good; the first and the second are not
+    model.get_layer("head").bias.assign([0, 0, 9])  # all three are called good
     run_epoch(board)
     (event,) = read_events(tmp_path / "validation").Tensors("errors")
     errors = tf.make_ndarray(event.tensor_proto).item().decode()
-    probabilities = board.predict(board.encoded.pad(np.arange(3), 5)).numpy()
-    worst = max((0, 2), key=lambda row: probabilities[row, 2])  # row 1 has the label good
+    probabilities = board.predict(board.shown.token_ids.pad(np.arange(3), 5)).numpy()
+    wrong = np.flatnonzero(board.shown.labels != 2)
+    worst = max(wrong, key=lambda row: probabilities[row, 2])
     lines = [line for line in errors.splitlines() if "**good**" in line]
-    assert "2 of 3 rows are wrong" in errors and len(lines) == 2
-    name = ("bad", None, "bad")[worst]
-    assert lines[0] == f"| {board.examples.texts[worst]} | {name} | **good** | {probabilities[worst, 2]:.3f} |"
+    assert f"{len(wrong)} of 3 rows are wrong" in errors and len(lines) == len(wrong)
+    name = CLASSES[board.shown.labels[worst]]
+    assert lines[0] == f"| {board.texts[worst]} | {name} | **good** | {probabilities[worst, 2]:.3f} |"
+
+
+@pytest.mark.parametrize("settings,rows", [({"batch_size": 4}, 4), ({"batch_tokens": 12}, 2)])
+def test_the_probe_is_no_larger_than_a_step(tmp_path, settings, rows):
+    board, _ = make_board(tmp_path, **settings)  # of 5 tokens at most, so that two rows are 10 positions, three 15
+    assert board.probe[0].shape[0] == rows
 
 
 def test_a_profile_is_written_of_the_steps_that_are_asked_for(tmp_path):
@@ -214,7 +233,7 @@ def test_the_matrix_has_true_classes_as_rows_and_says_what_numbers_mean(monkeypa
     monkeypatch.setattr(figures, "draw_confusion_matrix", draw)
     probabilities = np.eye(3, dtype=np.float32)[[0, 2, 2, 1]]
     with tf.summary.create_file_writer(str(tmp_path)).as_default(step=0):
-        tensorboard.write_confusion_matrix(np.array([0, 0, 2, 0]), probabilities, ("差", "中", "好"))
+        pictures.write_confusion_matrix(np.array([0, 0, 2, 0]), probabilities, ("差", "中", "好"))
     assert drawn == [([[1, 1, 1], [0, 0, 0], [0, 0, 1]], "accuracy 0.500\n4 rows")]
     description = read_events(tmp_path).SummaryMetadata("confusion_matrix").summary_description
     assert description == "4 fixed validation rows: 0 = 差, 1 = 中, 2 = 好"
@@ -247,8 +266,8 @@ def test_of_more_classes_than_can_be_read_the_picture_and_the_curves_show_some(m
     )
     labels, probabilities = np.array([0, 0, 2, 3, 3, 3]), np.eye(4, dtype=np.float32)[[0, 0, 3, 3, 3, 1]]
     with tf.summary.create_file_writer(str(tmp_path)).as_default(step=0):
-        tensorboard.write_confusion_matrix(labels, probabilities, "abcd")
-        tensorboard.write_pr_curves(labels, probabilities, "abcd")
+        pictures.write_confusion_matrix(labels, probabilities, "abcd")
+        pictures.write_pr_curves(labels, probabilities, "abcd")
     assert drawn == [([[0, 0], [1, 2]], ["b", "d"], "accuracy 0.667\n6 rows")]  # d is in two mistakes, b and c in one
     events = read_events(tmp_path)
     assert (
@@ -263,7 +282,7 @@ def test_of_more_classes_than_can_be_read_the_picture_and_the_curves_show_some(m
 def test_a_precision_recall_curve_counts_the_rows_of_its_class_at_each_threshold(tmp_path):
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.6, 0.4], [0.2, 0.8]], np.float32)
     with tf.summary.create_file_writer(str(tmp_path)).as_default(step=3):
-        tensorboard.write_pr_curves(np.array([0, 0, 1, 1]), probabilities, ("bad", "good"))
+        pictures.write_pr_curves(np.array([0, 0, 1, 1]), probabilities, ("bad", "good"))
     events = read_events(tmp_path)
     assert set(events.Tags()["tensors"]) == {"pr_curve/bad", "pr_curve/good"}
     assert events.SummaryMetadata("pr_curve/bad").plugin_data.plugin_name == "pr_curves"
@@ -281,7 +300,7 @@ def test_a_precision_recall_curve_counts_the_rows_of_its_class_at_each_threshold
 def test_the_calibration_is_drawn_also_of_a_single_row(tmp_path):
     labels, probabilities = np.array([0]), np.array([[0.7, 0.3]], np.float32)
     with tf.summary.create_file_writer(str(tmp_path)).as_default(step=0):
-        tensorboard.write_calibration(labels, probabilities)
+        pictures.write_calibration(labels, probabilities)
     width, height, image = tf.make_ndarray(read_events(tmp_path).Tensors("calibration")[0].tensor_proto)
     assert (int(width), int(height)) == (384, 480) and image.startswith(b"\x89PNG")
     assert "1 fixed validation rows" in read_events(tmp_path).SummaryMetadata("calibration").summary_description
@@ -292,7 +311,7 @@ def test_the_calibration_is_drawn_also_of_a_single_row(tmp_path):
 
 def test_a_text_is_shown_as_it_is_whatever_it_holds():
     text = "a|b <b>no</b> *x* _y_ `z` [l](javascript:x) ![i](http://e) &amp; # 1\n\n---\n\\ \x00\x02\ud800 好 😀"
-    page = f"| text |\n| --- |\n| {tensorboard.escape_markdown(text)} |"
+    page = f"| text |\n| --- |\n| {pictures.escape_markdown(text)} |"
     (cell,) = re.findall(r"<td>(.*?)</td>", plugin_util.markdown_to_safe_html(page), re.DOTALL)
     assert "<" not in cell
     assert html.unescape(cell) == "a|b <b>no</b> *x* _y_ `z` [l](javascript:x) ![i](http://e) &amp; # 1 --- \\ 好 😀"
@@ -303,7 +322,7 @@ def test_there_are_fixed_texts_of_every_class_and_errors_the_most_certain_first(
     labels = np.array([0] * 18 + [1, 2])
     probabilities = np.tile(np.array([[0.9, 0.06, 0.04]], np.float32), (20, 1))
     probabilities[17] = [0.1, 0.7, 0.2]
-    pages = tensorboard.format_examples(texts, labels, probabilities, CLASSES)
+    pages = pictures.format_examples(texts, labels, probabilities, CLASSES)
     fixed, errors = pages["examples"], pages["errors"]
     assert re.findall(r"text\d+", fixed) == ["text0", "text1", "text2", "text3", "text18", "text19"]
     assert "3 of 20 rows are wrong" in errors
@@ -312,7 +331,7 @@ def test_there_are_fixed_texts_of_every_class_and_errors_the_most_certain_first(
 
 
 def test_a_long_text_is_cut_and_broken_into_lines():
-    page = tensorboard.format_examples(["word " * 200], np.array([0]), np.eye(3)[[0]], CLASSES)["examples"]
+    page = pictures.format_examples(["word " * 200], np.array([0]), np.eye(3)[[0]], CLASSES)["examples"]
     line = page.splitlines()[4]
     assert line.count("word") == 60 and "…" in line and line.count("<br>") == 5
 
@@ -324,7 +343,7 @@ def test_a_long_text_is_cut_and_broken_into_lines():
 def words(tmp_path_factory):
     path = tmp_path_factory.mktemp("projector")
     _, model = make_board(path)
-    tensorboard.write_projector(path, model, make_predict(model), VOCABULARY, CLASSES)
+    pictures.write_projector(path, model, VOCABULARY, CLASSES)
     return path / "train", model
 
 
@@ -357,14 +376,14 @@ def test_a_run_folder_that_moved_keeps_its_projector(words, tmp_path):
 
 
 def test_only_the_most_frequent_words_are_written(words, tmp_path, monkeypatch):
-    monkeypatch.setattr(tensorboard, "MOST_WORDS", 4)
-    tensorboard.write_projector(tmp_path, words[1], make_predict(words[1]), VOCABULARY, CLASSES)
+    monkeypatch.setattr(pictures, "MOST_WORDS", 4)
+    pictures.write_projector(tmp_path, words[1], VOCABULARY, CLASSES)
     assert len((tmp_path / "train" / "metadata.tsv").read_text().splitlines()) == 1 + 4
 
 
 def test_of_many_classes_a_word_has_no_column_for_each(words, tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "MOST_COUNTED_CLASSES", 2)
-    tensorboard.write_projector(tmp_path, words[1], make_predict(words[1]), VOCABULARY, CLASSES)
+    pictures.write_projector(tmp_path, words[1], VOCABULARY, CLASSES)
     lines = [line.split("\t") for line in (tmp_path / "train" / "metadata.tsv").read_text().splitlines()]
     assert lines[0] == ["word", "predicted", "rank"] and {len(line) for line in lines} == {3}
 
@@ -373,18 +392,20 @@ def test_of_many_classes_a_word_has_no_column_for_each(words, tmp_path, monkeypa
 
 
 def test_hparams_are_the_settings_of_text_model_and_training_with_validation_scores(tmp_path):
-    config = Config(train=TrainConfig(epochs=3, clip_norm=None))
-    tensorboard.write_hparams(tmp_path, config, "tiny/a")
-    board, model = make_board(tmp_path)
+    board, model = make_board(tmp_path, epochs=3, clip_norm=None)
+    tracker = board.tracker
+    tracker.log_settings(tracker.config, "tiny/a")
     run_epoch(board)
     board.set_model(model)  # as a resumed run does
     run_epoch(board, 1)
     events = read_events(tmp_path / "hparams")  # as a run that was ended early leaves it
     assert read_steps(events, "validation/accuracy") == {0: 0.75, 1: 0.75}
     assert read_steps(events, "validation/macro_f1") == {0: 0.5, 1: 0.5}
-    scores = {"accuracy": 0.5, "macro_f1": 0.25, "log_loss": 1.5, "rows": 4}
-    tensorboard.write_hparams_scores(tmp_path, scores, step=3)
+    tracker.log_scores({"accuracy": 0.5, "macro_f1": 0.25, "log_loss": 1.5, "brier_score": 1.0, "rows": 4})
+    tracker.close()
     events = read_events(tmp_path / "hparams")
+    scores = {tag for tag in events.Tags()["tensors"] if tag.startswith("validation/")}
+    assert scores == {f"validation/{name}" for name in ("accuracy", "macro_f1", "log_loss")}
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
     assert start.group_name == "tiny/a"
@@ -393,6 +414,15 @@ def test_hparams_are_the_settings_of_text_model_and_training_with_validation_sco
     assert "train.clip_norm" not in start.hparams and not [key for key in start.hparams if key.startswith("data.")]
     assert read_steps(events, "validation/accuracy") == {0: 0.75, 1: 0.75, 3: 0.5}
     assert read_steps(events, "validation/log_loss") == {3: 1.5}
+
+
+def test_a_language_model_has_no_row_in_the_table_of_scores(tmp_path):
+    model = ModelConfig(bidirectional=False)
+    tracker = TensorBoard(Config(task="language_model", model=model), tmp_path)
+    tracker.log_settings(tracker.config, "tiny/a")
+    tracker.log_scores({"perplexity": 12.0, "cross_entropy": 2.5, "tokens": 9})
+    tracker.close()
+    assert not list(tmp_path.iterdir())
 
 
 # A real TensorBoard over a real run

@@ -8,56 +8,64 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_senti.data.batches import plan_epoch
-from keras_senti.data.dataset import EncodedTexts
+from keras_senti.data.batches import Batching, TextBatches
+from keras_senti.data.dataset import EncodedDataset, EncodedTexts
+from keras_senti.data.token_cache import Corpus
 from keras_senti.errors import UserError
 from keras_senti.experiments import local_workers
 from keras_senti.models.build import build_model
 from keras_senti.settings.command_line import parse_config
-from keras_senti.settings.schema import ModelConfig, TrainConfig
+from keras_senti.settings.schema import Config, ModelConfig, TextConfig, TrainConfig
 from keras_senti.tasks.checks import check_replicas
 from keras_senti.training import optimizers
+from keras_senti.training.checkpoints import Progress
 from keras_senti.training.devices import Device
+from keras_senti.training.distributed import ReplicaLoop, Shares, _group
 from keras_senti.training.fit import compile_model, train_model
-from keras_senti.training.replicas import ReplicaLoop, Shares, _group
+from keras_senti.training.run import Run
 
 ROOT = Path(__file__).parents[2]
 MODEL = ModelConfig(cell="gru", units=5, embedding_dim=4, pooling="concat", bidirectional=True)
 
 
-def make_texts(rows=45, longest=12, vocabulary=30, seed=0):
-    """Returns (encoded texts, labels, weights); the label follows from the first token."""
-    rng = np.random.default_rng(seed)
+def make_part(rows=45, longest=12, vocabulary=30) -> EncodedDataset:
+    """Texts whose label follows from the first token, with weights."""
+    rng = np.random.default_rng(0)
     lengths = rng.integers(1, longest + 1, rows)
     flat = rng.integers(2, vocabulary, lengths.sum()).astype(np.int32)
     encoded = EncodedTexts(flat, np.append(0, np.cumsum(lengths)))
-    return encoded, flat[encoded.offsets[:-1]] % 3, np.linspace(0.5, 1.5, rows, dtype=np.float32)
+    weights = np.linspace(0.5, 1.5, rows, dtype=np.float32)
+    return EncodedDataset(None, encoded, flat[encoded.offsets[:-1]] % 3, weights, np.arange(rows))
 
 
-def make_device(**changes) -> Device:
+def make_shares(fixed_lengths=(12,), replicas=1) -> Shares:
+    return Shares(TextBatches(make_part(), Batching(8, 12, fixed_lengths), num_classes=3), replicas)
+
+
+def make_device(strategy=None, **changes) -> Device:
     """One replica, but by the loop of several."""
-    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
-    return dataclasses.replace(Device("cpu", "one replica", strategy), **changes)
+    return Device("cpu", "one replica", strategy or tf.distribute.OneDeviceStrategy("/cpu:0"), **changes)
 
 
-def train(tmp_path, device, settings=None, model_settings=MODEL, bucket=None, kernel="loop"):
+def train(tmp_path, device, settings=None, model_settings=MODEL, kernel="loop"):
     keras.utils.set_random_seed(0)
-    texts, labels, weights = make_texts()
     with device.scope():
         model = build_model(model_settings, 30, 3, kernel)
-    copy = build_model(model_settings, 30, 3) if device.is_distributed else None
     folder = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
     folder.mkdir()
     settings = settings or TrainConfig(epochs=2, batch_size=8, learning_rate=0.01)
-    trained = train_model(
-        model, (texts, labels, weights), (texts, labels), settings, 12, folder, None, bucket, device, copy
-    )
+    run = Run(Config(text=TextConfig(sequence_length=12), model=model_settings, train=settings), device, folder, 0.0)
+    run.note(status="running")
+    part = make_part()
+    corpus = Corpus({"train": part, "validation": part}, None, ("a", "b", "c"), {}, [], {}, folder)
+    _, trained = train_model(model, corpus, run)
     return model, trained, folder
 
 
@@ -89,24 +97,12 @@ def test_the_loop_does_what_fit_does(tmp_path, changes, monkeypatch):
         np.testing.assert_allclose(*(history[name] for history in histories), atol=1e-5, err_msg=name)
 
 
-def test_batches_have_the_lengths_that_are_asked_for_and_each_row_once():
-    texts, *_ = make_texts(103)
-    for tokens in (None, 40):
-        plan = plan_epoch(texts.lengths, 10, (4, 12), 0, 0, tokens)
-        assert sorted(np.concatenate(plan)) == list(range(103))
-        assert all((texts.lengths[rows] <= 4).all() or (texts.lengths[rows] > 4).all() for rows in plan)
-        longest = [4 if texts.lengths[rows].max() <= 4 else 12 for rows in plan]
-        assert max(len(rows) for rows in plan) == 10
-        assert tokens is None or all(len(rows) * length <= 40 for rows, length in zip(plan, longest))
-
-
-@pytest.mark.parametrize("bucket", [False, True, (4, 12)])
+@pytest.mark.parametrize("fixed_lengths", [(12,), None, (4, 12)])
 @pytest.mark.parametrize("replicas", [1, 2, 3])
-def test_the_shares_of_a_batch_are_equal_and_count_each_row_once(bucket, replicas):
-    texts, labels, weights = make_texts()
-    one_hot = np.eye(3, dtype=np.float32)[labels]
-    shares = Shares(texts, (one_hot, weights), 8, None, bucket, 12, replicas)
-    for rows in plan_epoch(texts.lengths, 8, bucket, 0, 0):
+def test_the_shares_of_a_batch_are_equal_and_count_each_row_once(fixed_lengths, replicas):
+    shares = make_shares(fixed_lengths, replicas)
+    weights, lengths = shares.data.part.weights, shares.data.lengths
+    for rows in shares.data.batches(0):
         made = [shares.make(rows, replica) for replica in range(replicas)]
         shapes = {part[0].shape for part in made}
         assert len(shapes) == 1 and shapes <= {shares.find_shape(rows) or made[0][0].shape}
@@ -117,7 +113,7 @@ def test_the_shares_of_a_batch_are_equal_and_count_each_row_once(bucket, replica
         # The mean over all rows of the weighted losses is the mean over the real ones.
         order = np.concatenate([rows[replica::replicas] for replica in range(replicas)])
         np.testing.assert_allclose(weight[real] / len(weight), weights[order] / len(rows), rtol=1e-6)
-        np.testing.assert_array_equal((ids[real] != 0).sum(axis=1), texts.lengths[order])
+        np.testing.assert_array_equal((ids[real] != 0).sum(axis=1), lengths[order])
 
 
 def test_steps_of_one_shape_are_made_together():
@@ -199,9 +195,7 @@ def test_whole_steps_compile_with_xla_under_fixed_shapes_and_hold_nothing_that_a
     keras.utils.set_random_seed(0)
     model = build_model(settings, 30, 3, "keras" if cell == "simple_rnn" else "xla")
     compile_model(model, TrainConfig(learning_rate=0.01, clip_norm=1.0, weight_decay=0.1), 10)
-    texts, labels, weights = make_texts()
-    shares = Shares(texts, (np.eye(3, dtype=np.float32)[labels], weights), 8, None, False, 12, 1)
-    batch = [tf.constant(column) for column in shares.make(np.arange(5), 0)]
+    batch = [tf.constant(column) for column in make_shares().make(np.arange(5), 0)]
     for step, arguments in (
         (model.train_step, (tuple(batch),)),
         (model.test_step, (tuple(batch),)),
@@ -224,9 +218,7 @@ def test_a_graph_of_strings_would_be_noticed():
 
 @pytest.mark.parametrize("kernel", ["loop", pytest.param("xla", marks=pytest.mark.slow)])
 def test_a_step_is_the_same_in_graph_and_xla(kernel):
-    texts, labels, weights = make_texts()
-    shares = Shares(texts, (np.eye(3, dtype=np.float32)[labels], weights), 8, None, False, 12, 1)
-    batch = tuple(tf.constant(column) for column in shares.make(np.arange(8), 0))
+    batch = tuple(tf.constant(column) for column in make_shares().make(np.arange(8), 0))
     found = []
     for compiled in (False, True):
         keras.utils.set_random_seed(0)
@@ -243,26 +235,27 @@ def test_predictions_come_back_in_order(tmp_path):
     with device.scope():
         model = build_model(MODEL, 30, 3)
         compile_model(model, TrainConfig(), 10)
-    texts, *_ = make_texts(300)
-    expected = model.predict(texts.pad(np.arange(300), 12), verbose=0)
-    for bucket in (True, False, (4, 12)):
-        np.testing.assert_allclose(ReplicaLoop(model, device).predict(texts, 12, bucket), expected, atol=1e-6)
+    part = make_part(300)
+    expected = model.predict(part.token_ids.pad(np.arange(300), 12), verbose=0)
+    for fixed_lengths in (None, (12,), (4, 12)):
+        loop = ReplicaLoop(model, device, TextBatches(part, Batching(8, 12, fixed_lengths), 3), part)
+        np.testing.assert_allclose(loop.predict(), expected, atol=1e-6)
 
 
 def test_another_workers_end_is_told_and_what_to_do(tmp_path, monkeypatch):
-    device = make_device(workers=2, worker=1)
-    loop = ReplicaLoop(None, device)
+    part = make_part()
+    loop = ReplicaLoop(None, make_device(workers=2, worker=1), TextBatches(part, Batching(8, 12), 3), part)
 
     def fail(*_args):
         raise tf.errors.UnavailableError(None, None, "connection refused")
 
     monkeypatch.setattr(loop, "_fit", fail)
     with pytest.raises(UserError, match="worker 1: another worker is gone .* again with --resume"):
-        loop.fit(None, None, 1, 0, 0, 1, [], None)
+        loop.fit(Progress(), 1, [])
 
 
 def test_what_several_replicas_cannot_do_is_refused(tiny_settings):
-    device = make_device(replicas=4, line="4 of 4 GPU(s)")
+    device = Device("gpu", "4 of 4 GPU(s)", SimpleNamespace(num_replicas_in_sync=4))
     with pytest.raises(UserError, match=r"4 of 4 GPU.*: a language model carries the state of each stream"):
         check_replicas(parse_config([*tiny_settings, "--task", "language_model"]), device)
     with pytest.raises(UserError, match=r"train\.batch_size: received 3, expected at least 4"):

@@ -9,6 +9,7 @@ cuDNN), a label that is 0 for each class, the weight 0. The other weights grow b
 loss is the mean over the real rows, as without replicas.
 """
 
+import dataclasses
 import itertools
 import math
 import sys
@@ -17,10 +18,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_senti.data.batches import SCORED_POSITIONS, SCORED_ROWS, Bucket, padded_length, plan_epoch
-from keras_senti.data.dataset import EncodedTexts
+from keras_senti.data.batches import SCORED_POSITIONS, SCORED_ROWS, TextBatches, chain_epochs
+from keras_senti.data.dataset import EncodedDataset
 from keras_senti.errors import UserError
-from keras_senti.training.devices import Device
+from keras_senti.evaluation.metrics import METRICS, compute_scalars, normalize
+from keras_senti.models.build import build_model
+from keras_senti.settings.schema import ModelConfig
 
 WORKER_GONE = (
     tf.errors.UnavailableError,
@@ -33,52 +36,40 @@ WORKER_GONE = (
 
 
 class Shares:
-    """Cuts batches of texts into shares of equal size, one a replica.
+    """Cuts batches of texts into shares of equal size, one a replica."""
 
-    Args:
-        encoded: the texts. columns: arrays with one entry a row: one-hot labels and weights; or none.
-        batch_size, batch_tokens, bucket: by which the batches were planned, see `batches.plan_epoch`.
-        sequence_length: longest text. replicas: among which batches are shared.
-    """
-
-    def __init__(self, encoded, columns, batch_size, batch_tokens, bucket: Bucket, sequence_length, replicas: int):
-        self.encoded, self.columns, self.bucket, self.replicas = encoded, columns, bucket, replicas
-        self.batch_size, self.batch_tokens, self.sequence_length = batch_size, batch_tokens, sequence_length
+    def __init__(self, data: TextBatches, replicas: int):
+        self.data, self.replicas = data, replicas
 
     def find_length(self, rows: np.ndarray) -> int:
         """Returns the time steps of a batch."""
-        return padded_length(self.encoded.lengths[rows], self.sequence_length, self.bucket)
+        return self.data.batching.padded_length(self.data.lengths[rows])
 
     def find_shape(self, rows: np.ndarray) -> tuple[int, int] | None:
         """Returns the shape (rows, time) of each share of this batch, None if it is known only when it is made."""
-        if self.bucket is True:
+        if self.data.batching.fixed_lengths is None:
             return None
         length = self.find_length(rows)
-        size = self.batch_size if self.batch_tokens is None else max(1, self.batch_tokens // length)
-        return math.ceil(size / self.replicas), length
+        return math.ceil(self.data.batching.count_rows(length) / self.replicas), length
 
     def make(self, rows: np.ndarray, replica: int) -> tuple:
-        """Returns the share of a replica: (token_ids (rows, time) int32, *columns)."""
+        """Returns the share of a replica: token_ids, labels and weights as of `TextBatches.make`."""
         size, length = self.find_shape(rows) or (math.ceil(len(rows) / self.replicas), self.find_length(rows))
         own = rows[replica :: self.replicas]
-        ids = np.zeros((size, length), np.int32)
-        ids[:, 0] = 1
-        ids[: len(own)] = self.encoded.pad(own, length)
-        made = [ids]
-        for column in self.columns:
-            filled = np.zeros((size, *column.shape[1:]), column.dtype)
-            filled[: len(own)] = column[own]
-            made.append(filled)
-        if self.columns:
-            made[-1] *= size * self.replicas / len(rows)
-        return tuple(made)
+        made = self.data.make(own, length)
+        filled = [np.zeros((size, *column.shape[1:]), column.dtype) for column in made]
+        filled[0][:, 0] = 1
+        for column, real in zip(filled, made):
+            column[: len(own)] = real
+        filled[2] *= size * self.replicas / len(rows)
+        return tuple(filled)
 
-    def make_iterators(self, make_batches, shapes: list, strategy) -> dict:
+    def make_iterators(self, make_batches, batches, strategy: tf.distribute.Strategy) -> dict:
         """Returns by shape of a share (see find_shape) an iterator over the batches of this shape, for all replicas.
 
         Args:
             make_batches: called without arguments, returns an iterable of row numbers, one array a batch.
-            shapes: all that occur.
+            batches: some of them, among which all shapes occur.
         """
 
         def make_dataset(context, shape):
@@ -92,84 +83,83 @@ class Shares:
                             yield self.make(rows, replica)
 
             size, length = shape or (None, None)
-            columns = [tf.TensorSpec((size, *column.shape[1:]), column.dtype) for column in self.columns]
-            signature = (tf.TensorSpec((size, length), tf.int32), *columns)
+            signature = (
+                tf.TensorSpec((size, length), tf.int32),
+                tf.TensorSpec((size, len(self.data.one_hot)), tf.float32),
+                tf.TensorSpec((size,), tf.float32),
+            )
             return tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(2 * local)
 
         return {
             shape: iter(strategy.distribute_datasets_from_function(lambda context, s=shape: make_dataset(context, s)))
-            for shape in shapes
+            for shape in sorted(set(map(self.find_shape, batches)), key=str)
         }
 
 
 class ReplicaLoop:
-    """Trains a compiled model on all replicas of a device, and predicts with them.
+    """Trains a compiled model on all replicas of a device, and predicts with them; what `fit.KerasLoop` does on one.
 
     Every worker does the same, step by step; what they decide together (see `agree`) they must all ask for.
 
     Args:
-        model: made and compiled in `device.scope()`.
+        model: made and compiled in `device.scope()`. device: a `devices.Device` with a strategy.
     """
 
-    def __init__(self, model: keras.Model, device: Device):
-        self.model, self.device, self.strategy = model, device, device.strategy
+    def __init__(self, model: keras.Model, device, data: TextBatches, validation: EncodedDataset):
+        self.model, self.device, self.strategy, self.data = model, device, device.strategy, data
+        scored = dataclasses.replace(data.batching, batch_size=SCORED_ROWS, batch_tokens=SCORED_POSITIONS, seed=0)
+        self.validation = TextBatches(validation, scored, len(data.one_hot))
         self.step_functions = {}
 
-    def fit(
-        self,
-        shares: Shares,
-        make_batches,
-        steps: int,
-        first_epoch: int,
-        first_step: int,
-        epochs: int,
-        callbacks: list,
-        validate,
-    ):
-        """Does what `model.fit(initial_epoch=first_epoch, epochs=epochs)` does, from a step of the first epoch on.
+    @property
+    def is_chief(self) -> bool:
+        return self.device.is_chief
+
+    def begin(self):
+        """Call it once, when the state of a checkpoint, if there is one, is restored."""
+        self._check_equal()
+        self._spread_seeds()
+
+    def fit(self, progress, epochs: int, callbacks: list):
+        """Does what `model.fit(epochs=epochs)` does, from a `checkpoints.Progress` on, also from mid-epoch.
 
         Callbacks are called after each execution of one or several steps, with the number of the last one; the logs
         are then those of the first replica. At an epoch's end they are of all.
 
-        Args:
-            make_batches: returns the batches from that step on, without an end.
-            steps: of a whole epoch.
-            validate: called after each epoch, before the callbacks see its end; returns more logs.
         Raises:
             UserError: if another worker has gone.
         """
         try:
-            self._fit(shares, make_batches, steps, first_epoch, first_step, epochs, callbacks, validate)
+            self._fit(progress.epoch, progress.step, epochs, callbacks)
         except WORKER_GONE as error:
             if self.device.workers == 1:
                 raise
             raise UserError(
                 f"worker {self.device.worker}: another worker is gone or cannot be reached ({type(error).__name__}). "
-                "Start all workers again with --resume and the run folder: they go on from the last checkpoint."
+                "Start all workers again with --resume and the run folder."
             ) from error
 
-    def _fit(self, shares, make_batches, steps, first_epoch, first_step, epochs, callbacks, validate):
-        model = self.model
-        ahead = iter(make_batches())
-        plan = [shares.find_shape(rows) for rows in itertools.islice(ahead, steps - first_step)]
-        # All shapes are known from the first epoch: each epoch has equally many batches of each.
-        shapes = sorted(set(plan + [shares.find_shape(rows) for rows in itertools.islice(ahead, steps)]), key=str)
-        iterators = shares.make_iterators(make_batches, shapes, self.strategy)
-        ahead = iter(make_batches())
+    def _fit(self, first_epoch: int, first_step: int, epochs: int, callbacks: list):
+        model, shares, left = self.model, Shares(self.data, self.device.replicas), self.data.steps - first_step
+
+        def make_batches():
+            return chain_epochs(self.data.batches, first_epoch, first_step)
+
+        # All shapes are known after a whole epoch: each epoch has equally many batches of each.
+        known = itertools.islice(make_batches(), left + self.data.steps)
+        iterators, ahead = shares.make_iterators(make_batches, known, self.strategy), make_batches()
         callbacks = keras.callbacks.CallbackList(
-            callbacks, add_progbar=True, model=model, epochs=epochs, steps=steps - first_step,
-            verbose=(1 if sys.stdout.isatty() else 2) if self.device.is_chief else 0,
+            callbacks, add_progbar=True, model=model, epochs=epochs, steps=left,
+            verbose=(1 if sys.stdout.isatty() else 2) if self.is_chief else 0,
         )  # fmt: skip
         model.stop_training = False
         callbacks.on_train_begin()
         for epoch in range(first_epoch, epochs):
-            left = steps - (first_step if epoch == first_epoch else 0)
             callbacks.set_params({**callbacks.params, "steps": left})
             model.reset_metrics()
             callbacks.on_epoch_begin(epoch)
-            run = self._get_step_function()
-            planned = (shares.find_shape(rows) for rows in itertools.islice(ahead, left))
-            done = 0
+            run, done = self._get_step_function(), 0
+            planned = map(shares.find_shape, itertools.islice(ahead, left))
             for shape, count in _group(planned, self.device.steps_per_execution):
                 callbacks.on_train_batch_begin(done)
                 logs = run(iterators[shape], tf.constant(count))
@@ -177,11 +167,12 @@ class ReplicaLoop:
                 callbacks.on_train_batch_end(done - 1, {name: float(value) for name, value in logs.items()})
             logs = {name: float(value) for name, value in model.get_metrics_result().items()}
             callbacks.on_test_begin()
-            logs |= validate()
+            logs |= self._validate()
             callbacks.on_test_end()
             callbacks.on_epoch_end(epoch, logs)
             if model.stop_training:
                 break
+            left = self.data.steps
         callbacks.on_train_end()
 
     def _get_step_function(self):
@@ -208,26 +199,25 @@ class ReplicaLoop:
         """
         if self.device.workers == 1:
             return is_due, must_stop
-        own = tf.constant([float(is_due and self.device.is_chief), float(must_stop)])
+        own = tf.constant([float(is_due and self.is_chief), float(must_stop)])
         values = self.strategy.experimental_distribute_values_from_function(lambda context: own)
         due, stop = self.strategy.reduce("SUM", values, axis=None).numpy() > 0
         return bool(due), bool(stop)
 
-    def check_equal(self, iterations):
+    def _check_equal(self):
         """Raises a UserError unless all workers have made equally many steps: their checkpoints may not be the same."""
         if self.device.workers == 1:
             return
-        own = tf.constant([int(iterations.numpy())])
-        found = self.strategy.gather(
-            self.strategy.experimental_distribute_values_from_function(lambda context: own), axis=0
-        ).numpy()
-        if len(set(found.tolist())) > 1:
+        own = tf.constant([int(self.model.optimizer.iterations.numpy())])
+        values = self.strategy.experimental_distribute_values_from_function(lambda context: own)
+        found = self.strategy.gather(values, axis=0).numpy().tolist()
+        if len(set(found)) > 1:
             raise UserError(
-                f"--resume: the workers do not see the same checkpoint: the steps made are {found.tolist()}. The run "
-                "folder must be on a disk that all of them share."
+                f"--resume: the workers do not see the same checkpoint: the steps made are {found}. The run folder "
+                "must be on a disk that all of them share."
             )
 
-    def spread_seeds(self):
+    def _spread_seeds(self):
         """Lets each replica draw other dropout masks than the rest; after the seeds were set or restored."""
         seeds = [v.value for v in self.model.non_trainable_variables if "seed_generator_state" in v.path]
 
@@ -239,13 +229,19 @@ class ReplicaLoop:
 
         self.strategy.run(shift)
 
-    def predict(self, encoded: EncodedTexts, sequence_length: int, bucket: Bucket) -> np.ndarray:
-        """Returns probabilities (rows, classes) float32, in the order of the rows, on every worker."""
-        plan = plan_epoch(encoded.lengths, SCORED_ROWS, bucket, 0, 0, SCORED_POSITIONS)
-        shares = Shares(encoded, (), SCORED_ROWS, SCORED_POSITIONS, bucket, sequence_length, self.device.replicas)
-        shapes = sorted({shares.find_shape(rows) for rows in plan}, key=str)
-        iterators = shares.make_iterators(lambda: plan, shapes, self.strategy)
-        result = np.zeros((len(encoded), self.model.output_shape[-1]), np.float32)
+    def _validate(self) -> dict:
+        """Returns val_loss and the scores of each epoch in METRICS; the loss alone if it is not finite."""
+        probabilities, labels = self.predict(), self.validation.part.labels
+        loss = float(self.model.loss(self.validation.one_hot[labels], probabilities))
+        measured = [metric for metric in METRICS.values() if metric.each_epoch and math.isfinite(loss)]
+        scores = compute_scalars(labels, normalize(probabilities), measured)
+        return {"val_loss": loss, **{f"val_{name}": score for name, score in scores.items()}}
+
+    def predict(self) -> np.ndarray:
+        """Returns probabilities of the validation part, (rows, classes) float32, in its order, on every worker."""
+        plan, shares = self.validation.batches(0), Shares(self.validation, self.device.replicas)
+        iterators = shares.make_iterators(lambda: plan, plan, self.strategy)
+        result = np.zeros((len(self.validation.lengths), self.model.output_shape[-1]), np.float32)
         for rows in plan:
             gathered = self._predict_step(iterators[shares.find_shape(rows)]).numpy()
             gathered = gathered.reshape(self.device.replicas, -1, result.shape[1])
@@ -256,7 +252,7 @@ class ReplicaLoop:
 
     @tf.function
     def _predict_step(self, iterator):
-        def predict(token_ids):
+        def predict(token_ids, labels, weights):
             return self.model(token_ids, training=False)
 
         return self.strategy.gather(self.strategy.run(predict, args=next(iterator)), axis=0)
@@ -269,3 +265,37 @@ def _group(items, most: int):
         while count > 0:
             yield item, min(count, most)
             count -= most
+
+
+def copy_model(model: keras.Model, settings: ModelConfig) -> keras.Model:
+    """Builds another such model on this process' own device alone, where it is looked at, exported and predicts."""
+    return build_model(settings, model.get_layer("embedding").input_dim, model.output_shape[-1])
+
+
+class OnCopy(keras.callbacks.Callback):
+    """Lets a callback see, at an epoch's end, a copy of the model that is on this process' own device alone.
+
+    Args:
+        callback: what only begins, ends and sees the ends of epochs. copy: a compiled model with the same weights.
+    """
+
+    def __init__(self, callback: keras.callbacks.Callback, copy: keras.Model):
+        super().__init__()
+        self.callback, self.copy = callback, copy
+
+    def set_model(self, model):
+        super().set_model(model)
+        self.callback.set_model(self.copy)
+
+    def on_train_begin(self, logs=None):
+        self.callback.on_train_begin(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.copy.set_weights(self.model.get_weights())
+        self.copy.optimizer.iterations.assign(self.model.optimizer.iterations.numpy())  # what the learning rate is of
+        for layer in self.copy.layers:
+            layer.trainable = self.model.get_layer(layer.name).trainable
+        self.callback.on_epoch_end(epoch, logs)
+
+    def on_train_end(self, logs=None):
+        self.callback.on_train_end(logs)
