@@ -21,8 +21,8 @@ from keras_senti.reports.rows import (
     FEW_ROWS,
     SCORE_NAMES,
     SQUARE,
-    Rival,
-    Subject,
+    BaselineResult,
+    ReportInput,
     describe_chance,
     find_commonest_mistake,
     format_p,
@@ -31,32 +31,27 @@ from keras_senti.reports.rows import (
 
 
 # How good is it?
-def draw_rivals(ours: dict, rivals: list[Rival]) -> str:
+def draw_baselines(ours: dict, baselines: list[BaselineResult]) -> str:
     """Returns accuracy and macro-F1 beside the simple models.
 
     Args:
-        ours: metrics on the rows that they were scored on. rivals: that of the verdict first.
+        ours: metrics on the rows that they were scored on. baselines: that of the verdict first.
     """
-    if not rivals:
+    if not baselines:
         return ""
-    rival = rivals[0]
-    systems = [("this model", ours, "--right"), *((rival.name, rival.metrics, "--c7") for rival in rivals)]
+    baseline = baselines[0]
+    systems = [("this model", ours, "--right"), *((baseline.name, baseline.metrics, "--c7") for baseline in baselines)]
     finding = (
-        f"{ours['accuracy']:.1%} right, against {rival.metrics['accuracy']:.1%} by {escape(rival.name)}: "
-        f"{describe_chance(rival.p_value)}"
+        f"{ours['accuracy']:.1%} right, against {baseline.metrics['accuracy']:.1%} by {escape(baseline.name)}: "
+        f"{describe_chance(baseline.p_value)}"
     )
-    tests = "; ".join(f"{escape(rival.name)} {format_p(rival.p_value)}" for rival in rivals)
-    unpaired = (
-        ""
-        if all(r.paired for r in rivals)
-        else " (a cautious test: what the simple models say of each text was not stored)"
-    )
-    notes = "".join(f" {escape(rival.name)}: {escape(rival.note)}." for rival in rivals if rival.note)
+    tests = "; ".join(f"{escape(baseline.name)} {format_p(baseline.p_value)}" for baseline in baselines)
+    notes = "".join(f" {escape(baseline.name)}: {escape(baseline.note)}." for baseline in baselines if baseline.note)
     return make_card(
         finding,
         draw_systems(systems),
         f"All on the same {ours['rows']:,} texts. Thin lines are 95% intervals. A p-value is how often chance alone "
-        f"would make a difference in accuracy as large{unpaired}: {tests}.{notes}",
+        f"would make a difference in accuracy as large: {tests}.{notes}",
     )
 
 
@@ -115,19 +110,19 @@ def draw_confusion_matrix(metrics: dict) -> str:
 
 
 # Can it be trusted when it is sure?
-def draw_calibration(subject: Subject) -> str:
+def draw_calibration(source: ReportInput) -> str:
     """Returns the calibration diagram, before and after scaling by the temperature if there is one."""
-    labels, how = subject.labels, ""
-    shown = [("as it is", "--c7" if subject.calibration else "--right", subject.probabilities)]
-    if subject.calibration:
-        temperature = subject.calibration["temperature"]
-        scaled = apply_temperature(subject.probabilities, temperature)
+    labels, how = source.part.labels, ""
+    shown = [("as it is", "--c7" if source.calibration else "--right", source.part.probabilities)]
+    if source.calibration:
+        temperature = source.calibration["temperature"]
+        scaled = apply_temperature(source.part.probabilities, temperature)
         shown.append((f"scaled (temperature {temperature:.2f})", "--right", scaled))
         how = (
             " Scaling divides the logarithms of the probabilities by a temperature, fitted on "
-            f"{subject.fitted_on}; it changes no class."
+            f"{source.fitted_on}; it changes no class."
         )
-    confidence, right = subject.probabilities.max(axis=1), subject.right
+    confidence, right = source.part.probabilities.max(axis=1), source.part.right
     gap, error = confidence.mean() - right.mean(), np.std(confidence - right) / np.sqrt(len(labels))
     # A gap that is small, or that so few rows make by chance, is none.
     word = "about as it should be" if abs(gap) <= max(2 * error, 0.02) else f"too {'sure' if gap > 0 else 'modest'}"
@@ -185,9 +180,9 @@ def draw_confidence(probabilities: np.ndarray, right: np.ndarray | None) -> str:
     )
 
 
-def draw_coverage(subject: Subject) -> str:
+def draw_coverage(source: ReportInput) -> str:
     """Returns how good the answers are if the model may leave out what it is not sure of."""
-    labels, probabilities, right = subject.labels, subject.probabilities, subject.right
+    labels, probabilities, right = source.part.labels, source.part.probabilities, source.part.right
     _, coverage, accuracy = compute_coverage(labels, probabilities)
     answered = np.round(coverage * len(labels))
     enough = answered >= max(FEW_ROWS, len(labels) // 100)  # the share of right answers among three says nothing
@@ -196,9 +191,9 @@ def draw_coverage(subject: Subject) -> str:
     table, marks, how = [], [], ""
     finding = f"Answering every text it is right in {right.mean():.1%}; leaving out the unsure ones helps little"
     found = []
-    if subject.calibration:
-        found = compute_calibrated_metrics(labels, probabilities, subject.calibration)["abstain"]
-        how = f" Thresholds were chosen on {subject.fitted_on}."
+    if source.calibration:
+        found = compute_calibrated_metrics(labels, probabilities, source.calibration)["abstain"]
+        how = f" Thresholds were chosen on {source.fitted_on}."
     for entry in found:
         keys = ("wished_precision", "threshold", "coverage", "precision")
         wished, threshold, share, precision = (entry[key] for key in keys)

@@ -7,20 +7,20 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from keras_senti.evaluation.metrics import compute_interval
 from keras_senti.reports.charts import DIAGONAL, Axis, Curve, draw_chart
 from keras_senti.reports.page import Bar, class_color, draw_bars, draw_text, escape, make_card, make_legend
-from keras_senti.reports.rows import FEW_ROWS, SIGNIFICANT, SQUARE, Subject, find_errors, format_p
+from keras_senti.reports.rows import FEW_ROWS, SIGNIFICANT, SQUARE, ReportInput, format_p
 
 SHOWN_CLASSES = 6  # curves in one chart
 LENGTH_RANGES = 6
 
 
-def draw_class_curves(subject: Subject) -> list[str]:
+def draw_class_curves(source: ReportInput) -> list[str]:
     """Returns the cards of precision-recall and ROC curves, of the classes that have rows inside and outside."""
-    names, labels = subject.class_names, subject.labels
+    names, labels = source.class_names, source.part.labels
     inside = np.bincount(labels, minlength=len(names))
     drawn = [i for i in range(len(names)) if 0 < inside[i] < len(labels)]
     if not drawn:
         return []
-    scores = {i: subject.probabilities[:, i] for i in drawn}
+    scores = {i: source.part.probabilities[:, i] for i in drawn}
     precision = {i: float(average_precision_score(labels == i, scores[i])) for i in drawn}
     area = {i: float(roc_auc_score(labels == i, scores[i])) for i in drawn}
     left_out = ""
@@ -117,29 +117,30 @@ def _draw_groups(by: str, names: list[str], codes: np.ndarray, right: np.ndarray
     )
 
 
-def draw_errors(subject: Subject, color_words=None) -> str:
-    """Returns the mistakes that the model was surest of; color_words: see `report.write_run_report`."""
-    errors, wrong = find_errors(subject.labels, subject.probabilities), int((~subject.right).sum())
+def draw_errors(source: ReportInput) -> str:
+    """Returns the mistakes that the model was surest of."""
+    wrong = int((~source.part.right).sum())
     if not wrong:
         return ""
-    colors = " Blue words speak for the predicted class, orange ones against it." if color_words else ""
+    colors = " Blue words speak for the predicted class, orange ones against it." if source.color_words else ""
     return make_card(
-        f"The {len(errors)} mistakes that it was surest of, out of {wrong:,}" if wrong > 1 else "The one mistake",
-        draw_texts(subject, errors, color_words),
+        f"The {len(source.shown)} mistakes that it was surest of, out of {wrong:,}" if wrong > 1 else "The one mistake",
+        draw_texts(source),
         f"Worth reading: such texts are often labelled wrongly, ironic, or about two things at once.{colors}",
         wide=True,
     )
 
 
-def draw_texts(subject: Subject, indices: np.ndarray, color_words=None) -> str:
-    """Returns texts with what the model says of them; `subject.texts.shown` must have them."""
-    texts = [subject.texts.shown[int(subject.rows[i])] for i in indices]
-    predicted = subject.probabilities[indices].argmax(axis=1)
-    pieces = color_words(texts, predicted) if color_words else [None] * len(texts)
+def draw_texts(source: ReportInput) -> str:
+    """Returns the shown texts with what the model says of them."""
+    part, names, (_, shown) = source.part, source.class_names, source.texts
+    texts = [shown[i] for i in source.shown.tolist()]
+    predicted = part.probabilities[source.shown].argmax(axis=1)
+    pieces = source.color_words(texts, predicted) if source.color_words else [None] * len(texts)
     drawn = []
-    for i, text, label, found in zip(indices, texts, predicted, pieces):
-        head = f"says <b>{escape(subject.class_names[label])}</b> ({subject.probabilities[i, label]:.1%} sure)"
-        if subject.labels[i] >= 0:
-            head += f", labelled <b>{escape(subject.class_names[subject.labels[i]])}</b>"
-        drawn.append(draw_text(text, f"{head} · {subject.line_word} {subject.lines[i]:,}", found))
+    for i, text, label, found in zip(source.shown, texts, predicted, pieces):
+        head = f"says <b>{escape(names[label])}</b> ({part.probabilities[i, label]:.1%} sure)"
+        if part.labels[i] >= 0:
+            head += f", labelled <b>{escape(names[part.labels[i]])}</b>"
+        drawn.append(draw_text(text, f"{head} · {source.line_word} {part.lines[i]:,}", found))
     return f'<div class="texts">{"".join(drawn)}</div>'

@@ -11,13 +11,15 @@ from keras_senti.data.token_cache import Corpus
 from keras_senti.evaluation import baselines
 from keras_senti.evaluation.calibration import compute_scores, cross_fit_temperature, fit_calibration
 from keras_senti.evaluation.metrics import compare_predictions, compute_metrics
-from keras_senti.evaluation.predictions import write_run_predictions
+from keras_senti.evaluation.predictions import ScoredPart
+from keras_senti.evaluation.result import Result
 from keras_senti.export import saved_model
 from keras_senti.export.weights_folder import Pretrained
-from keras_senti.models.build import build_model
-from keras_senti.reports import attribution, report
+from keras_senti.models.build import build_model, name_of
+from keras_senti.reports import attribution
 from keras_senti.reports.terminal import format_run_scores
 from keras_senti.storage import files, run_folder
+from keras_senti.tasks.evaluate import write_run_report
 from keras_senti.tasks.start import begin, fill
 from keras_senti.training import tensorboard
 from keras_senti.training.callbacks import TrainedRun
@@ -25,8 +27,8 @@ from keras_senti.training.fit import make_predict, train_model
 from keras_senti.training.run import Run
 
 
-def train_classifier(run: Run, corpus: Corpus, pretrained: Pretrained | None):
-    """Builds, fits, calibrates, exports and scores a classifier; what it leaves lies in the run's folder."""
+def train_classifier(run: Run, corpus: Corpus, pretrained: Pretrained | None) -> tuple[Result, keras.Model] | None:
+    """Builds, fits, calibrates, exports and scores a classifier; returns None if another worker is the chief."""
     padding = _find_bucket(run)
     kernel = begin(run, corpus, few_shapes=padding is not True)
     sizes = len(corpus.tokenizer.vocabulary), len(corpus.class_names)
@@ -46,14 +48,17 @@ def train_classifier(run: Run, corpus: Corpus, pretrained: Pretrained | None):
         _export(model, trained, run, corpus)
         if run.config.train.evaluate_test and len(corpus.parts["test"]):
             predicted["test"] = predict_in_batches(predict, corpus.parts["test"].token_ids)
-        _score(predicted, calibration, run, corpus)
+        result = _score(predicted, calibration, run, corpus)
     run.device.wait_for_all()
+    return (result, model) if run.device.is_chief else None
 
 
-def draw_report(run: Run):
+def draw_report(run: Run, corpus: Corpus, result: Result, model: keras.Model):
     """Draws report.html of a finished run, its surest mistakes coloured; a fault in it is a warning."""
     with run_folder.only_shown("report.html", f"`python evaluate.py --run {run.folder}` draws it again."):
-        report.write_run_report(run.folder, attribution.load_explainer(run.folder).color_words)
+        weights = {name_of(variable): variable.numpy() for variable in model.weights}
+        trained = Pretrained(run.config, corpus.tokenizer.vocabulary, corpus.class_names, weights)
+        write_run_report(run.folder, result, attribution.make_explainer(trained).color_words)
 
 
 def _fit(model: keras.Model, copy: keras.Model | None, padding: Bucket, run: Run, corpus: Corpus) -> TrainedRun:
@@ -109,20 +114,22 @@ def _export(model: keras.Model, trained: TrainedRun, run: Run, corpus: Corpus):
     )
 
 
-def _score(predicted: dict[str, np.ndarray], calibration: dict, run: Run, corpus: Corpus):
-    """Scores the predicted parts, validation and perhaps test; writes predictions.csv and metrics.json."""
+def _score(predicted: dict[str, np.ndarray], calibration: dict, run: Run, corpus: Corpus) -> Result:
+    """Scores the predicted parts, validation and perhaps test; writes and shows what was found."""
     config, class_names = run.config, corpus.class_names
     parts = {name: corpus.parts[name] for name in predicted}
     scores = {n: compute_scores(parts[n].labels, predicted[n], class_names, calibration) for n in parts}
     # The temperature was fitted on these very rows: on others it is as good as this says.
     crossed = cross_fit_temperature(corpus.validation.labels, predicted["validation"])
     scores["validation"]["calibrated"]["cross_fitted"] = crossed
-    write_run_predictions(run.folder / "predictions.csv", parts, predicted, class_names)
     with run_folder.only_shown("scores in TensorBoard", "The run goes on; metrics.json has them."):
         tensorboard.write_hparams_scores(run.folder / "tensorboard", scores["validation"], step=config.train.epochs)
     scores |= _score_baselines(parts, predicted, run, corpus)
-    files.write_json(run.folder / "metrics.json", scores)
-    print(format_run_scores(run.folder))
+    scored = {n: ScoredPart(part.texts, part.lines, part.labels, predicted[n]) for n, part in parts.items()}
+    result = Result(class_names, scored, scores, calibration)
+    result.write(run.folder)
+    print(format_run_scores(result))
+    return result
 
 
 def _score_baselines(parts: dict, predicted: dict[str, np.ndarray], run: Run, corpus: Corpus) -> dict:
