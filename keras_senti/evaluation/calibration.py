@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from keras_senti.errors import UserError
-from keras_senti.evaluation.metrics import SMALLEST, compute_metrics, normalize, score_probabilities
+from keras_senti.evaluation.metrics import METRICS, SMALLEST, compute_metrics, compute_scalars, normalize
 from keras_senti.storage import files
 
 
@@ -98,8 +98,13 @@ def compute_calibrated_metrics(labels: np.ndarray, probabilities: np.ndarray, ca
         precision = float(right[answered].mean()) if answered.any() else None
         abstain.append({**entry, "coverage": float(answered.mean()), "precision": precision})
     temperature = calibration["temperature"]
-    scaled = score_probabilities(labels, apply_temperature(probabilities, temperature))
+    scaled = _score(labels, apply_temperature(probabilities, temperature))
     return {"calibrated": {"temperature": temperature, **scaled}, "abstain": abstain}
+
+
+def _score(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Returns the scores that depend on how sure the model is."""
+    return compute_scalars(labels, probabilities, [m for m in METRICS.values() if m.from_probabilities])
 
 
 def cross_fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> dict | None:
@@ -115,7 +120,7 @@ def cross_fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> dict
     scaled = np.empty(probabilities.shape)
     for rows, others in (halves, halves[::-1]):
         scaled[rows] = apply_temperature(probabilities[rows], fit_temperature(labels[others], probabilities[others]))
-    return score_probabilities(labels, scaled)
+    return _score(labels, scaled)
 
 
 def read_calibration(file: Path) -> dict | None:

@@ -1,14 +1,95 @@
 """Probabilities and labels to numbers: pure functions, no TensorFlow."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.stats import binomtest, norm
-from sklearn.metrics import log_loss, precision_recall_fscore_support
+from sklearn.metrics import log_loss
 
 BOOTSTRAP_SAMPLES = 2000
 BOOTSTRAP_COUNTS = 2**21  # held at once, 16 MB
 MOST_MATRIX_CLASSES = 100  # of more, a matrix has more zeros than a file should hold
 CALIBRATION_BINS = 15  # as Guo et al. 2017
 SMALLEST = 1e-12  # a probability of 0 has no logarithm
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One score. Whoever computes, logs or shows scores reads METRICS, so a new one is one entry there.
+
+    name: its key in metrics.json; after val_ in training's logs. title: its name on pages and in tables.
+    function: from (hits, true, predicted), each (samples, classes): rows of a class that are right, that have it, that
+        are given it, to (samples,) scores; these get a bootstrap interval, too. With from_probabilities, from (labels
+        (rows,), probabilities (rows, classes)) to one score; it is computed of calibrated probabilities, too.
+    each_epoch: measured on the validation part after each epoch; for train.monitor and search, too.
+    main: shown where only a few are: summaries, TensorBoard's HParams. hint: what it says, on a card of the report;
+        without one it has no card.
+    """
+
+    name: str
+    title: str
+    function: Callable
+    higher_is_better: bool = True
+    from_probabilities: bool = False
+    each_epoch: bool = False
+    main: bool = False
+    hint: str = ""
+
+
+def compute_accuracy(hits, true, predicted):
+    return hits.sum(axis=1) / true.sum(axis=1)
+
+
+def compute_macro_f1(hits, true, predicted):
+    """Returns the mean of the classes' F1, each class alike however rare; a class that never occurs has 0."""
+    return _divide(2 * hits, true + predicted).mean(axis=1)
+
+
+def compute_log_loss(labels, probabilities):
+    """Returns the mean negative natural logarithm of the label's probability."""
+    return log_loss(labels, probabilities, labels=np.arange(probabilities.shape[1]))
+
+
+def compute_brier_score(labels, probabilities):
+    """Returns the mean of Σ_k (p_k - y_k)², 0 to 2."""
+    return ((probabilities - (labels[:, None] == np.arange(probabilities.shape[1]))) ** 2).sum(axis=1).mean()
+
+
+def compute_calibration_error(labels, probabilities):
+    return compute_calibration(labels, probabilities)["error"]
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", "accuracy", compute_accuracy, each_epoch=True, main=True, hint="texts in the right class"),
+        Metric(
+            "macro_f1", "macro-F1", compute_macro_f1, each_epoch=True, main=True,
+            hint="each class counts alike, however rare",
+        ),
+        Metric("log_loss", "log loss", compute_log_loss, higher_is_better=False, from_probabilities=True, main=True),
+        Metric("brier_score", "Brier score", compute_brier_score, higher_is_better=False, from_probabilities=True),
+        Metric(
+            "calibration_error", "calibration error", compute_calibration_error, higher_is_better=False,
+            from_probabilities=True, hint="how far its confidence is off, on average",
+        ),
+    )
+}  # fmt: skip
+DECISIVE = METRICS["macro_f1"]  # by it studies and searches say what is better, unless told otherwise
+
+
+def compute_scalars(labels: np.ndarray, probabilities: np.ndarray, metrics) -> dict[str, float]:
+    """Returns these of METRICS by their names, without intervals: cheap enough for each epoch.
+
+    Args:
+        labels: (rows,) int, at least one. probabilities: (rows, classes), each row sums to 1: see `normalize`.
+    """
+    counts = [count[None] for count in _count_by_class(labels, probabilities)]
+    found = {
+        m.name: m.function(labels, probabilities) if m.from_probabilities else m.function(*counts) for m in metrics
+    }
+    return {name: float(np.squeeze(score)) for name, score in found.items()}
 
 
 def compute_metrics(labels: np.ndarray, probabilities: np.ndarray, class_names) -> dict:
@@ -18,57 +99,76 @@ def compute_metrics(labels: np.ndarray, probabilities: np.ndarray, class_names) 
         labels: (rows,) int, index into class_names; at least one row.
         probabilities: (rows, classes) float, each row sums to 1.
     Returns:
-        accuracy, macro_f1 (mean of the classes' F1, each class alike however rare), log_loss (natural logarithm),
-        brier_score (mean of Σ_k (p_k - y_k)², 0 to 2), calibration_error (see `compute_calibration`), *_interval (95%
-        bootstrap interval), per_class, confusion_matrix (row: true class, column: predicted), rows. Of more than
-        MOST_MATRIX_CLASSES classes, confusion_cells instead: [row, column, count] of the cells that are not 0.
-        A class that occurs neither among labels nor predictions has precision, recall and F1 0, and counts as such.
+        rows, each of METRICS, *_interval (95% bootstrap) of those of the predicted classes, per_class and
+        confusion_matrix (row: true class, column: predicted). Of more than MOST_MATRIX_CLASSES classes,
+        confusion_cells instead: [row, column, count] of the cells that are not 0. A class that occurs neither among
+        labels nor predictions has precision, recall and F1 0, and counts as such.
     """
-    classes = range(len(class_names))
+    classes = len(class_names)
     probabilities = normalize(probabilities)
+    cells, counts = np.unique(labels * classes + probabilities.argmax(axis=1), return_counts=True)
+    cells = counts, *np.divmod(cells, classes)
+    intervals, found = _bootstrap(*cells, classes), {"rows": len(labels)}
+    for name, score in compute_scalars(labels, probabilities, METRICS.values()).items():
+        found |= {name: score, **({f"{name}_interval": intervals[name]} if name in intervals else {})}
+    hits, true, predicted = _count_by_class(labels, probabilities)
+    columns = {
+        "precision": _divide(hits, predicted),
+        "recall": _divide(hits, true),
+        "f1": _divide(2 * hits, true + predicted),
+        "rows": true,
+    }
+    per_class = {name: {key: column[i].item() for key, column in columns.items()} for i, name in enumerate(class_names)}
+    return {**found, "per_class": per_class, **_arrange_confusions(*cells, classes)}
+
+
+def _count_by_class(labels, probabilities) -> list[np.ndarray]:
+    """Returns the rows of each class that are right, that have it, that are given it, (classes,) each."""
     predicted = probabilities.argmax(axis=1)
-    cells, counts = np.unique(labels * len(classes) + predicted, return_counts=True)
-    true, taken = np.divmod(cells, len(classes))
-    precision, recall, f1, support = precision_recall_fscore_support(
-        labels, predicted, labels=classes, zero_division=0.0
-    )
-    accuracy, macro_f1 = _accuracy_and_macro_f1(counts[None], true, taken, len(classes))
-    intervals = [np.quantile(score, (0.025, 0.975)).tolist() for score in _bootstrap(counts, true, taken, len(classes))]
-    return {
-        "rows": len(labels),
-        "accuracy": float(accuracy[0]),
-        "accuracy_interval": intervals[0],
-        "macro_f1": float(macro_f1[0]),
-        "macro_f1_interval": intervals[1],
-        **score_probabilities(labels, probabilities),
-        "per_class": {
-            name: {
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
-                "f1": float(f1[i]),
-                "rows": int(support[i]),
-            }
-            for i, name in enumerate(class_names)
-        },
-        **_arrange_confusions(counts, true, taken, len(classes)),
-    }
+    rows = labels[labels == predicted], labels, predicted
+    return [np.bincount(classes, minlength=probabilities.shape[1]) for classes in rows]
 
 
-def score_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> dict:
-    """Returns log_loss, brier_score and calibration_error, which depend on how sure the model is."""
-    classes = probabilities.shape[1]
-    return {
-        "log_loss": float(log_loss(labels, probabilities, labels=list(range(classes)))),
-        "brier_score": float(((probabilities - (labels[:, None] == np.arange(classes))) ** 2).sum(axis=1).mean()),
-        "calibration_error": compute_calibration(labels, probabilities)["error"],
-    }
+def _divide(numerator, denominator) -> np.ndarray:
+    """Returns the quotients, 0 where the denominator is."""
+    return np.divide(numerator, denominator, out=np.zeros(numerator.shape), where=denominator > 0)
 
 
-def _arrange_confusions(counts, true, taken, classes: int) -> dict:
+def _bootstrap(counts, true, predicted, classes: int) -> dict[str, list[float]]:
+    """Returns the 95% interval of each score of the predicted classes, from BOOTSTRAP_SAMPLES samples of the rows.
+
+    A sample changes these scores only through its confusion matrix, and the matrix of a sample drawn with
+    replacement is a multinomial draw from the observed one: the same distribution, without the rows. NumPy draws cell
+    by cell, nothing for an empty one, and gives the last what is left: with the matrix' last cell among them, the cells
+    that are not 0 get what they would get in the whole matrix.
+
+    Args:
+        counts, true, predicted: (cells,) rows, true class and predicted class of each cell that is not 0, row by row.
+    """
+    if (true[-1], predicted[-1]) != (classes - 1, classes - 1):
+        counts, true, predicted = (
+            np.append(array, last) for array, last in zip((counts, true, predicted), (0, classes - 1, classes - 1))
+        )
+    metrics = [metric for metric in METRICS.values() if not metric.from_probabilities]
+    rng, left, scores, right = np.random.default_rng(0), BOOTSTRAP_SAMPLES, [], true == predicted
+    while left:
+        samples = min(left, max(1, BOOTSTRAP_COUNTS // max(len(counts), classes)))
+        drawn = rng.multinomial(counts.sum(), counts / counts.sum(), samples)
+        sums = np.zeros((3, samples, classes), int)
+        sums[0][:, true[right]] = drawn[:, right]
+        for total, columns in zip(sums[1:], (true, predicted)):
+            np.add.at(total, (slice(None), columns), drawn)
+        scores.append([metric.function(*sums) for metric in metrics])
+        left -= samples
+    edges = np.quantile(np.concatenate(scores, axis=1), (0.025, 0.975), axis=1)
+    return {metric.name: edges[:, i].tolist() for i, metric in enumerate(metrics)}
+
+
+def _arrange_confusions(counts, true, predicted, classes: int) -> dict:
     if classes > MOST_MATRIX_CLASSES:
-        return {"confusion_cells": np.stack([true, taken, counts], axis=1).tolist()}
+        return {"confusion_cells": np.stack([true, predicted, counts], axis=1).tolist()}
     matrix = np.zeros((classes, classes), int)
-    matrix[true, taken] = counts
+    matrix[true, predicted] = counts
     return {"confusion_matrix": matrix.tolist()}
 
 
@@ -79,38 +179,6 @@ def find_confusions(metrics: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     matrix = np.array(metrics["confusion_matrix"])
     true, taken = np.nonzero(matrix)
     return true, taken, matrix[true, taken]
-
-
-def _bootstrap(counts, true, taken, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns accuracy and macro-F1 of BOOTSTRAP_SAMPLES samples of the rows, (samples,) each.
-
-    A sample changes these two scores only through its confusion matrix, and the matrix of a sample drawn with
-    replacement is a multinomial draw from the observed one: the same distribution, without the rows. NumPy draws cell
-    by cell, nothing for an empty one, and gives the last what is left: with the matrix' last cell among them, the cells
-    that are not 0 get what they would get in the whole matrix.
-    """
-    if (true[-1], taken[-1]) != (classes - 1, classes - 1):
-        counts, true, taken = (
-            np.append(array, last) for array, last in zip((counts, true, taken), (0, classes - 1, classes - 1))
-        )
-    rng, left, scores = np.random.default_rng(0), BOOTSTRAP_SAMPLES, []
-    while left:
-        samples = min(left, max(1, BOOTSTRAP_COUNTS // max(len(counts), classes)))
-        drawn = rng.multinomial(counts.sum(), counts / counts.sum(), samples)
-        scores.append(_accuracy_and_macro_f1(drawn, true, taken, classes))
-        left -= samples
-    return tuple(map(np.concatenate, zip(*scores)))
-
-
-def _accuracy_and_macro_f1(counts, true, taken, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """(samples, cells) counts of the cells in row true[i] and column taken[i] → accuracy, macro-F1 (samples,)."""
-    hits, total = (np.zeros((len(counts), classes), int) for _ in range(2))
-    right = true == taken
-    hits[:, true[right]] = counts[:, right]
-    for columns in (true, taken):
-        np.add.at(total, (slice(None), columns), counts)
-    f1 = np.divide(2 * hits, total, out=np.zeros(hits.shape), where=total > 0)
-    return hits.sum(axis=1) / counts.sum(axis=1), f1.mean(axis=1)
 
 
 def normalize(probabilities: np.ndarray) -> np.ndarray:
