@@ -17,6 +17,7 @@ so it is trained again with fresh seeds, beside the config that the search began
 import argparse
 
 from keras_senti.errors import UserError
+from keras_senti.evaluation.metrics import DECISIVE, METRICS
 from keras_senti.experiments.search import SAMPLERS, run_search
 
 
@@ -30,7 +31,7 @@ def _read_options(argv) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--space", required=True, metavar="FILE", help="what it may change: see configs/search/")
     parser.add_argument("--trials", type=int, default=30, help="of all processes together (default: 30)")
     parser.add_argument("--sampler", choices=SAMPLERS, default="bayes")
-    parser.add_argument("--metric", choices=("macro_f1", "accuracy"), default="macro_f1")
+    parser.add_argument("--metric", choices=[m.name for m in METRICS.values() if m.each_epoch], default=DECISIVE.name)
     parser.add_argument("--hours", type=float, help="after so many no trial begins")
     parser.add_argument("--seed", type=int, default=0, help="of the sampler")
     parser.add_argument("--confirm", type=int, default=3, metavar="SEEDS", help="fresh seeds at the end; 0: none")

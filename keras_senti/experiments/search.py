@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from keras_senti.errors import UserError
+from keras_senti.evaluation.metrics import METRICS
 from keras_senti.experiments.search_space import Range, list_combinations, read_space
-from keras_senti.experiments.study import TITLES, StudyInUse, format_summary, run_study
+from keras_senti.experiments.study import StudyInUse, format_summary, run_study
 from keras_senti.experiments.trial import (
     ForeignFolder,
     TrialFailed,
@@ -44,7 +45,7 @@ class Search:
         folder: where everything lies. words: command-line words of the config, see `trial.freeze_config`.
         share: further words, of what the trials run on here, see `trial.share_cores`.
         space: what may change. trials: how many there are to be, in all processes together. sampler: one of SAMPLERS.
-        seed: of the sampler. metric: macro_f1 | accuracy, of the validation part.
+        seed: of the sampler. metric: one of METRICS of each epoch, of the validation part.
         combinations: of a grid, see `search_space.list_combinations`. stop: ends the trials that run here, when set.
     Raises:
         UserError: if the folder has a search for something else.
@@ -83,8 +84,9 @@ class Search:
         )
         # Not in the first two epochs: what is regularised more learns later, and may end higher.
         pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
+        direction = "maximize" if METRICS[self.metric].higher_is_better else "minimize"
         study = optuna.create_study(
-            storage=storage, study_name="search", direction="maximize", pruner=pruner, load_if_exists=True
+            storage=storage, study_name="search", direction=direction, pruner=pruner, load_if_exists=True
         )
         asked = {"space": [repr(values) for values in self.space], "sampler": self.sampler, "seed": self.seed}
         asked["metric"] = self.metric
@@ -205,7 +207,7 @@ class Search:
             self._check_failures(str(error))
         else:
             score = metrics["validation"][self.metric]
-            end(f"{TITLES.get(self.metric, self.metric)} {score:.4f}", score)
+            end(f"{METRICS[self.metric].title} {score:.4f}", score)
 
     def _check_split(self, run_dir: Path):
         split = run_folder.read_manifest(run_dir)["data"]["split_sha256"]
@@ -222,7 +224,7 @@ class Search:
     def _say(self, trial, what: str):
         trials = self.study.get_trials(deepcopy=False)
         done = [t for t in trials if t.state.is_finished()]
-        best = max((t for t in done if t.state.name == "COMPLETE"), key=lambda t: t.value, default=None)
+        best = self.find_best()
         spent = {t.number: t.user_attrs["seconds"] for t in done}
         active = 1 + sum(t.state.name == "RUNNING" for t in trials)
         left = np.median(list(spent.values())) * (self.trials - len(done)) / active
@@ -239,9 +241,10 @@ class Search:
         return sum(t.state.is_finished() for t in trials) >= self.trials
 
     def find_best(self):
-        """Returns the trial with the highest score, None without a finished one."""
+        """Returns the trial with the best score, None without a finished one."""
         complete = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-        return max(complete, key=lambda trial: trial.value, default=None)
+        sign = 1 if METRICS[self.metric].higher_is_better else -1
+        return max(complete, key=lambda trial: sign * trial.value, default=None)
 
     def write(self) -> list[Path]:
         """Writes trials.csv and, if a trial has finished, best.yaml and the pictures; returns their paths."""
@@ -273,7 +276,7 @@ class Search:
         from matplotlib import pyplot, rc_context  # Optuna changes the style of all later pictures
         from optuna.visualization import matplotlib as drawing
 
-        drawn, score = [], f"{TITLES.get(self.metric, self.metric)} on validation rows"
+        drawn, score = [], f"{METRICS[self.metric].title} on validation rows"
         pictures = {
             "history.png": (drawing.plot_optimization_history, {"ylabel": score}),
             "importance.png": (drawing.plot_param_importances, {"xlabel": f"share in how {score} varies"}),

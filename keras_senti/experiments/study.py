@@ -12,6 +12,7 @@ import scipy.stats
 from matplotlib.figure import Figure
 
 from keras_senti.errors import UserError
+from keras_senti.evaluation.metrics import DECISIVE, METRICS
 from keras_senti.experiments.trial import (
     TrialFailed,
     check_trial_config,
@@ -24,8 +25,9 @@ from keras_senti.experiments.trial import (
 from keras_senti.storage import locks, run_folder
 from keras_senti.storage.files import replace_file, write_json, write_text
 
-MAIN_SCORES = ("macro_f1", "accuracy", "log_loss")
-TITLES = {"macro_f1": "macro-F1", "log_loss": "log loss", "memory_gb": "memory (GB)"}
+# The main ones, that which decides first.
+MAIN_SCORES = sorted((name for name, metric in METRICS.items() if metric.main), key=lambda name: name != DECISIVE.name)
+TITLES = {name: metric.title for name, metric in METRICS.items()} | {"memory_gb": "memory (GB)"}
 
 
 def flatten_scores(scores: dict, prefix: str = "") -> dict[str, float]:
@@ -116,10 +118,10 @@ def _run_study(configs: dict[str, list[str]], seeds: list[int], folder: Path, jo
             )
         found[name][seed] = metrics, manifest
         scores = metrics["validation"]
+        shown = ", ".join(f"{m.title} {scores[m.name]:.3f}" for m in METRICS.values() if m.main and m.name in scores)
         left = (time.perf_counter() - begin) / max(made, 1) * (len(plan) - number)
         print(
-            f"{name}, seed {seed} ({number} of {len(plan)}): accuracy {scores['accuracy']:.3f}, "
-            f"macro-F1 {scores['macro_f1']:.3f}, log loss {scores['log_loss']:.3f}"
+            f"{name}, seed {seed} ({number} of {len(plan)}): {shown}"
             + (f"; about {format_duration(left)} left" if number < len(plan) and made else ""),
             flush=True,
         )
@@ -252,19 +254,21 @@ def format_summary(result: dict) -> str:
     """Returns a few lines for the terminal: the main scores, and which config is better."""
     lines = []
     for name, config in result["configs"].items():
-        shown = ", ".join(f"{TITLES.get(s, s)} {_show(config['scores'][s])}" for s in MAIN_SCORES)
+        shown = ", ".join(
+            f"{TITLES.get(s, s)} {_show(config['scores'][s])}" for s in MAIN_SCORES if s in config["scores"]
+        )
         lines.append(f"{name} ({count_seeds(config)}, {result['part']} part): {shown}")
     for name, scores in result["baselines"].items():
-        shown = ", ".join(f"{TITLES.get(s, s)} {scores[s]:.3f}" for s in MAIN_SCORES)
+        shown = ", ".join(f"{TITLES.get(s, s)} {scores[s]:.3f}" for s in MAIN_SCORES if s in scores)
         lines.append(f"{name}: {shown}")
-    if found := result.get("difference", {}).get("macro_f1"):
+    if found := result.get("difference", {}).get(DECISIVE.name):
         first, second = result["configs"]
         if found["p_value"] is None:
             verdict = "whether by chance, these seeds do not tell"
         else:
             verdict = "more than chance" if found["p_value"] < 0.05 else "no more than chance explains"
             verdict += f" (paired t-test over seeds, p = {found['p_value']:.3f})"
-        lines.append(f"macro-F1, {second} against {first}: {show_difference(found)}: {verdict}")
+        lines.append(f"{DECISIVE.title}, {second} against {first}: {show_difference(found)}: {verdict}")
     return "\n".join(lines)
 
 

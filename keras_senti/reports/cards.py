@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_senti.evaluation.calibration import apply_temperature, compute_calibrated_metrics, compute_coverage
-from keras_senti.evaluation.metrics import compute_calibration, compute_interval, find_confusions
+from keras_senti.evaluation.metrics import METRICS, compute_calibration, compute_interval, find_confusions
 from keras_senti.reports.charts import DIAGONAL, Axis, Curve, Mark, draw_chart, draw_histogram
 from keras_senti.reports.page import (
     MOST_CELLS,
@@ -19,7 +19,6 @@ from keras_senti.reports.page import (
 )
 from keras_senti.reports.rows import (
     FEW_ROWS,
-    SCORE_NAMES,
     SQUARE,
     BaselineResult,
     ReportInput,
@@ -56,15 +55,22 @@ def draw_baselines(ours: dict, baselines: list[BaselineResult]) -> str:
 
 
 def draw_systems(systems) -> str:
-    """Returns bars of accuracy and macro-F1. systems: (name, metrics, CSS colour)."""
+    """Returns bars of the scores that have an interval and a hint. systems: (name, metrics, CSS colour)."""
     body = ""
-    for key, title in (("accuracy", "Accuracy: texts in the right class"), ("macro_f1", "Macro-F1: each class alike")):
+    for key, metric in METRICS.items():
+        if metric.from_probabilities or not metric.hint:
+            continue
         bars = [
             Bar(name, m[key], "{:.1%} to {:.1%}".format(*m[f"{key}_interval"]), m[f"{key}_interval"], color)
             for name, m, color in systems
+            if key in m
         ]
-        body += f"<h4>{title}</h4>{draw_bars(bars)}"
+        body += f"<h4>{_capitalize(metric.title)}: {metric.hint}</h4>{draw_bars(bars)}"
     return body
+
+
+def _capitalize(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def draw_classes(metrics: dict) -> str:
@@ -234,10 +240,8 @@ def draw_numbers(what: str, systems, class_name_metrics) -> str:
         what: the rows, after a number. systems: (name, metrics) pairs. class_name_metrics: (title, metrics) pairs of
             those whose classes are listed.
     """
-    rows = [
-        (name, f"{m['rows']:,}", *(f"{m[key]:.3f}" if key in m else "–" for key in SCORE_NAMES)) for name, m in systems
-    ]
-    body = make_table(("model", "texts", *SCORE_NAMES.values()), rows)
+    rows = [(name, f"{m['rows']:,}", *(f"{m[key]:.3f}" if key in m else "–" for key in METRICS)) for name, m in systems]
+    body = make_table(("model", "texts", *(metric.title for metric in METRICS.values())), rows)
     for title, metrics in class_name_metrics:
         classes = [
             (name, f"{c['rows']:,}", f"{c['precision']:.3f}", f"{c['recall']:.3f}", f"{c['f1']:.3f}")
@@ -245,11 +249,12 @@ def draw_numbers(what: str, systems, class_name_metrics) -> str:
         ]
         body += f"<h4>By class, {escape(title)}</h4>"
         body += make_table(("class", "texts", "precision", "recall", "F1"), classes)
+    titles = [[m.title for m in METRICS.values() if m.higher_is_better is better] for better in (True, False)]
+    more, less = (_capitalize(f"{', '.join(names)} and {last}") for *names, last in titles)
     return make_card(
         f"On {systems[0][1]['rows']:,} {escape(what)}",
         body,
-        "Accuracy and macro-F1: more is better, 1 is perfect. Log loss, Brier score and calibration error judge the "
-        "probabilities: less is better, 0 is perfect. F1 is the harmonic mean of precision and recall; macro-F1 is its "
-        "mean over the classes.",
+        f"{more}: more is better, 1 is perfect. {less} judge the probabilities: less is better, 0 is perfect. F1 is "
+        "the harmonic mean of precision and recall; macro-F1 is its mean over the classes.",
         wide=True,
     )

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from keras_senti.evaluation.baselines import choose_rival
+from keras_senti.evaluation.metrics import DECISIVE, METRICS
 from keras_senti.evaluation.predictions import ScoredPart, read_categories
 from keras_senti.evaluation.result import Result
 from keras_senti.reports import weakness_cards
@@ -139,12 +140,11 @@ def _draw_scored(source: ReportInput, ours: dict, baselines: list[BaselineResult
     verdict, detail = write_verdict(metrics, baselines, source.what)
     if len(rank_classes(metrics)) == 1:
         baselines = []  # always naming the one class is always right
-    accuracy, f1 = ("{:.1%} to {:.1%}".format(*metrics[f"{key}_interval"]) for key in ("accuracy", "macro_f1"))
-    tiles = [
-        (f"{metrics['accuracy']:.1%}", f"accuracy: texts in the right class (95% interval {accuracy})"),
-        (f"{metrics['macro_f1']:.1%}", f"macro-F1: each class counts alike, however rare (95% interval {f1})"),
-        (f"{metrics['calibration_error']:.1%}", "calibration error: how far its confidence is off, on average"),
-    ]
+    tiles = []
+    for metric in (metric for metric in METRICS.values() if metric.hint):
+        edges = metrics.get(f"{metric.name}_interval")
+        interval = " (95% interval {:.1%} to {:.1%})".format(*edges) if edges else ""
+        tiles.append((f"{metrics[metric.name]:.1%}", f"{metric.title}: {metric.hint}{interval}"))
     if baselines:
         tiles.insert(2, (f"{baselines[0].metrics['accuracy']:.1%}", f"accuracy of {baselines[0].name}"))
     few = len(part.labels) < FEW_ROWS
@@ -240,10 +240,10 @@ def _draw_learning(facts: RunFacts) -> list[str]:
     x_axis = Axis("epoch", *((epochs[0], epochs[-1]) if len(epochs) > 1 else (0, 2)), "g", True)
     hints = {
         "loss": "Less is better; on train texts dropout and label smoothing may add to it.",
-        "macro_f1": "More is better; on train texts it is measured while they are learned.",
+        DECISIVE.name: "More is better; on train texts it is measured while they are learned.",
     }
     cards = []
-    for key, name, find in (("loss", "loss", np.nanargmin), ("macro_f1", "macro-F1", np.nanargmax)):
+    for key, name, find in (("loss", "loss", np.nanargmin), (DECISIVE.name, DECISIVE.title, np.nanargmax)):
         if not {key, f"val_{key}"} <= set(history) or not np.isfinite(history[f"val_{key}"]).any():
             continue
         train, validation = (history[k].to_numpy(float) for k in (key, f"val_{key}"))

@@ -12,13 +12,6 @@ from keras_senti.evaluation.predictions import ScoredPart
 SIGNIFICANT = 0.05  # a p-value below it counts as more than chance
 FEW_ROWS = 20  # of fewer nothing in general can be said
 SHOWN_TEXTS = 20
-SCORE_NAMES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro-F1",
-    "log_loss": "log loss",
-    "brier_score": "Brier score",
-    "calibration_error": "calibration error",
-}
 SQUARE = 300  # height of a chart whose axes have the same unit
 
 

@@ -1,5 +1,6 @@
 """Scores as the terminal shows them."""
 
+from keras_senti.evaluation.metrics import METRICS
 from keras_senti.evaluation.result import Result
 
 LISTED_CLASSES = 20  # in a terminal
@@ -7,8 +8,6 @@ LISTED_CLASSES = 20  # in a terminal
 
 def format_metrics(metrics: dict, class_names, title: str) -> str:
     """Returns the scores of one part as lines for the terminal."""
-    low, high = metrics["accuracy_interval"]
-    f1_low, f1_high = metrics["macro_f1_interval"]
     ranked = sorted(metrics["per_class"].items(), key=lambda item: (not item[1]["rows"], item[1]["recall"]))
     few = len(class_names) <= LISTED_CLASSES
     shown = class_names if few else [name for name, _ in ranked[:LISTED_CLASSES]]
@@ -20,9 +19,7 @@ def format_metrics(metrics: dict, class_names, title: str) -> str:
     )
     lines = [
         f"{title}: {metrics['rows']:,} rows",
-        f"  accuracy {metrics['accuracy']:.3f} (95%: {low:.3f} to {high:.3f}), macro-F1 {metrics['macro_f1']:.3f} "
-        f"({f1_low:.3f} to {f1_high:.3f}), log loss {metrics['log_loss']:.3f}",
-        *_format_calibration(metrics),
+        *_format_scores(metrics),
         f"  {'true class':{width}}  precision  recall     F1    rows {head}",
     ]
     for index, name in enumerate(shown):
@@ -36,27 +33,37 @@ def format_metrics(metrics: dict, class_names, title: str) -> str:
     return "\n".join(lines)
 
 
-def _format_calibration(metrics: dict) -> list[str]:
-    """Returns one line; none for the scores of a run that is older than these numbers."""
-    if "brier_score" not in metrics:
-        return []
-    scaled = ""
-    if calibrated := metrics.get("calibrated"):
-        crossed = calibrated.get("cross_fitted")  # on the rows that the temperature was fitted on, the honest number
-        error = (crossed or calibrated)["calibration_error"]
-        how = f"temperature {calibrated['temperature']:.2f}{', cross-fitted' if crossed else ''}"
-        scaled = f", {error:.3f} after scaling ({how})"
-    return [f"  calibration error {metrics['calibration_error']:.3f}{scaled}, Brier score {metrics['brier_score']:.3f}"]
+def _format_scores(metrics: dict) -> list[str]:
+    """Returns a line of the main scores and, unless the run is older than these, one of the others."""
+    main, others = [], []
+    for metric in METRICS.values():
+        if metric.name not in metrics:
+            continue
+        text = f"{metric.title} {metrics[metric.name]:.3f}"
+        if edges := metrics.get(f"{metric.name}_interval"):
+            text += " ({}{:.3f} to {:.3f})".format("" if main else "95%: ", *edges)
+        if metric.name == "calibration_error":
+            others.insert(0, text + _format_scaled(metrics.get("calibrated")))
+        else:
+            (main if metric.main else others).append(text)
+    return [f"  {', '.join(scores)}" for scores in (main, others) if scores]
+
+
+def _format_scaled(calibrated: dict | None) -> str:
+    if not calibrated:
+        return ""
+    crossed = calibrated.get("cross_fitted")  # on the rows that the temperature was fitted on, the honest number
+    how = f"temperature {calibrated['temperature']:.2f}{', cross-fitted' if crossed else ''}"
+    return f", {(crossed or calibrated)['calibration_error']:.3f} after scaling ({how})"
 
 
 def format_comparison(rows: dict[str, dict], title: str) -> str:
     """Returns one line a system, so that nobody has to look for the baseline."""
     width = max(len(name) for name in rows)
-    lines = [f"{title:{width + 2}}  accuracy  macro-F1  log loss"]
-    lines += [
-        f"  {name:{width}}  {m['accuracy']:8.3f}  {m['macro_f1']:8.3f}  {m['log_loss']:8.3f}"
-        for name, m in rows.items()
-    ]
+    main = [m for m in METRICS.values() if m.main and all(m.name in scores for scores in rows.values())]
+    lines = [f"{title:{width + 2}}" + "".join(f"  {m.title:>8}" for m in main)]
+    for name, scores in rows.items():
+        lines.append(f"  {name:{width}}" + "".join(f"  {scores[m.name]:{max(8, len(m.title))}.3f}" for m in main))
     return "\n".join(lines)
 
 

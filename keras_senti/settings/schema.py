@@ -216,8 +216,9 @@ class TrainConfig:
     """Share of the target probability that is spread evenly over the classes."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: each class weighs the same in the loss, however rare (rows / (classes * rows of the class))."""
-    monitor: Literal["val_loss", "val_accuracy", "val_macro_f1", "none"] = "val_loss"
-    """What decides which epoch was best; its weights are restored at the end. none: the last epoch's are kept."""
+    monitor: str = "val_loss"
+    """What decides which epoch was best; its weights are restored at the end: val_loss, val_accuracy or val_macro_f1.
+    none: the last epoch's are kept."""
     early_stopping_patience_epochs: int | None = None
     """Stop after so many epochs without improvement; null: run all epochs."""
     bucket_by_length: bool = True

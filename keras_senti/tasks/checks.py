@@ -4,6 +4,7 @@ from keras_senti.data import word_vectors
 from keras_senti.data.unicode import make_simplifier
 from keras_senti.errors import UserError
 from keras_senti.evaluation import baselines
+from keras_senti.evaluation.metrics import METRICS
 from keras_senti.models.build import check_activation, list_learning_layers
 from keras_senti.settings.inherit import check_settings
 from keras_senti.settings.portable import resolve_paths
@@ -26,6 +27,9 @@ def check_run(config: Config) -> Config:
         check_language_model(config)
     else:
         baselines.check_packages(config.baselines.models)
+        monitors = ["val_loss", *(f"val_{name}" for name, metric in METRICS.items() if metric.each_epoch), "none"]
+        if config.train.monitor not in monitors:
+            raise UserError(f"train.monitor: received {config.train.monitor!r}, expected one of {', '.join(monitors)}.")
     if config.text.simplify_chinese:
         make_simplifier()
     return config

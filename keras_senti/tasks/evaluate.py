@@ -18,6 +18,7 @@ from keras_senti.data.token_cache import SAMPLE_ROWS
 from keras_senti.data.tokenizer import encode_utf8
 from keras_senti.errors import UserError, suggest
 from keras_senti.evaluation.calibration import compute_scores
+from keras_senti.evaluation.metrics import METRICS
 from keras_senti.evaluation.predictions import ScoredPart, StoredColumn, write_predictions
 from keras_senti.evaluation.result import Result
 from keras_senti.export import saved_model
@@ -47,7 +48,7 @@ def evaluate_stored(run_dir) -> str:
     for name, part in result.parts.items():
         again = compute_scores(part.labels, part.probabilities, result.class_names, result.calibration)
         before = result.scores.get(name, {})
-        pairs = [(again[k], before.get(k, -1)) for k in ("accuracy", "macro_f1", "log_loss")]
+        pairs = [(again[k], before[k]) for k in METRICS if k in before]
         pairs.append((again["calibrated"]["log_loss"], before.get("calibrated", {}).get("log_loss", -1)))
         # Another machine may sum in another order; a changed prediction shows in the first digits.
         close = all(math.isclose(*pair, rel_tol=1e-5, abs_tol=1e-9) for pair in pairs)
