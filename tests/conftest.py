@@ -51,7 +51,7 @@ def tiny_settings(tiny_csv) -> list[str]:
 
 @pytest.fixture(scope="session")
 def language_model():
-    """What a language model would have learned, as a compact.Pretrained: one direction, 5 units, random weights."""
+    """What a language model would have learned, as `Pretrained`: one direction, 5 units, random weights."""
     import numpy as np
 
     from keras_senti.export.weights_folder import Pretrained

@@ -15,7 +15,7 @@ def main(argv):
         "--run",
         required=True,
         metavar="DIR",
-        help="run or compact folder; a run alone: its own stored score and report.html",
+        help="run or weights folder; a run alone: its own stored score and report.html",
     )
     add("--text", action="append", type=_decode, help="a text to classify; may be repeated")
     add("--compare", metavar="DIR", help="another run, to be compared with on the same rows")

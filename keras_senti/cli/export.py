@@ -9,13 +9,13 @@ import argparse
 from pathlib import Path
 
 from keras_senti.errors import UserError
-from keras_senti.export.weights_folder import DTYPES, read_run, write_compact
+from keras_senti.export.weights_folder import DTYPES, read_run, write_weights_folder
 
 
 def main(argv):
     parser = argparse.ArgumentParser(
         prog="python -m keras_senti export",
-        description="Makes a compact folder, for keras_senti.load and --init_from, from a finished run.",
+        description="Makes a weights folder, for keras_senti.load and --init_from, from a finished run.",
         allow_abbrev=False,
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", help="folder of a finished run, of either task")
@@ -30,6 +30,6 @@ def main(argv):
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"FOLDER: cannot make {folder.parent}: {error.strerror}.") from None
-    write_compact(folder, model, options.dtype)
+    write_weights_folder(folder, model, options.dtype)
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: {len(model.weights)} weights of {model.config.name} in {options.dtype}, {size / 1e6:.1f} MB")

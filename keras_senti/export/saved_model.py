@@ -234,7 +234,7 @@ def _clean(texts) -> list[str]:
 
 
 def load(path) -> Classifier:
-    """Loads a trained classifier from a run folder, a SavedModel folder or a compact folder.
+    """Loads a trained classifier from a run folder, a SavedModel folder or a weights folder.
 
     The folder may be a stranger's: nothing in it is executed, see `weights_folder.read_pretrained`.
 

@@ -1,6 +1,6 @@
 """A model as weights without a graph: small enough to hand around, whole enough to predict with and to train further.
 
-A compact folder holds config.yaml (how the model reads and was made; no place on the machine it is from),
+A weights folder holds config.yaml (how the model reads and was made; no place on the machine it is from),
 vocabulary.txt, weights.npz (one array a weight, named as `build.name_of` says) and, for a classifier,
 class_names.json and (unless it is older than that) calibration.json; other files do no harm. A run of the task
 language_model leaves one as encoder/ in its folder. data.json says from which files and split the model has learned, by
@@ -57,14 +57,14 @@ class Pretrained:
         return self.config.task == "language_model"
 
 
-def is_compact(path) -> bool:
-    """Returns whether this very folder is a compact one: beside its weights nothing else in it counts."""
+def is_weights_folder(path) -> bool:
+    """Returns whether the folder holds weights of ours; what else is in it does not count."""
     found = find_model(path)
     return found is not None and not found.is_saved_model and found.path == Path(path)
 
 
-def write_compact(path: Path, model: Pretrained, dtype: str = "float32"):
-    """Writes a compact folder; it has its name only when it is whole.
+def write_weights_folder(path: Path, model: Pretrained, dtype: str = "float32"):
+    """Writes a weights folder; it has its name only when it is whole.
 
     Args:
         path: a folder that is not there yet, or is empty; its parent must be there.
@@ -103,7 +103,7 @@ def _forget_folders(data: dict) -> dict:
 
 
 def read_pretrained(path) -> Pretrained:
-    """Reads a compact folder, a SavedModel (also one that was trained further in plain TensorFlow), or a run with one.
+    """Reads a weights folder, a SavedModel (also one that was trained further in plain TensorFlow), or a run with one.
 
     The folder may be a stranger's: nothing in it is executed. Of a SavedModel the assets are read, and the weights by
     name; its graph is left alone. Sizes are compared with the settings before memory is spent on them.
@@ -118,7 +118,7 @@ def read_pretrained(path) -> Pretrained:
         what = "has no weights.npz and no saved_model" if os.path.isdir(path) else is_file
         raise UserError(
             f"{path}: {what}. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z, a SavedModel, or a "
-            "compact folder such as pretrained/imdb_classifier."
+            "weights folder such as pretrained/imdb_classifier."
         )
     for name, most_mb in _MOST_MB.items():
         check_file(found.settings / name, path, most_mb)
@@ -157,7 +157,7 @@ def _require_parts(model: ModelFolder, *names: str):
                     "Expected a SavedModel that keras_senti wrote. Another one can be used with tf.saved_model.load, "
                     "which runs its author's operations."
                     if model.is_saved_model
-                    else "A compact folder holds config.yaml, vocabulary.txt, weights.npz and, for a classifier, "
+                    else "A weights folder holds config.yaml, vocabulary.txt, weights.npz and, for a classifier, "
                     "class_names.json: bring back what is missing."
                 )
             )
@@ -295,7 +295,7 @@ def assign_weights(model: keras.Model, weights: dict[str, np.ndarray]):
 
 
 def read_run(run_dir) -> Pretrained:
-    """Reads what a finished run has learned, and from which files: also what a compact folder does not say of them.
+    """Reads what a finished run has learned, and from which files: also what a weights folder does not say of them.
 
     Raises:
         UserError: if it is no finished run, or a file of it is missing or damaged.

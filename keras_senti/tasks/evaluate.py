@@ -22,7 +22,7 @@ from keras_senti.evaluation.metrics import METRICS
 from keras_senti.evaluation.predictions import ScoredPart, StoredColumn, write_predictions
 from keras_senti.evaluation.result import Result
 from keras_senti.export import saved_model
-from keras_senti.export.weights_folder import is_compact
+from keras_senti.export.weights_folder import is_weights_folder
 from keras_senti.reports import attribution, attribution_page, comparison, report, terminal
 from keras_senti.settings.yaml_file import read_config
 from keras_senti.storage import files, run_folder
@@ -35,11 +35,11 @@ def evaluate_stored(run_dir) -> str:
     Raises:
         UserError: if the folder is no finished run, or predictions.csv and metrics.json do not agree.
     """
-    if is_compact(run_dir):
+    if is_weights_folder(run_dir):
         use = "Add --text TEXT or --data.csv FILE to use it."
         if read_config(Path(run_dir) / "config.yaml").task == "language_model":
             use = f"It is a language model: fine-tune it with `python train.py --init_from {run_dir} --data.csv FILE`."
-        raise UserError(f"{run_dir}: a compact folder holds no scores. {use}")
+        raise UserError(f"{run_dir}: a weights folder holds no scores. {use}")
     run_dir = run_folder.check_run_dir(run_dir)
     if read_config(run_dir / "config.yaml").task == "language_model":
         # There is no prediction to compute it from.
@@ -119,8 +119,8 @@ def compare_stored(first_dir, second_dir) -> tuple[Path, str]:
     """
     dirs = Path(first_dir), Path(second_dir)
     for run_dir in dirs:
-        if is_compact(run_dir):
-            raise UserError(f"--compare: {run_dir} is a compact folder, which holds no predictions. Name a run folder.")
+        if is_weights_folder(run_dir):
+            raise UserError(f"--compare: {run_dir} is a weights folder, which holds no predictions. Name a run folder.")
         if read_config(run_folder.check_run_dir(run_dir) / "config.yaml").task == "language_model":
             raise UserError(
                 f"--compare: {run_dir} is a language model's, which predicts no classes. Name a classifier's."
@@ -137,12 +137,12 @@ def compare_stored(first_dir, second_dir) -> tuple[Path, str]:
 
 
 def _check_model_dir(path) -> Path:
-    """Returns the path of a finished run or a compact folder, which can predict; see `run_folder.check_run_dir`."""
-    return Path(path) if is_compact(path) else run_folder.check_run_dir(path)
+    """Returns the path of a finished run or a weights folder, which can predict; see `run_folder.check_run_dir`."""
+    return Path(path) if is_weights_folder(path) else run_folder.check_run_dir(path)
 
 
 def evaluate_texts(run_dir, texts: list[str]) -> str:
-    """Returns the table of a few texts for the terminal. The model may be in a compact folder too."""
+    """Returns the table of a few texts for the terminal. The model may be in a weights folder too."""
     table = saved_model.load(_check_model_dir(run_dir)).predict(texts)
     table["text"] = [text if len(text) <= 60 else text[:59] + "…" for text in texts]
     if len(table.columns) > 2 + terminal.LISTED_CLASSES:
@@ -154,7 +154,7 @@ def explain_texts(path, texts: list[str], class_name: str | None = None) -> tupl
     """Explains what a model says of a few texts, into evaluations/explanation-<time>/explanation.html of its folder.
 
     Args:
-        path: folder of a run or of the SavedModel in it, or a compact folder.
+        path: folder of a run or of the SavedModel in it, or a weights folder.
         class_name: whose probability is explained; None: of each text the predicted one's.
     Returns: (folder, what to print).
     Raises:

@@ -3,7 +3,7 @@
 import dataclasses
 
 from keras_senti.data.token_cache import Corpus
-from keras_senti.export.weights_folder import Pretrained, write_compact
+from keras_senti.export.weights_folder import Pretrained, write_weights_folder
 from keras_senti.models.build import build_language_model, name_of
 from keras_senti.reports.terminal import format_perplexity
 from keras_senti.storage import files
@@ -26,7 +26,9 @@ def pretrain(run: Run, corpus: Corpus, pretrained: Pretrained | None):
     read, held_out = [part.token_ids for name, part in corpus.parts.items() if name != "validation"], corpus.validation
     trained, scores = train_language_model(model, read, held_out.token_ids, vocabulary, config, run.folder)
     weights = {name_of(variable): variable.numpy() for variable in model.weights}
-    write_compact(run.folder / "encoder", Pretrained(config, vocabulary, (), weights, data=describe_data(corpus)))
+    write_weights_folder(
+        run.folder / "encoder", Pretrained(config, vocabulary, (), weights, data=describe_data(corpus))
+    )
     files.write_json(run.folder / "metrics.json", scores)
     run.note(
         parameters=model.count_params(),

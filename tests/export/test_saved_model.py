@@ -24,7 +24,7 @@ from keras_senti.data.unicode import make_simplifier
 from keras_senti.errors import UserError
 from keras_senti.evaluation.calibration import apply_temperature
 from keras_senti.export.saved_model import TOKEN_IDS, export_model
-from keras_senti.export.weights_folder import read_run, write_compact
+from keras_senti.export.weights_folder import read_run, write_weights_folder
 from keras_senti.models import kernel_choice, kernels
 from keras_senti.models.build import build_model
 from keras_senti.settings.schema import Config, DataConfig, ModelConfig, TextConfig
@@ -317,40 +317,40 @@ def test_chunks_change_nothing(trained_run):
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-6), ("float16", 1e-3)])
-def test_a_compact_folder_predicts_what_its_run_predicts(trained_run, tmp_path, dtype, tolerance):
-    write_compact(tmp_path / "compact", read_run(trained_run), dtype)
-    expected, received = (keras_senti.load(path).predict(TEXTS) for path in (trained_run, tmp_path / "compact"))
+def test_a_weights_folder_predicts_what_its_run_predicts(trained_run, tmp_path, dtype, tolerance):
+    write_weights_folder(tmp_path / "weights", read_run(trained_run), dtype)
+    expected, received = (keras_senti.load(path).predict(TEXTS) for path in (trained_run, tmp_path / "weights"))
     assert list(received) == list(expected) and received["label"].tolist() == expected["label"].tolist()
     np.testing.assert_allclose(received.iloc[:, 2:], expected.iloc[:, 2:], atol=tolerance)
 
 
 def test_a_language_model_has_no_classes_to_predict(language_model, tmp_path):
     (tmp_path / "run").mkdir()
-    write_compact(tmp_path / "run" / "encoder", language_model)
+    write_weights_folder(tmp_path / "run" / "encoder", language_model)
     for path in (tmp_path / "run", tmp_path / "run" / "encoder"):
         with pytest.raises(UserError, match=r": a language model: it has no classes\. Fine-tune it .*--init_from"):
             keras_senti.load(path)
 
 
-def test_a_compact_folder_whose_settings_are_of_another_model_is_refused(trained_run, tmp_path):
-    write_compact(tmp_path / "compact", read_run(trained_run))
-    config = tmp_path / "compact" / "config.yaml"
+def test_a_weights_folder_whose_settings_are_of_another_model_is_refused(trained_run, tmp_path):
+    write_weights_folder(tmp_path / "weights", read_run(trained_run))
+    config = tmp_path / "weights" / "config.yaml"
     config.write_text(config.read_text().replace("units: 8", "units: 9"))
     message = (
         r"weights\.npz does not belong to the config\.yaml, .* has the shape \(6, 32\), expected \(6, 36\)\. Bring"
     )
     with pytest.raises(UserError, match=message):
-        keras_senti.load(tmp_path / "compact")
+        keras_senti.load(tmp_path / "weights")
 
 
-def test_a_compact_folder_that_needs_opencc_says_so(trained_run, tmp_path, monkeypatch):
+def test_a_weights_folder_that_needs_opencc_says_so(trained_run, tmp_path, monkeypatch):
     model = read_run(trained_run)
     config = dataclasses.replace(model.config, text=TextConfig(simplify_chinese=True))
-    write_compact(tmp_path / "compact", dataclasses.replace(model, config=config))
+    write_weights_folder(tmp_path / "weights", dataclasses.replace(model, config=config))
     monkeypatch.setitem(sys.modules, "opencc", None)  # importing it fails
     make_simplifier.cache_clear()
     with pytest.raises(UserError, match=r"simplify_chinese: needs the package opencc"):
-        keras_senti.load(tmp_path / "compact")
+        keras_senti.load(tmp_path / "weights")
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):

@@ -14,7 +14,7 @@ from keras_senti.data.batches import encode_texts, predict_in_batches
 from keras_senti.data.tokenizer import Tokenizer
 from keras_senti.errors import UserError
 from keras_senti.export.transfer import BY_TOKEN, copy_weights, find_seen_rows
-from keras_senti.export.weights_folder import Pretrained, read_pretrained, read_run, write_compact
+from keras_senti.export.weights_folder import Pretrained, read_pretrained, read_run, write_weights_folder
 from keras_senti.models.build import build_language_model, build_model, name_of
 from keras_senti.settings.command_line import parse_config
 from keras_senti.tasks import evaluate
@@ -152,12 +152,12 @@ def test_a_weight_that_is_missing_or_extra_or_of_another_shape_is_named():
         copy_weights(pretrained, wide, ("n", "p"))
 
 
-# Compact folders and language models
+# Weights folders and language models
 
 
-def test_a_compact_classifier_begins_with_the_predictions_of_its_run(trained_run, tmp_path):
-    write_compact(tmp_path / "compact", read_run(trained_run))
-    pretrained = read_pretrained(tmp_path / "compact")
+def test_a_weights_folder_begins_with_the_predictions_of_its_run(trained_run, tmp_path):
+    write_weights_folder(tmp_path / "weights", read_run(trained_run))
+    pretrained = read_pretrained(tmp_path / "weights")
     model = build_model(pretrained.config.model, len(pretrained.vocabulary), 3)
     assert copy_weights(pretrained, model, pretrained.class_names) == "9 weights from tiny"
     texts = ["the film was great", "", "the hotel was really awful"]
@@ -168,7 +168,7 @@ def test_a_compact_classifier_begins_with_the_predictions_of_its_run(trained_run
 
 @pytest.mark.slow
 def test_a_classifier_is_trained_from_the_encoder_of_a_language_models_run(words, language_model, tmp_path, capsys):
-    write_compact(tmp_path / "encoder", language_model)
+    write_weights_folder(tmp_path / "encoder", language_model)
     more = ["--init_from", tmp_path / "encoder", "--text.sequence_length", "9", "--model.pooling", "attention"]
     run_dir = train(words, *SHORT, *more, "--run_dir", tmp_path / "run")
     assert "init_from: 4 weights from tiny_lm; starting anew: pooling, head\n" in capsys.readouterr().out
@@ -225,12 +225,12 @@ READ = "WARNING: the model in init_from has read all texts of {} as text without
 
 def test_the_same_data_split_in_another_way_is_warned_of_wherever_the_model_is(trained_run, tmp_path):
     now = json.loads((trained_run / "manifest.json").read_text())["data"]
-    write_compact(tmp_path / "compact", read_run(trained_run))
+    write_weights_folder(tmp_path / "weights", read_run(trained_run))
     (file,) = now["sha256"]
     for path, named in (
         (trained_run, file),
         (trained_run / "saved_model", file),
-        (tmp_path / "compact", "reviews.csv"),
+        (tmp_path / "weights", "reviews.csv"),
     ):
         before = read_pretrained(path).data
         assert find_seen_rows(before, now) == ""
@@ -255,10 +255,10 @@ def test_a_file_that_was_read_without_labels_and_now_has_some_is_warned_of():
     assert find_seen_rows(same, {"sha256": {"a.csv": "A"}, "split_sha256": OTHERS}).startswith("WARNING")
 
 
-def test_what_a_compact_folder_says_of_its_data_names_files_without_folders(language_model, tmp_path):
+def test_what_a_weights_folder_says_of_its_data_names_files_without_folders(language_model, tmp_path):
     data = {"sha256": {"/home/me/a.csv": "A", "/more/a.csv": "B"}, "rows": {"train": 3}, "split_sha256": SPLIT}
     data["unlabeled_sha256"] = "B"
-    write_compact(tmp_path / "encoder", dataclasses.replace(language_model, data=data))
+    write_weights_folder(tmp_path / "encoder", dataclasses.replace(language_model, data=data))
     expected = {"sha256": {"a.csv": "A", "a.csv (2)": "B"}, "split_sha256": SPLIT, "unlabeled_sha256": "B"}
     assert read_pretrained(tmp_path / "encoder").data == expected == read_pretrained(tmp_path).data
     (tmp_path / "encoder" / "data.json").unlink()  # as in folders from before there was one

@@ -13,7 +13,7 @@ import keras_senti
 from keras_senti.cli import export
 from keras_senti.errors import UserError
 from keras_senti.export import weights_folder
-from keras_senti.export.weights_folder import read_pretrained, read_run, write_compact
+from keras_senti.export.weights_folder import read_pretrained, read_run, write_weights_folder
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.yaml_file import read_config
 
@@ -27,8 +27,8 @@ def classifier(trained_run):
 
 @pytest.fixture
 def folder(classifier, tmp_path):
-    write_compact(tmp_path / "compact", classifier)
-    return tmp_path / "compact"
+    write_weights_folder(tmp_path / "weights", classifier)
+    return tmp_path / "weights"
 
 
 # Out and back in
@@ -50,12 +50,12 @@ def test_a_folder_from_before_there_was_a_temperature_loads(folder):
     (folder / "calibration.json").unlink()
     assert read_pretrained(folder).calibration is None
     assert len(keras_senti.load(folder).predict("the film was great")) == 1
-    with pytest.raises(UserError, match=r"received calibrated=True, but .*compact is from before"):
+    with pytest.raises(UserError, match=r"received calibrated=True, but .*weights is from before"):
         keras_senti.load(folder).predict("the film was great", calibrated=True)
 
 
 def test_a_language_model_comes_back_as_it_was_and_has_no_classes(language_model, tmp_path):
-    write_compact(tmp_path / "encoder", language_model)
+    write_weights_folder(tmp_path / "encoder", language_model)
     assert {p.name for p in (tmp_path / "encoder").iterdir()} == {"config.yaml", "vocabulary.txt", "weights.npz"}
     again = read_pretrained(tmp_path / "encoder")
     assert again.is_language_model and again.class_names == () and again.config.task == "language_model"
@@ -64,7 +64,7 @@ def test_a_language_model_comes_back_as_it_was_and_has_no_classes(language_model
 
 def test_float16_halves_the_weights_and_keeps_three_digits(classifier, tmp_path):
     for dtype in ("float32", "float16"):
-        write_compact(tmp_path / dtype, classifier, dtype)
+        write_weights_folder(tmp_path / dtype, classifier, dtype)
     with np.load(tmp_path / "float16" / "weights.npz") as stored:
         assert {array.dtype.name for array in stored.values()} == {"float16"}
     again = read_pretrained(tmp_path / "float16").weights
@@ -82,9 +82,9 @@ def test_its_settings_name_no_place_and_can_be_read(classifier, tmp_path):
     config = dataclasses.replace(
         config, data=data, model=classifier.config.model, init_from=f"{tmp_path}/first", text=further
     )
-    write_compact(tmp_path / "compact", dataclasses.replace(classifier, config=config))
-    assert str(tmp_path) not in (tmp_path / "compact" / "config.yaml").read_text()
-    again = read_config(tmp_path / "compact" / "config.yaml")
+    write_weights_folder(tmp_path / "weights", dataclasses.replace(classifier, config=config))
+    assert str(tmp_path) not in (tmp_path / "weights" / "config.yaml").read_text()
+    again = read_config(tmp_path / "weights" / "config.yaml")
     assert (again.data.source, again.data.csv, again.data.text_column) == ("csv", None, "review")
     assert (again.init_from, again.text.word_vectors, again.text.extend_vocabulary) == (None, None, 0)
 
@@ -96,7 +96,7 @@ def test_a_killed_write_leaves_nothing(classifier, tmp_path, monkeypatch):
 
     monkeypatch.setattr(weights_folder.np, "savez", stop)
     with pytest.raises(KeyboardInterrupt):
-        write_compact(tmp_path / "compact", classifier)
+        write_weights_folder(tmp_path / "weights", classifier)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -106,7 +106,7 @@ def test_a_killed_write_leaves_nothing(classifier, tmp_path, monkeypatch):
 def test_a_weight_that_the_file_cannot_hold_is_refused(classifier, tmp_path, value, dtype, said):
     weights = {**classifier.weights, "head/bias": np.array([0, value, 0], np.float32)}
     with pytest.raises(UserError, match=rf"the weight head/bias has values up to {said}, expected .* {dtype} can hold"):
-        write_compact(tmp_path / "compact", dataclasses.replace(classifier, weights=weights), dtype)
+        write_weights_folder(tmp_path / "weights", dataclasses.replace(classifier, weights=weights), dtype)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -116,7 +116,7 @@ def test_a_weight_that_the_file_cannot_hold_is_refused(classifier, tmp_path, val
 @pytest.mark.parametrize("name", ["config.yaml", "vocabulary.txt", "class_names.json"])
 def test_a_part_that_is_missing_is_named(folder, name):
     (folder / name).unlink()
-    with pytest.raises(UserError, match=rf"compact: has no {re.escape(name)}\. A compact folder holds .*: bring back"):
+    with pytest.raises(UserError, match=rf"weights: has no {re.escape(name)}\. A weights folder holds .*: bring back"):
         read_pretrained(folder)
 
 
@@ -231,7 +231,7 @@ def test_the_command_takes_the_encoder_of_a_language_models_run(language_model, 
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     (run_dir / "manifest.json").write_text('{"status": "finished"}')
-    write_compact(run_dir / "encoder", language_model)
+    write_weights_folder(run_dir / "encoder", language_model)
     (tmp_path / "empty").mkdir()
     export.main([str(run_dir), str(tmp_path / "empty")])
     assert "empty: 7 weights of tiny_lm in float32" in capsys.readouterr().out

@@ -15,7 +15,7 @@ import pytest
 import evaluate as evaluate_command
 from keras_senti.data.tokenizer import Tokenizer
 from keras_senti.errors import UserError
-from keras_senti.export.weights_folder import read_run, write_compact
+from keras_senti.export.weights_folder import read_run, write_weights_folder
 from keras_senti.models import layers
 from keras_senti.models.build import build_model
 from keras_senti.models.pooling import AttentionPooling
@@ -289,9 +289,9 @@ def test_a_run_its_saved_model_and_a_compact_folder_give_the_same_and_keep_it_in
     trained_run, tmp_path
 ):
     run_dir = shutil.copytree(trained_run, tmp_path / "run")
-    write_compact(tmp_path / "compact", read_run(run_dir))
+    write_weights_folder(tmp_path / "weights", read_run(run_dir))
     shown = {}
-    for path, home in ((run_dir, run_dir), (run_dir / "saved_model", run_dir), (tmp_path / "compact",) * 2):
+    for path, home in ((run_dir, run_dir), (run_dir / "saved_model", run_dir), (tmp_path / "weights",) * 2):
         folder, shown[path] = evaluate.explain_texts(path, ["the song was really nice"])
         assert folder.parent == home / "evaluations" and [p.name for p in folder.iterdir()] == ["explanation.html"]
     assert len(set(shown.values())) == 1
@@ -307,7 +307,7 @@ def test_one_thing_is_asked_for_at_a_time():
 
 
 def test_a_language_model_is_refused_before_anything_is_written(language_model, tmp_path):
-    write_compact(tmp_path / "encoder", language_model)
+    write_weights_folder(tmp_path / "encoder", language_model)
     with pytest.raises(UserError, match=r"encoder: a language model has no classes, .* --init_from"):
         evaluate.explain_texts(tmp_path / "encoder", ["the film"])
     assert not (tmp_path / "encoder" / "evaluations").exists()

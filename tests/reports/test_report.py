@@ -14,7 +14,7 @@ from keras_senti.evaluation import predictions
 from keras_senti.evaluation.calibration import fit_calibration
 from keras_senti.evaluation.metrics import compare_predictions, compute_interval, compute_metrics
 from keras_senti.evaluation.result import Result
-from keras_senti.export.weights_folder import read_run, write_compact
+from keras_senti.export.weights_folder import read_run, write_weights_folder
 from keras_senti.reports.charts import MOST_POINTS, Axis, Curve, draw_chart
 from keras_senti.reports.page import draw_matrix, draw_text
 from keras_senti.reports.report import draw_file_report
@@ -438,8 +438,8 @@ def test_a_run_and_a_predicted_file_have_a_report(trained_run, tmp_path):
     folder, _ = evaluate.evaluate_file(trained_run, other)
     shown = read_shown((folder / "report.html").read_text(encoding="utf-8"))
     assert "texts of more.csv" in shown and "column “shop”" in shown and "validation part of the run" in shown
-    write_compact(tmp_path / "compact", read_run(trained_run))
-    folder, _ = evaluate.evaluate_file(tmp_path / "compact", other, label_column="")
+    write_weights_folder(tmp_path / "weights", read_run(trained_run))
+    folder, _ = evaluate.evaluate_file(tmp_path / "weights", other, label_column="")
     assert "no labels" in read_shown((folder / "report.html").read_text(encoding="utf-8"))
 
 

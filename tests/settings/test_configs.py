@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_senti.data.reading import load_splits
 from keras_senti.data.sources import prepare_source
 from keras_senti.data.tokenizer import PADDING, UNKNOWN
-from keras_senti.export.weights_folder import Pretrained, write_compact
+from keras_senti.export.weights_folder import Pretrained, write_weights_folder
 from keras_senti.models.build import EMBEDDINGS, build_language_model, build_model, find_learning_layers
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.schema import TrainConfig
@@ -56,7 +56,7 @@ def test_from_scratch_differs_from_fine_tuning_by_init_from_and_schedule_only(na
     # What the fine-tuned model takes from its encoder is in the language model's config.
     pretrained = parse_config(["--config", f"configs/{name}_language_model.yaml"])
     size = len(PADDED) + 1, pretrained.model.embedding_dim
-    write_compact(tmp_path / "encoder", Pretrained(pretrained, PADDED + ["a"], (), {EMBEDDINGS: np.zeros(size)}))
+    write_weights_folder(tmp_path / "encoder", Pretrained(pretrained, PADDED + ["a"], (), {EMBEDDINGS: np.zeros(size)}))
     tuned = parse_config(["--config", f"configs/{name}_fine_tune.yaml", "--init_from", str(tmp_path / "encoder")])
     scratch = parse_config(["--config", f"configs/{name}_from_scratch.yaml"])
     assert (tuned.data, tuned.text, tuned.model) == (scratch.data, scratch.text, scratch.model)

@@ -16,7 +16,7 @@ import evaluate as evaluate_command
 import keras_senti
 from keras_senti.cli import export
 from keras_senti.errors import UserError
-from keras_senti.export.weights_folder import read_pretrained, read_run, write_compact
+from keras_senti.export.weights_folder import read_pretrained, read_run, write_weights_folder
 from keras_senti.settings.command_line import parse_config
 from keras_senti.storage import environment
 from keras_senti.storage.model_folder import find_model
@@ -30,7 +30,7 @@ TEXTS = ["the film was great", "the hotel was really awful", "never seen words"]
 
 def test_a_folder_with_weights_is_these_weights_whatever_else_lies_in_it(trained_run, tmp_path):
     folder = tmp_path / "model"
-    write_compact(folder, read_run(trained_run))
+    write_weights_folder(folder, read_run(trained_run))
     expected = keras_senti.load(folder).predict_proba(TEXTS)
     shutil.copytree(trained_run / "saved_model" / "assets", folder / "assets")
     (folder / "assets" / "config.yaml").write_text("no: [settings")
@@ -41,14 +41,14 @@ def test_a_folder_with_weights_is_these_weights_whatever_else_lies_in_it(trained
     assert (found.path, found.settings, found.is_saved_model) == (folder, folder, False)
     np.testing.assert_array_equal(keras_senti.load(folder).predict_proba(TEXTS), expected)
     assert parse_config(["--data.source", "tweets", "--init_from", str(folder)]).model.units == 8
-    with pytest.raises(UserError, match="a compact folder holds no scores"):
+    with pytest.raises(UserError, match="a weights folder holds no scores"):
         evaluate.evaluate_stored(folder)
 
 
 def test_a_run_holds_the_model_that_it_has_left(trained_run, language_model, tmp_path):
     for path in (trained_run, trained_run / "saved_model"):
         assert find_model(path).settings == trained_run / "saved_model" / "assets" and find_model(path).is_saved_model
-    write_compact(tmp_path / "encoder", language_model)
+    write_weights_folder(tmp_path / "encoder", language_model)
     assert find_model(tmp_path) == find_model(tmp_path / "encoder")
     assert find_model(trained_run / "tensorboard") is find_model(tmp_path / "nowhere") is None
 
@@ -109,7 +109,7 @@ def test_nothing_of_a_saved_model_runs_by_any_door(hostile_run, trained_run, tin
         evaluate_command.main(["--run", str(run_dir), *words])
     assert "positive" in capsys.readouterr().out
     evaluate.explain_texts(run_dir / "saved_model", TEXTS[:1])
-    export.main([str(run_dir), str(tmp_path / "compact")])
+    export.main([str(run_dir), str(tmp_path / "weights")])
     for path in (run_dir, run_dir / "saved_model"):
         config = parse_config([*tiny_settings, "--init_from", str(path)])
         assert read_pretrained(config.init_from).weights.keys() == read_run(trained_run).weights.keys()
@@ -314,7 +314,7 @@ FOLDERS = [
 def test_a_folder_that_lies_about_its_sizes_or_files_is_one_message(trained_run, tmp_path, kind, change, message):
     folder = tmp_path / "model"
     if kind == "weights":
-        write_compact(folder, read_run(trained_run))
+        write_weights_folder(folder, read_run(trained_run))
     else:
         shutil.copytree(trained_run / "saved_model", folder)
     change(folder)
@@ -329,7 +329,7 @@ def test_a_folder_that_lies_about_its_sizes_or_files_is_one_message(trained_run,
 def test_weights_that_overflow_are_no_answer(trained_run, tmp_path):
     model = read_run(trained_run)
     huge = {name: np.full_like(weight, 3e38) for name, weight in model.weights.items()}
-    write_compact(tmp_path / "model", dataclasses.replace(model, weights=huge))
+    write_weights_folder(tmp_path / "model", dataclasses.replace(model, weights=huge))
     with pytest.raises(UserError, match="model gives probabilities that are no numbers, as its weights are too large"):
         keras_senti.load(tmp_path / "model").predict(TEXTS)
 

@@ -21,7 +21,7 @@ from keras_senti.evaluation import baselines, predictions
 from keras_senti.evaluation.calibration import apply_temperature, cross_fit_temperature, fit_temperature
 from keras_senti.evaluation.metrics import compute_metrics
 from keras_senti.export import saved_model, weights_folder
-from keras_senti.export.weights_folder import read_run, write_compact
+from keras_senti.export.weights_folder import read_run, write_weights_folder
 from keras_senti.reports import attribution, report
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.schema import Config
@@ -135,18 +135,18 @@ def test_evaluating_a_run_draws_its_score_from_stored_predictions_and_changes_no
 
 
 @pytest.mark.slow
-def test_a_compact_folder_classifies_texts_and_files_but_has_no_scores(trained_run, tiny_csv, tmp_path):
-    write_compact(tmp_path / "compact", read_run(trained_run))
-    done = run("evaluate.py", "--run", tmp_path / "compact", "--text", "the film was great")
+def test_a_weights_folder_classifies_texts_and_files_but_has_no_scores(trained_run, tiny_csv, tmp_path):
+    write_weights_folder(tmp_path / "weights", read_run(trained_run))
+    done = run("evaluate.py", "--run", tmp_path / "weights", "--text", "the film was great")
     assert done.returncode == 0 and "probability_positive" in done.stdout, done.stderr
-    folder, summary = evaluate.evaluate_file(tmp_path / "compact", tiny_csv)
-    assert folder.parent == tmp_path / "compact" / "evaluations" and "accuracy" in summary
-    with pytest.raises(UserError, match=r"a compact folder holds no scores\. Add --text TEXT or --data\.csv FILE"):
-        evaluate.evaluate_stored(tmp_path / "compact")
+    folder, summary = evaluate.evaluate_file(tmp_path / "weights", tiny_csv)
+    assert folder.parent == tmp_path / "weights" / "evaluations" and "accuracy" in summary
+    with pytest.raises(UserError, match=r"a weights folder holds no scores\. Add --text TEXT or --data\.csv FILE"):
+        evaluate.evaluate_stored(tmp_path / "weights")
 
 
-def test_a_compact_language_model_is_to_be_fine_tuned(language_model, tmp_path):
-    write_compact(tmp_path / "encoder", language_model)
+def test_a_weights_folder_of_a_language_model_is_to_be_fine_tuned(language_model, tmp_path):
+    write_weights_folder(tmp_path / "encoder", language_model)
     with pytest.raises(
         UserError, match=r"holds no scores\. It is a language model: fine-tune it .* --init_from .*encoder"
     ):
