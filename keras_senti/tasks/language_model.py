@@ -26,9 +26,8 @@ def pretrain(run: Run, corpus: Corpus, pretrained: Pretrained | None):
     read, held_out = [part.token_ids for name, part in corpus.parts.items() if name != "validation"], corpus.validation
     trained, scores = train_language_model(model, read, held_out.token_ids, vocabulary, config, run.folder)
     weights = {name_of(variable): variable.numpy() for variable in model.weights}
-    write_weights_folder(
-        run.folder / "encoder", Pretrained(config, vocabulary, (), weights, data=describe_data(corpus))
-    )
+    learned = Pretrained(config, vocabulary, (), weights, data=describe_data(corpus))
+    write_weights_folder(run.folder / "encoder", learned)
     files.write_json(run.folder / "metrics.json", scores)
     run.note(
         parameters=model.count_params(),

@@ -285,7 +285,7 @@ def test_from_the_command_line_to_a_page(trained_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_its_saved_model_and_a_compact_folder_give_the_same_and_keep_it_in_their_own_folders(
+def test_a_run_its_saved_model_and_a_weights_folder_give_the_same_and_keep_it_in_their_own_folders(
     trained_run, tmp_path
 ):
     run_dir = shutil.copytree(trained_run, tmp_path / "run")
