@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from keras_senti.evaluation.calibration import apply_temperature, compute_calibrated_metrics, compute_coverage
+from keras_senti.evaluation.calibration import apply_temperature, compute_coverage
 from keras_senti.evaluation.metrics import METRICS, compute_calibration, compute_interval, find_confusions
-from keras_senti.reports.charts import DIAGONAL, Axis, Curve, Mark, draw_chart, draw_histogram
+from keras_senti.reports.charts import DIAGONAL, SQUARE, Axis, Curve, Mark, draw_chart, draw_histogram
 from keras_senti.reports.page import (
     MOST_CELLS,
     Bar,
@@ -14,12 +14,10 @@ from keras_senti.reports.page import (
     draw_matrix,
     escape,
     make_card,
-    make_legend,
     make_table,
 )
 from keras_senti.reports.rows import (
     FEW_ROWS,
-    SQUARE,
     BaselineResult,
     ReportInput,
     describe_chance,
@@ -118,10 +116,10 @@ def draw_confusion_matrix(metrics: dict) -> str:
 # Can it be trusted when it is sure?
 def draw_calibration(source: ReportInput) -> str:
     """Returns the calibration diagram, before and after scaling by the temperature if there is one."""
-    labels, how = source.part.labels, ""
-    shown = [("as it is", "--c7" if source.calibration else "--right", source.part.probabilities)]
-    if source.calibration:
-        temperature = source.calibration["temperature"]
+    labels, calibrated, how = source.part.labels, source.metrics.get("calibrated"), ""
+    shown = [("as it is", "--c7" if calibrated else "--right", source.part.probabilities)]
+    if calibrated:
+        temperature = calibrated["temperature"]
         scaled = apply_temperature(source.part.probabilities, temperature)
         shown.append((f"scaled (temperature {temperature:.2f})", "--right", scaled))
         how = (
@@ -143,15 +141,15 @@ def draw_calibration(source: ReportInput) -> str:
 
 def draw_reliability(labels: np.ndarray, shown) -> str:
     """Returns the share that is right against confidence. shown: (name, CSS colour, probabilities) triples."""
-    curves, legend = [DIAGONAL], []
+    curves = [DIAGONAL]
     for name, color, probabilities in shown:
         found = compute_calibration(labels, probabilities)
         rows, accuracy = np.array(found["rows"]), np.array(found["accuracy"])
         low, high = compute_interval(accuracy * rows, rows)
-        curves.append(Curve(np.array(found["confidence"]), accuracy, color, dots=True, low=low, high=high))
-        legend.append((color, f"{name}: error {found['error']:.1%}"))
+        name = f"{name}: error {found['error']:.1%}"
+        curves.append(Curve(np.array(found["confidence"]), accuracy, color, name, dots=True, low=low, high=high))
     axes = Axis("confidence of the model"), Axis("share that is right")
-    return make_legend(legend) + draw_chart(curves, *axes, "Calibration diagram", height=SQUARE)
+    return draw_chart(curves, axes, "Calibration diagram", height=SQUARE)
 
 
 def draw_confidence(probabilities: np.ndarray, right: np.ndarray | None) -> str:
@@ -160,12 +158,12 @@ def draw_confidence(probabilities: np.ndarray, right: np.ndarray | None) -> str:
     first = min(int(20 / probabilities.shape[1]), 19)  # no confidence is below 1 / classes
     edges = np.arange(first, 21) / 20
     bins = np.clip((confidence * 20).astype(int), first, 19) - first
-    layers = (
-        [("--right", "all texts", None)]
-        if right is None
-        else [("--right", "right", right), ("--wrong", "wrong", ~right)]
-    )
-    counts = [(c, np.bincount(bins, w, 20 - first) / len(bins)) for c, _, w in layers]
+    layers = [("--right", "all texts", None)]
+    if right is not None:
+        layers = [("--right", "right", right), ("--wrong", "wrong", ~right)]
+    layers = [(color, name, np.bincount(bins, w, 20 - first) / len(bins)) for color, name, w in layers]
+    highest = float(np.sum([shares for *_, shares in layers], axis=0).max())
+    axes = Axis("confidence of the model", edges[0]), Axis("share of all texts", 0.0, highest * 1.08)
     sure = confidence >= 0.9
     finding = f"It is at least 90% sure of {f'{sure.mean():.0%} of the texts' if sure.any() else 'no text'}"
     if right is not None and sure.any():
@@ -173,15 +171,7 @@ def draw_confidence(probabilities: np.ndarray, right: np.ndarray | None) -> str:
     where = "" if right is None else " Mistakes should lie on the left."
     return make_card(
         finding,
-        make_legend((color, name) for color, name, _ in layers)
-        + draw_histogram(
-            edges,
-            counts,
-            Axis("confidence of the model", edges[0]),
-            "share of all texts",
-            "Histogram of the confidence",
-            height=SQUARE,
-        ),
+        draw_histogram(edges, layers, axes, "Histogram of the confidence"),
         f"How sure the model is: the probability of the class that it predicts.{where} {len(bins):,} texts.",
     )
 
@@ -194,13 +184,11 @@ def draw_coverage(source: ReportInput) -> str:
     enough = answered >= max(FEW_ROWS, len(labels) // 100)  # the share of right answers among three says nothing
     coverage, accuracy, answered = coverage[enough], accuracy[enough], answered[enough]
     low, high = compute_interval(accuracy * answered, answered)
-    table, marks, how = [], [], ""
+    table, mark, how = [], None, ""
     finding = f"Answering every text it is right in {right.mean():.1%}; leaving out the unsure ones helps little"
-    found = []
-    if source.calibration:
-        found = compute_calibrated_metrics(labels, probabilities, source.calibration)["abstain"]
+    if "abstain" in source.metrics:
         how = f" Thresholds were chosen on {source.fitted_on}."
-    for entry in found:
+    for entry in source.metrics.get("abstain", ()):
         keys = ("wished_precision", "threshold", "coverage", "precision")
         wished, threshold, share, precision = (entry[key] for key in keys)
         if wished <= right.mean():
@@ -209,24 +197,18 @@ def draw_coverage(source: ReportInput) -> str:
             table.append((f"{wished:.0%}", "–", "none", "–"))
             continue
         table.append((f"{wished:.0%}", f"{threshold:.1%}", f"{share:.0%}", f"{precision:.1%}"))
-        if not marks and wished >= 0.95:
-            marks = [Mark(share, precision, f"{share:.0%} answered")]
+        if not mark and wished >= 0.95:
+            mark = Mark(share, precision, f"{share:.0%} answered")
             finding = (
                 f"Answering only where it is at least {threshold:.1%} sure, it answers {share:.0%} of the texts and is "
                 f"right in {precision:.1%}"
             )
     floor = max(0.0, np.floor(20 * min(low.min(), right.mean())) / 20)
+    axes = Axis("share of the texts that it answers"), Axis("share of the answers that is right", floor)
     rows = make_table(("target", "sure from", "answered", "right"), table) if table else ""
     return make_card(
         finding,
-        draw_chart(
-            [Curve(coverage, accuracy, low=low, high=high)],
-            Axis("share of the texts that it answers"),
-            Axis("share of the answers that is right", floor),
-            "Accuracy against coverage",
-            marks,
-        )
-        + rows,
+        draw_chart([Curve(coverage, accuracy, low=low, high=high)], axes, "Accuracy against coverage", mark) + rows,
         "The model may leave the texts that it is not sure of to a person: the further left, the more go to a "
         f"person. The band is the 95% interval.{how} {len(labels):,} texts.",
     )

@@ -170,21 +170,23 @@ class Bar:
 def draw_bars(bars, reference: float | None = None) -> str:
     """Returns bars from 0 to 1. reference: where a dotted line crosses all of them."""
     dotted = "" if reference is None else f'<i class="reference" style="left:{_percent(reference)}"></i>'
-    return "".join(_draw_bar(bar, f"{bar.value:.1%}", 0.0, bar.value, bar.interval, dotted) for bar in bars)
+    return "".join(_draw_bar(bar, f"{bar.value:.1%}", (0.0, bar.value), bar.interval, dotted) for bar in bars)
 
 
 def draw_differences(bars, scale: float) -> str:
     """Returns bars to the left (below 0) and to the right of a middle line; scale: the value at the end of a track."""
     drawn = []
     for bar in bars:
-        begin, end = sorted((0.5, 0.5 + bar.value / scale / 2))
+        span = min(0.5, 0.5 + bar.value / scale / 2), max(0.5, 0.5 + bar.value / scale / 2)
         interval = bar.interval and tuple((edge / scale + 1) / 2 for edge in bar.interval)
         middle = '<i class="reference" style="left:50%"></i>'
-        drawn.append(_draw_bar(bar, f"{bar.value * 100:+.1f}", begin, end, interval, middle))
+        drawn.append(_draw_bar(bar, f"{bar.value * 100:+.1f}", span, interval, middle))
     return "".join(drawn)
 
 
-def _draw_bar(bar: Bar, shown: str, begin: float, end: float, interval, above: str) -> str:
+def _draw_bar(bar: Bar, shown: str, span: tuple[float, float], interval, above: str) -> str:
+    """span, interval: fractions of the track. above: what lies over it."""
+    begin, end = span
     note = f" <small>{escape(bar.note)}</small>" if bar.note else ""
     whisker = ""
     if interval is not None:

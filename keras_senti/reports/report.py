@@ -32,7 +32,6 @@ from keras_senti.reports.page import (
     escape,
     make_card,
     make_head,
-    make_legend,
     make_page,
     make_section,
 )
@@ -75,7 +74,6 @@ def draw_run_report(result: Result, facts: RunFacts, color_words=None) -> str:
         class_names=result.class_names,
         part=part,
         metrics=result.scores[name],
-        calibration=result.calibration,
         fitted_on="these very texts" if name == "validation" else "the validation part",
         note=note,
         color_words=color_words,
@@ -112,7 +110,6 @@ def draw_file_report(result: Result, model: str, others) -> str:
         class_names=result.class_names,
         part=ScoredPart(texts, part.lines[rows], part.labels[rows], part.probabilities[rows]),
         metrics=result.scores.get(name),
-        calibration=result.calibration,
         fitted_on="the validation part of the run",
         note=f"{unlabelled:,} more rows have no label: predicted, not scored." if unlabelled else "",
         line_word="row",
@@ -185,48 +182,36 @@ def _draw_unlabelled(source: ReportInput) -> list[str]:
     predicted = probabilities.argmax(axis=1)
     counts = np.bincount(predicted, minlength=len(names))
     common = names[counts.argmax()]
-    verdict = (
-        f"The model calls {counts.max() / rows:.1%} of the {rows:,} {source.what} “{common}”; as there are no labels, "
-        "nothing can be said about how often it is right."
-        if rows > 1
-        else f"The model calls the one text of this file “{common}” ({probabilities.max():.1%} sure)."
-    )
-
-    shown, left_out = np.arange(len(names)), ""
+    verdict = f"The model calls the one text of this file “{common}” ({probabilities.max():.1%} sure)."
+    finding, hint = "The text", ""
+    if rows > 1:
+        verdict = (
+            f"The model calls {counts.max() / rows:.1%} of the {rows:,} {source.what} “{common}”; as there are no "
+            "labels, nothing can be said about how often it is right."
+        )
+        finding = f"The {len(source.shown)} texts that it is least sure of"
+        hint = "If some texts can be labelled by hand, these would teach the model most."
+    shown, how = np.arange(len(names)), f"{rows:,} texts."
     if len(names) > SHOWN_CLASSES:
         shown = np.argsort(-counts, kind="stable")[:SHOWN_CLASSES]
-        left_out = f" Of {len(names)} classes, the {SHOWN_CLASSES} commonest."
+        how += f" Of {len(names)} classes, the {SHOWN_CLASSES} commonest."
 
     def draw_shares(counts) -> str:
-        bars = [
-            Bar(names[i], counts[i] / counts.sum(), f"{counts[i]:,}", None, class_color(i, len(names))) for i in shown
-        ]
-        return draw_bars(bars)
+        colors = {i: class_color(i, len(names)) for i in shown}
+        return draw_bars(Bar(names[i], counts[i] / counts.sum(), f"{counts[i]:,}", None, colors[i]) for i in shown)
 
-    groups = []
+    cards = [make_card(f"“{escape(common)}” is the commonest prediction", draw_shares(counts), how)]
+    cards.append(draw_confidence(probabilities, None))
     for column, (values, codes) in list(source.categories.items())[:SHOWN_CATEGORIES]:
-        table = pd.crosstab(codes, predicted).reindex(columns=range(len(names)), fill_value=0)
-        body = "".join(
-            f"<h4>{escape(values[i] or '(empty)')}</h4>{draw_shares(row)}"
-            for i, row in zip(table.index, table.to_numpy())
-        )
-        groups.append(make_card(f"Predicted classes by column “{escape(column)}”", body, f"{rows:,} texts.{left_out}"))
-    finding = f"The {len(source.shown)} texts that it is least sure of" if rows > 1 else "The text"
-    hint = "If some texts can be labelled by hand, these would teach the model most." if rows > 1 else ""
+        table = np.zeros((len(values), len(names)), int)
+        np.add.at(table, (codes, predicted), 1)
+        groups = (f"<h4>{escape(v or '(empty)')}</h4>{draw_shares(found)}" for v, found in zip(values, table))
+        cards.append(make_card(f"Predicted classes by column “{escape(column)}”", "".join(groups), how))
+    unsure = make_card(finding, weakness_cards.draw_texts(source), hint, wide=True)
     return [
         make_head(source.title, verdict),
-        make_section(
-            "What does it say?",
-            make_card(
-                f"“{escape(common)}” is the commonest prediction", draw_shares(counts), f"{rows:,} texts.{left_out}"
-            ),
-            draw_confidence(probabilities, None),
-            *groups,
-        ),
-        make_section(
-            "Where is it unsure?",
-            make_card(finding, weakness_cards.draw_texts(source), hint, wide=True),
-        ),
+        make_section("What does it say?", *cards),
+        make_section("Where is it unsure?", unsure),
     ]
 
 
@@ -251,13 +236,12 @@ def _draw_learning(facts: RunFacts) -> list[str]:
         finite = finite[np.isfinite(finite)]
         pad = 0.06 * (finite.max() - finite.min()) or 0.1
         y_axis = Axis(name, finite.min() - pad, finite.max() + pad, ".3g")
-        marks = [Mark(kept, y) for epoch, y in zip(epochs, validation) if epoch == kept and np.isfinite(y)]
+        marks = [Mark(kept, y, name="kept epoch") for y in validation[epochs == kept] if np.isfinite(y)]
         finding = f"On validation texts the {name} is best in epoch {epochs[find(validation)]} of {epochs[-1]}"
-        curves = [Curve(epochs, train, "--c7"), Curve(epochs, validation)]
-        legend = make_legend([("--c7", "train"), ("--right", "validation")], "kept epoch" if marks else "")
-        chart = draw_chart(curves, x_axis, y_axis, f"Learning curve: {name}", marks)
+        curves = [Curve(epochs, train, "--c7", "train"), Curve(epochs, validation, name="validation")]
+        chart = draw_chart(curves, (x_axis, y_axis), f"Learning curve: {name}", *marks)
         how = f"{hints[key]} Where validation gets worse and train better, the model overfits."
-        cards.append(make_card(finding, legend + chart, how))
+        cards.append(make_card(finding, chart, how))
     return cards
 
 

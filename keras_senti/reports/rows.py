@@ -12,7 +12,6 @@ from keras_senti.evaluation.predictions import ScoredPart
 SIGNIFICANT = 0.05  # a p-value below it counts as more than chance
 FEW_ROWS = 20  # of fewer nothing in general can be said
 SHOWN_TEXTS = 20
-SQUARE = 300  # height of a chart whose axes have the same unit
 
 
 @dataclass(frozen=True)
@@ -20,11 +19,10 @@ class ReportInput:
     """What a page is about: the rows of a part, and what a model says of them.
 
     title: which model, which rows. what: the rows in words, after a number: "texts of the test part". metrics: of
-    `metrics.compute_metrics`; None without labels. calibration: of `calibration.fit_calibration`; None where it is not
-    known. fitted_on: in words, what it was fitted on. note: what else is to be known at once. line_word: what the
-    part's lines are: "line" 17. categories: see `predictions.read_categories`. color_words: from (texts, predicted
-    classes: (texts,) int) to the pieces of each text in order, a word with the space before it, as [(piece, weight),
-    ...]: how much it speaks for the predicted class.
+    `calibration.compute_scores`; None without labels. fitted_on: in words, what their calibration was fitted on.
+    note: what else is to be known at once. line_word: what the part's lines are: "line" 17. categories: see
+    `predictions.read_categories`. color_words: from (texts, predicted classes: (texts,) int) to the pieces of each text
+    in order, a word with the space before it, as [(piece, weight), ...]: how much it speaks for the predicted class.
     """
 
     title: str
@@ -32,7 +30,6 @@ class ReportInput:
     class_names: tuple[str, ...]
     part: ScoredPart
     metrics: dict | None
-    calibration: dict | None
     fitted_on: str
     note: str = ""
     line_word: str = "line"

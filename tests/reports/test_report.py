@@ -11,7 +11,7 @@ import pytest
 
 from keras_senti.errors import UserError
 from keras_senti.evaluation import predictions
-from keras_senti.evaluation.calibration import fit_calibration
+from keras_senti.evaluation.calibration import compute_scores, fit_calibration, read_calibration
 from keras_senti.evaluation.metrics import compare_predictions, compute_interval, compute_metrics
 from keras_senti.evaluation.result import Result
 from keras_senti.export.weights_folder import read_run, write_weights_folder
@@ -53,8 +53,13 @@ def write_run(folder, labels, probabilities, names=NAMES, texts=None, part="vali
         }
         for name, p in beside.items()
     }
-    metrics = {part: compute_metrics(labels, probabilities, names), "baselines": beside, "validation_baselines": beside}
-    metrics |= {"baselines_notes": {}, "sampled": {}}
+    if part == "validation":
+        calibration = fit_calibration(labels, probabilities, [0.9, 0.95])
+        calibration |= {"temperature": temperature} if temperature else {}
+        (folder / "calibration.json").write_text(json.dumps(calibration))
+    calibration = read_calibration(folder / "calibration.json")
+    metrics = {part: compute_scores(labels, probabilities, names, calibration)}
+    metrics |= {"baselines": beside, "validation_baselines": beside, "baselines_notes": {}, "sampled": {}}
     history = "epoch,loss,macro_f1,val_loss,val_macro_f1\n0,1.0,0.4,0.9,0.5\n1,0.8,0.6,0.85,nan\n2,0.7,0.7,0.8,0.6\n"
     (folder / "history.csv").write_text(history)
     manifest = {"training": {"best_epoch": 3, "epochs_run": 3, "seconds": 2.0}, "versions": {}, "git_commit": None}
@@ -62,9 +67,6 @@ def write_run(folder, labels, probabilities, names=NAMES, texts=None, part="vali
     manifest |= {"device": "1 CPU"}
     (folder / "config.yaml").write_text("train: {monitor: val_macro_f1}\n")
     contents = {"class_names": list(names), "metrics": metrics, "manifest": manifest}
-    if part == "validation":
-        calibration = fit_calibration(labels, probabilities, [0.9, 0.95])
-        contents["calibration"] = calibration | ({"temperature": temperature} if temperature else {})
     for name, content in contents.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
     return folder
@@ -375,10 +377,10 @@ def test_25000_rows_take_under_a_minute_and_5_megabytes(tmp_path):
 
 def test_a_curve_is_thinned_and_keeps_its_ends_and_what_is_not_finite_is_left_out():
     x = np.linspace(0, 1, 10_000)
-    drawn = draw_chart([Curve(x, x**2)], Axis("x"), Axis("y"), "a curve")
+    drawn = draw_chart([Curve(x, x**2)], (Axis("x"), Axis("y")), "a curve")
     points = re.search(r'points="([^"]*)"', drawn).group(1).split()
     assert 200 < len(points) <= MOST_POINTS and points[0] == "46.0,228.0" and points[-1] == "318.0,28.0"
-    drawn = draw_chart([Curve(np.array([0, 0.5, 1]), np.array([0, np.nan, 1]))], Axis("x"), Axis("y"), "a curve")
+    drawn = draw_chart([Curve(np.array([0, 0.5, 1]), np.array([0, np.nan, 1]))], (Axis("x"), Axis("y")), "a curve")
     assert "nan" not in drawn
 
 
