@@ -97,14 +97,13 @@ def draw_classes(metrics: dict) -> str:
 
 
 def draw_confusion_matrix(metrics: dict) -> str:
-    names, confusions = list(metrics["per_class"]), find_confusions(metrics)
     true, taken, count = find_commonest_mistake(metrics)
-    finding, body = "No text is in the wrong class", draw_matrix(confusions, names)
+    finding, body = "No text is in the wrong class", draw_matrix(metrics)
     if count:
         share = count / metrics["per_class"][true]["rows"]
         finding = f"The commonest mistake: {share:.0%} of the “{escape(true)}” texts are taken for “{escape(taken)}”"
-        if len(names) <= MOST_CELLS:
-            body += f"<h4>Commonest mistakes</h4>{draw_confusions(confusions, names, 4)}"
+        if len(metrics["per_class"]) <= MOST_CELLS:
+            body += f"<h4>Commonest mistakes</h4>{draw_confusions(metrics, 4)}"
     return make_card(
         finding,
         body,

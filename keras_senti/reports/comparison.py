@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from keras_senti.errors import UserError
-from keras_senti.evaluation.metrics import compare_predictions, compute_metrics, find_confusions
+from keras_senti.evaluation.metrics import compare_predictions, compute_metrics
 from keras_senti.evaluation.predictions import ScoredPart
 from keras_senti.evaluation.result import Result
 from keras_senti.reports.cards import draw_numbers, draw_reliability, draw_systems
@@ -60,6 +60,12 @@ class Comparison:
         """See `metrics.compare_predictions`."""
         return compare_predictions(self.labels, *self.probabilities)
 
+    def describe(self) -> dict:
+        """Returns the content of comparison.json."""
+        first, second = self.metrics
+        runs, part = list(self.names), self.part_name
+        return {"runs": runs, "part": part, "first": first, "second": second, "difference": self.difference}
+
 
 def compare_results(results: tuple[Result, Result], names: tuple[str, str]) -> Comparison:
     """Puts two runs beside each other on the test part if both have scored it, else on the validation part.
@@ -107,39 +113,32 @@ def _check_rows(compared: Comparison):
 
 def draw_comparison(compared: Comparison) -> str:
     """Returns the page of two runs."""
-    (first, second), found, metrics = compared.names, compared.difference, compared.metrics
-    what = f"texts of the {compared.part_name} part"
-    tiles = [
-        (f"{metrics[0]['accuracy']:.1%}", f"accuracy of A: {first}"),
-        (f"{metrics[1]['accuracy']:.1%}", f"accuracy of B: {second}"),
-        (f"{found['only_first']:,}", "texts that only A has right"),
-        (f"{found['only_second']:,}", "texts that only B has right"),
-    ]
-    lettered = list(zip("AB", metrics))
+    (first, second), found, lettered = compared.names, compared.difference, list(zip("AB", compared.metrics))
+    named = zip("AB", compared.names, compared.metrics)
+    tiles = [(f"{m['accuracy']:.1%}", f"accuracy of {letter}: {name}") for letter, name, m in named]
+    only = zip("AB", (found["only_first"], found["only_second"]))
+    tiles += [(f"{rows:,}", f"texts that only {letter} has right") for letter, rows in only]
     title = f"A: {first} · B: {second} · {compared.part_name} part"
     return make_page(
         f"{first} and {second}",
-        make_head(title, *write_comparison(metrics, found, what), tiles),
+        make_head(title, *write_comparison(compared), tiles),
         make_section("Which is better?", _draw_scores(compared), _draw_together(compared), _draw_classes(compared)),
         make_section(
             "What does each take for what, and how sure is it?",
-            *(_draw_matrix(letter, m, compared.class_names) for letter, m in lettered),
+            *(_draw_matrix(letter, m) for letter, m in lettered),
             _draw_confidence(compared),
         ),
         *_draw_rows(compared),
-        make_section("All numbers", draw_numbers(what, lettered, lettered)),
+        make_section("All numbers", draw_numbers(f"texts of the {compared.part_name} part", lettered, lettered)),
     )
 
 
-def write_comparison(metrics: list[dict], found: dict, what: str) -> tuple[str, str]:
-    """Returns which of two models is better in one sentence, and how sure that is; plain text.
-
-    Args:
-        metrics: of A and B, see `metrics.compute_metrics`. found: of `metrics.compare_predictions`.
-    """
-    rows, (first, second) = metrics[0]["rows"], (m["accuracy"] for m in metrics)
+def write_comparison(compared: Comparison) -> tuple[str, str]:
+    """Returns which of two models is better in one sentence, and how sure that is; plain text."""
+    found, (first, second) = compared.difference, (m["accuracy"] for m in compared.metrics)
     points, p_value = abs(found["accuracy_difference"]) * 100, found["p_value"]
-    scores = f"On the same {rows:,} {what}, A puts {first:.1%} into the right class and B {second:.1%}"
+    what = f"{len(compared.labels):,} texts of the {compared.part_name} part"
+    scores = f"On the same {what}, A puts {first:.1%} into the right class and B {second:.1%}"
     low, high = (100 * edge for edge in found["accuracy_difference_interval"])
     detail = (
         f"B minus A: {100 * found['accuracy_difference']:+.1f} percentage points of accuracy (95% interval "
@@ -212,10 +211,10 @@ def _draw_classes(compared: Comparison) -> str:
     )
 
 
-def _draw_matrix(letter: str, metrics: dict, class_names) -> str:
+def _draw_matrix(letter: str, metrics: dict) -> str:
     return make_card(
         f"{letter}: {metrics['accuracy']:.1%} right",
-        draw_matrix(find_confusions(metrics), class_names),
+        draw_matrix(metrics),
         f"Blue is right, orange is wrong; shares are of the true class. {metrics['rows']:,} texts.",
     )
 

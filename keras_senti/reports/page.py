@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_senti.evaluation.metrics import find_confusions
+
 MOST_CELLS = 8  # classes in a confusion matrix: more do not fit on a third of a laptop's width
 MOST_CHARACTERS = 700  # of a shown text
 _STYLE = """
@@ -203,18 +205,15 @@ def _percent(fraction: float) -> str:
     return f"{min(max(fraction, 0.0), 1.0):.2%}"
 
 
-def draw_matrix(confusions, class_names) -> str:
+def draw_matrix(metrics: dict) -> str:
     """Returns counts and shares of the true class; blue is right, orange wrong, and a stronger colour a larger share.
 
-    Args:
-        confusions: of `metrics.find_confusions`. Of more than MOST_CELLS classes only the commonest mistakes are
-            shown: a matrix could not be read.
+    Of more than MOST_CELLS classes only the commonest mistakes are shown: a matrix could not be read.
     """
+    class_names = list(metrics["per_class"])
     if len(class_names) > MOST_CELLS:
-        return draw_confusions(confusions, class_names, 15)
-    true, taken, counts = confusions
-    matrix = np.zeros((len(class_names),) * 2, int)
-    matrix[true, taken] = counts
+        return draw_confusions(metrics, 15)
+    matrix = metrics["confusion_matrix"]
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in class_names)
     body = []
     for row, (name, counts) in enumerate(zip(class_names, matrix)):
@@ -231,9 +230,9 @@ def draw_matrix(confusions, class_names) -> str:
     )
 
 
-def draw_confusions(confusions, class_names, most: int) -> str:
+def draw_confusions(metrics: dict, most: int) -> str:
     """Returns the commonest mistakes as bars: which share of the true class is taken for another one."""
-    true, taken, counts = confusions
+    (true, taken, counts), class_names = find_confusions(metrics), list(metrics["per_class"])
     wrong = np.flatnonzero(true != taken)
     return draw_bars(
         Bar(

@@ -49,7 +49,7 @@ def evaluate_stored(run_dir) -> str:
         again = compute_scores(part.labels, part.probabilities, result.class_names, result.calibration)
         before = result.scores.get(name, {})
         pairs = [(again[k], before[k]) for k in METRICS if k in before]
-        pairs.append((again["calibrated"]["log_loss"], before.get("calibrated", {}).get("log_loss", -1)))
+        pairs.append([scores.get("calibrated", {}).get("log_loss", -1) for scores in (again, before)])
         # Another machine may sum in another order; a changed prediction shows in the first digits.
         close = all(math.isclose(*pair, rel_tol=1e-5, abs_tol=1e-9) for pair in pairs)
         if not close or any(again[k] != before.get(k) for k in again if k.startswith("confusion_")):
@@ -80,32 +80,22 @@ def write_run_report(run_dir: Path, result: Result, color_words=None) -> Path:
             file says, if there is one, so that drawing a page again needs no model.
     """
     kept = run_dir / "attributions.json"
-    if color_words is None and kept.exists():
-        stored = files.read_json(kept)
 
-        def color(texts, _):
-            return [stored.get(text) for text in texts]
+    def color(texts, predicted):
+        pieces = dict(zip(texts, color_words(texts, predicted))) if color_words else files.read_json(kept)
+        if color_words:
+            files.write_json(kept, pieces)
+        return [pieces.get(text) for text in texts]
 
-    elif color_words:
-
-        def color(texts, predicted):
-            pieces = color_words(texts, predicted)
-            files.write_json(kept, dict(zip(texts, pieces)))
-            return pieces
-
-    else:
-        color = None
-    files.write_text(run_dir / "report.html", report.draw_run_report(result, _read_facts(run_dir), color))
-    return run_dir / "report.html"
-
-
-def _read_facts(run_dir: Path) -> report.RunFacts:
     try:
         history = pd.read_csv(run_dir / "history.csv", dtype=defaultdict(lambda: float, epoch=int))
     except (OSError, ValueError):
         history = None
-    config, manifest = read_config(run_dir / "config.yaml"), run_folder.read_manifest(run_dir)
-    return report.RunFacts(report.name_run(run_dir), config, manifest, history)
+    manifest, config = run_folder.read_manifest(run_dir), read_config(run_dir / "config.yaml")
+    facts = report.RunFacts(report.name_run(run_dir), config, manifest, history)
+    page = report.draw_run_report(result, facts, color if color_words or kept.exists() else None)
+    files.write_text(run_dir / "report.html", page)
+    return run_dir / "report.html"
 
 
 def compare_stored(first_dir, second_dir) -> tuple[Path, str]:
@@ -122,18 +112,13 @@ def compare_stored(first_dir, second_dir) -> tuple[Path, str]:
         if is_weights_folder(run_dir):
             raise UserError(f"--compare: {run_dir} is a weights folder, which holds no predictions. Name a run folder.")
         if read_config(run_folder.check_run_dir(run_dir) / "config.yaml").task == "language_model":
-            raise UserError(
-                f"--compare: {run_dir} is a language model's, which predicts no classes. Name a classifier's."
-            )
+            raise UserError(f"--compare: {run_dir} is a language model's, which predicts no classes.")
     compared = comparison.compare_results(tuple(map(Result.read, dirs)), tuple(map(report.name_run, dirs)))
     page = comparison.draw_comparison(compared)
-    (first, second), part, metrics, found = compared.names, compared.part_name, compared.metrics, compared.difference
     folder = run_folder.create_stamped_dir(dirs[0] / "evaluations", f"compare-{dirs[1].resolve().name}-")
     files.write_text(folder / "compare.html", page)
-    content = {"runs": compared.names, "part": part, "first": metrics[0], "second": metrics[1], "difference": found}
-    files.write_json(folder / "comparison.json", content)
-    verdict, detail = comparison.write_comparison(metrics, found, f"texts of the {part} part")
-    return folder, f"A: {first}\nB: {second}\n{verdict}\n{detail}"
+    files.write_json(folder / "comparison.json", compared.describe())
+    return folder, "A: {}\nB: {}\n{}\n{}".format(*compared.names, *comparison.write_comparison(compared))
 
 
 def _check_model_dir(path) -> Path:
