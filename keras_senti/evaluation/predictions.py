@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import pandas as pd
 from pandas.api.types import union_categoricals
 from tqdm import tqdm
 
-from keras_senti.data.dataset import Dataset
 from keras_senti.data.tables import Table, read_text
 from keras_senti.errors import UserError
 from keras_senti.storage import files
@@ -21,22 +21,26 @@ ROWS_A_VALUE = 5  # on average at least: else almost every row has a value of it
 
 
 @dataclass(frozen=True)
-class StoredPart:
-    """What is stored of one part of a run, without its texts.
+class ScoredPart:
+    """What a model says of one part of the data; one entry a row.
 
-    name: validation or test. rows: (rows,) int, row numbers in the file. lines: (rows,) int, of the data file.
-    labels: (rows,) int, index into the class names. probabilities: (rows, classes) float32.
+    texts: iterable in order, with a length. lines: (rows,) int, of the data file. labels: (rows,) int, index into the
+    class names; -1 without label. probabilities: (rows, classes) float32.
     """
 
-    name: str
-    rows: np.ndarray
+    texts: Collection[str]
     lines: np.ndarray
     labels: np.ndarray
     probabilities: np.ndarray
 
+    @property
+    def right(self) -> np.ndarray:
+        """(rows,) bool."""
+        return self.probabilities.argmax(axis=1) == self.labels
 
-def read_parts(path: Path, class_names) -> dict[str, StoredPart]:
-    """Returns the parts of a run's predictions.csv, in the order of the file.
+
+def read_parts(path: Path, class_names) -> dict[str, ScoredPart]:
+    """Returns the parts of a run's predictions.csv, in the order of the file; their texts are read when they are asked.
 
     Raises:
         UserError: if the file cannot be read, lacks a column, or names another class.
@@ -59,7 +63,8 @@ def read_parts(path: Path, class_names) -> dict[str, StoredPart]:
             lines = chunk["line"].to_numpy()[inside]
             piece = chunk.index.to_numpy()[inside], lines, labels[inside].astype(int), probabilities[inside]
             pieces.setdefault(str(name), []).append(piece)
-    return {name: StoredPart(name, *map(np.concatenate, zip(*found))) for name, found in pieces.items()}
+    joined = {name: map(np.concatenate, zip(*found)) for name, found in pieces.items()}
+    return {name: ScoredPart(StoredColumn(path, "text", rows), *rest) for name, (rows, *rest) in joined.items()}
 
 
 def read_chunks(path: Path, columns, types=str):
@@ -86,45 +91,41 @@ def read_chunks(path: Path, columns, types=str):
 
 
 @dataclass(frozen=True)
-class Texts:
-    """What is looked at of the texts of some rows, and of the columns beside them.
+class StoredColumn:
+    """Some rows of a column of a predictions.csv, an iterable with a length: each iteration reads the file.
 
-    characters: (rows,) int, lengths. shown: row number → text, for the rows that were asked for. categories: column →
-    (its values, (rows,) int index into them), for columns that have few different values.
+    rows: (rows,) ascending row numbers in the file.
     """
 
-    characters: np.ndarray
-    shown: dict[int, str]
-    categories: dict[str, tuple[list[str], np.ndarray]]
+    path: Path
+    column: str
+    rows: np.ndarray
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __iter__(self):
+        for chunk in _read_rows(self.path, [self.column], self.rows):
+            yield from chunk[self.column]
 
 
-def read_texts(path: Path, text_column: str, rows: np.ndarray, shown, others=()) -> Texts:
-    """Reads the texts of some rows.
+def read_categories(path: Path, columns, rows: np.ndarray) -> dict[str, tuple[list[str], np.ndarray]]:
+    """Returns the columns that are categories, by name: their values, and (rows,) int index into them.
+
+    These have 2 to MOST_VALUES different values, and enough rows for each.
 
     Args:
-        rows: (rows,) ascending row numbers in the file. shown: row numbers whose texts are wanted.
-        others: columns that are categories if they have 2 to MOST_VALUES different values, and enough rows for each.
-    Raises:
-        UserError: see `read_chunks`.
+        rows: (rows,) ascending row numbers in the file.
     """
-    characters, texts, pieces = [], {}, {name: [] for name in others}
-    for chunk in _read_rows(path, [text_column, *others], rows):
-        column = chunk[text_column]
-        characters.append(column.str.len().to_numpy(np.int64))
-        texts.update({int(row): column[row] for row in shown if row in column.index})
+    pieces = {name: [] for name in columns}
+    for chunk in _read_rows(path, columns, rows) if columns else ():
         for name in list(pieces):
             pieces[name].append(pd.Categorical(chunk[name].to_numpy(object)))
             if len(pieces[name][-1].categories) > MOST_VALUES:
                 del pieces[name]
     found = {name: union_categoricals(of_chunks) for name, of_chunks in pieces.items()}
     most = min(MOST_VALUES, len(rows) / ROWS_A_VALUE)
-    few = {n: (list(c.categories), c.codes.astype(int)) for n, c in found.items() if 2 <= len(c.categories) <= most}
-    return Texts(np.concatenate(characters), texts, few)
-
-
-def hash_texts(path: Path, rows: np.ndarray) -> np.ndarray:
-    """Returns (rows,) uint64 of the texts in a run's predictions.csv, equal for equal texts."""
-    return np.concatenate([pd.util.hash_array(c["text"].to_numpy(object)) for c in _read_rows(path, ["text"], rows)])
+    return {n: (list(c.categories), c.codes.astype(int)) for n, c in found.items() if 2 <= len(c.categories) <= most}
 
 
 def _read_rows(path: Path, columns: list[str], rows: np.ndarray):
@@ -146,16 +147,16 @@ def make_table(texts, probabilities: np.ndarray, class_names) -> pd.DataFrame:
 PREDICTED_ROWS = 5000
 
 
-def write_run_predictions(path: Path, parts: dict[str, Dataset], predicted: dict[str, np.ndarray], class_names):
-    """Writes a row a text, in chunks; the texts are read from the source again."""
+def write_run_predictions(path: Path, parts: dict[str, ScoredPart], class_names):
+    """Writes a row a text, in chunks."""
     names = np.array(class_names, dtype=object)
     with files.replace_file(path) as file:
         for name, part in parts.items():
             texts = iter(tqdm(part.texts, desc=f"writing the {name} predictions", unit=" rows", delay=2))
-            for begin in range(0, len(part), PREDICTED_ROWS):
+            for begin in range(0, len(part.lines), PREDICTED_ROWS):
                 rows = slice(begin, begin + PREDICTED_ROWS)
                 chunk = list(itertools.islice(texts, PREDICTED_ROWS))
-                table = make_table(chunk, predicted[name][rows], class_names)
+                table = make_table(chunk, part.probabilities[rows], class_names)
                 table = table.rename(columns={"label": "predicted"})
                 table.insert(0, "part", name)
                 table.insert(1, "line", part.lines[rows])

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from keras_senti.data.tokenizer import UNKNOWN, Tokenizer, encode_utf8
 from keras_senti.data.unicode import make_simplifier
 from keras_senti.errors import UserError, suggest
-from keras_senti.export.weights_folder import read_pretrained
+from keras_senti.export.weights_folder import Pretrained, read_pretrained
 from keras_senti.models.build import build_model
 from keras_senti.models.layers import BigramEmbedding
 from keras_senti.models.pooling import AttentionPooling
@@ -293,7 +293,7 @@ def _is_complete(found: float, expected: float) -> bool:
 
 
 def load_explainer(path) -> Explainer:
-    """Rebuilds a classifier, without its dropout, from a run folder, a SavedModel or a weights folder.
+    """Rebuilds a classifier from a run folder, a SavedModel or a weights folder.
 
     Raises:
         UserError: if it is none of them, is damaged, or is a language model.
@@ -301,16 +301,22 @@ def load_explainer(path) -> Explainer:
     pretrained = read_pretrained(path)
     if pretrained.is_language_model:
         raise UserError(
-            f"{path}: a language model: it has no classes, so there is no prediction to explain. Fine-tune it with "
-            f"`python train.py --init_from {path} --data.csv FILE`, and explain the run that comes of it."
+            f"{path}: a language model has no classes, so there is no prediction to explain. Fine-tune it with "
+            f"`python train.py --init_from {path} --data.csv FILE`, and explain that run."
         )
-    if pretrained.config.text.simplify_chinese:
+    return make_explainer(pretrained)
+
+
+def make_explainer(classifier: Pretrained) -> Explainer:
+    """Builds a classifier without its dropout, to explain it."""
+    config = classifier.config
+    if config.text.simplify_chinese:
         make_simplifier()  # without opencc it says so
-    drops = [field.name for field in dataclasses.fields(pretrained.config.model) if "drop" in field.name]
-    settings = dataclasses.replace(pretrained.config.model, **dict.fromkeys(drops, 0.0))
-    model = build_model(settings, len(pretrained.vocabulary), len(pretrained.class_names))
-    assign_weights(model, pretrained.weights)
-    return Explainer(model, Tokenizer(pretrained.config.text, pretrained.vocabulary), pretrained.class_names)
+    drops = [field.name for field in dataclasses.fields(config.model) if "drop" in field.name]
+    settings = dataclasses.replace(config.model, **dict.fromkeys(drops, 0.0))
+    model = build_model(settings, len(classifier.vocabulary), len(classifier.class_names))
+    assign_weights(model, classifier.weights)
+    return Explainer(model, Tokenizer(config.text, classifier.vocabulary), classifier.class_names)
 
 
 def _join_spaces(tokens, has_space) -> list[str]:

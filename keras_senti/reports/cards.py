@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from keras_senti.evaluation.calibration import apply_temperature, compute_calibrated_metrics, compute_coverage
+from keras_senti.evaluation.calibration import apply_temperature, compute_coverage
 from keras_senti.evaluation.metrics import METRICS, compute_calibration, compute_interval, find_confusions
-from keras_senti.reports.charts import DIAGONAL, Axis, Curve, Mark, draw_chart, draw_histogram
+from keras_senti.reports.charts import DIAGONAL, SQUARE, Axis, Curve, Mark, draw_chart, draw_histogram
 from keras_senti.reports.page import (
     MOST_CELLS,
     Bar,
@@ -14,14 +14,12 @@ from keras_senti.reports.page import (
     draw_matrix,
     escape,
     make_card,
-    make_legend,
     make_table,
 )
 from keras_senti.reports.rows import (
     FEW_ROWS,
-    SQUARE,
-    Rival,
-    Subject,
+    BaselineResult,
+    ReportInput,
     describe_chance,
     find_commonest_mistake,
     format_p,
@@ -30,32 +28,27 @@ from keras_senti.reports.rows import (
 
 
 # How good is it?
-def draw_rivals(ours: dict, rivals: list[Rival]) -> str:
+def draw_baselines(ours: dict, baselines: list[BaselineResult]) -> str:
     """Returns accuracy and macro-F1 beside the simple models.
 
     Args:
-        ours: metrics on the rows that they were scored on. rivals: that of the verdict first.
+        ours: metrics on the rows that they were scored on. baselines: that of the verdict first.
     """
-    if not rivals:
+    if not baselines:
         return ""
-    rival = rivals[0]
-    systems = [("this model", ours, "--right"), *((rival.name, rival.metrics, "--c7") for rival in rivals)]
+    baseline = baselines[0]
+    systems = [("this model", ours, "--right"), *((baseline.name, baseline.metrics, "--c7") for baseline in baselines)]
     finding = (
-        f"{ours['accuracy']:.1%} right, against {rival.metrics['accuracy']:.1%} by {escape(rival.name)}: "
-        f"{describe_chance(rival.p_value)}"
+        f"{ours['accuracy']:.1%} right, against {baseline.metrics['accuracy']:.1%} by {escape(baseline.name)}: "
+        f"{describe_chance(baseline.p_value)}"
     )
-    tests = "; ".join(f"{escape(rival.name)} {format_p(rival.p_value)}" for rival in rivals)
-    unpaired = (
-        ""
-        if all(r.paired for r in rivals)
-        else " (a cautious test: what the simple models say of each text was not stored)"
-    )
-    notes = "".join(f" {escape(rival.name)}: {escape(rival.note)}." for rival in rivals if rival.note)
+    tests = "; ".join(f"{escape(baseline.name)} {format_p(baseline.p_value)}" for baseline in baselines)
+    notes = "".join(f" {escape(baseline.name)}: {escape(baseline.note)}." for baseline in baselines if baseline.note)
     return make_card(
         finding,
         draw_systems(systems),
         f"All on the same {ours['rows']:,} texts. Thin lines are 95% intervals. A p-value is how often chance alone "
-        f"would make a difference in accuracy as large{unpaired}: {tests}.{notes}",
+        f"would make a difference in accuracy as large: {tests}.{notes}",
     )
 
 
@@ -104,14 +97,13 @@ def draw_classes(metrics: dict) -> str:
 
 
 def draw_confusion_matrix(metrics: dict) -> str:
-    names, confusions = list(metrics["per_class"]), find_confusions(metrics)
     true, taken, count = find_commonest_mistake(metrics)
-    finding, body = "No text is in the wrong class", draw_matrix(confusions, names)
+    finding, body = "No text is in the wrong class", draw_matrix(metrics)
     if count:
         share = count / metrics["per_class"][true]["rows"]
         finding = f"The commonest mistake: {share:.0%} of the “{escape(true)}” texts are taken for “{escape(taken)}”"
-        if len(names) <= MOST_CELLS:
-            body += f"<h4>Commonest mistakes</h4>{draw_confusions(confusions, names, 4)}"
+        if len(metrics["per_class"]) <= MOST_CELLS:
+            body += f"<h4>Commonest mistakes</h4>{draw_confusions(metrics, 4)}"
     return make_card(
         finding,
         body,
@@ -121,19 +113,19 @@ def draw_confusion_matrix(metrics: dict) -> str:
 
 
 # Can it be trusted when it is sure?
-def draw_calibration(subject: Subject) -> str:
+def draw_calibration(source: ReportInput) -> str:
     """Returns the calibration diagram, before and after scaling by the temperature if there is one."""
-    labels, how = subject.labels, ""
-    shown = [("as it is", "--c7" if subject.calibration else "--right", subject.probabilities)]
-    if subject.calibration:
-        temperature = subject.calibration["temperature"]
-        scaled = apply_temperature(subject.probabilities, temperature)
+    labels, calibrated, how = source.part.labels, source.metrics.get("calibrated"), ""
+    shown = [("as it is", "--c7" if calibrated else "--right", source.part.probabilities)]
+    if calibrated:
+        temperature = calibrated["temperature"]
+        scaled = apply_temperature(source.part.probabilities, temperature)
         shown.append((f"scaled (temperature {temperature:.2f})", "--right", scaled))
         how = (
             " Scaling divides the logarithms of the probabilities by a temperature, fitted on "
-            f"{subject.fitted_on}; it changes no class."
+            f"{source.fitted_on}; it changes no class."
         )
-    confidence, right = subject.probabilities.max(axis=1), subject.right
+    confidence, right = source.part.probabilities.max(axis=1), source.part.right
     gap, error = confidence.mean() - right.mean(), np.std(confidence - right) / np.sqrt(len(labels))
     # A gap that is small, or that so few rows make by chance, is none.
     word = "about as it should be" if abs(gap) <= max(2 * error, 0.02) else f"too {'sure' if gap > 0 else 'modest'}"
@@ -148,15 +140,15 @@ def draw_calibration(subject: Subject) -> str:
 
 def draw_reliability(labels: np.ndarray, shown) -> str:
     """Returns the share that is right against confidence. shown: (name, CSS colour, probabilities) triples."""
-    curves, legend = [DIAGONAL], []
+    curves = [DIAGONAL]
     for name, color, probabilities in shown:
         found = compute_calibration(labels, probabilities)
         rows, accuracy = np.array(found["rows"]), np.array(found["accuracy"])
         low, high = compute_interval(accuracy * rows, rows)
-        curves.append(Curve(np.array(found["confidence"]), accuracy, color, dots=True, low=low, high=high))
-        legend.append((color, f"{name}: error {found['error']:.1%}"))
+        name = f"{name}: error {found['error']:.1%}"
+        curves.append(Curve(np.array(found["confidence"]), accuracy, color, name, dots=True, low=low, high=high))
     axes = Axis("confidence of the model"), Axis("share that is right")
-    return make_legend(legend) + draw_chart(curves, *axes, "Calibration diagram", height=SQUARE)
+    return draw_chart(curves, axes, "Calibration diagram", height=SQUARE)
 
 
 def draw_confidence(probabilities: np.ndarray, right: np.ndarray | None) -> str:
@@ -165,12 +157,12 @@ def draw_confidence(probabilities: np.ndarray, right: np.ndarray | None) -> str:
     first = min(int(20 / probabilities.shape[1]), 19)  # no confidence is below 1 / classes
     edges = np.arange(first, 21) / 20
     bins = np.clip((confidence * 20).astype(int), first, 19) - first
-    layers = (
-        [("--right", "all texts", None)]
-        if right is None
-        else [("--right", "right", right), ("--wrong", "wrong", ~right)]
-    )
-    counts = [(c, np.bincount(bins, w, 20 - first) / len(bins)) for c, _, w in layers]
+    layers = [("--right", "all texts", None)]
+    if right is not None:
+        layers = [("--right", "right", right), ("--wrong", "wrong", ~right)]
+    layers = [(color, name, np.bincount(bins, w, 20 - first) / len(bins)) for color, name, w in layers]
+    highest = float(np.sum([shares for *_, shares in layers], axis=0).max())
+    axes = Axis("confidence of the model", edges[0]), Axis("share of all texts", 0.0, highest * 1.08)
     sure = confidence >= 0.9
     finding = f"It is at least 90% sure of {f'{sure.mean():.0%} of the texts' if sure.any() else 'no text'}"
     if right is not None and sure.any():
@@ -178,34 +170,24 @@ def draw_confidence(probabilities: np.ndarray, right: np.ndarray | None) -> str:
     where = "" if right is None else " Mistakes should lie on the left."
     return make_card(
         finding,
-        make_legend((color, name) for color, name, _ in layers)
-        + draw_histogram(
-            edges,
-            counts,
-            Axis("confidence of the model", edges[0]),
-            "share of all texts",
-            "Histogram of the confidence",
-            height=SQUARE,
-        ),
+        draw_histogram(edges, layers, axes, "Histogram of the confidence"),
         f"How sure the model is: the probability of the class that it predicts.{where} {len(bins):,} texts.",
     )
 
 
-def draw_coverage(subject: Subject) -> str:
+def draw_coverage(source: ReportInput) -> str:
     """Returns how good the answers are if the model may leave out what it is not sure of."""
-    labels, probabilities, right = subject.labels, subject.probabilities, subject.right
+    labels, probabilities, right = source.part.labels, source.part.probabilities, source.part.right
     _, coverage, accuracy = compute_coverage(labels, probabilities)
     answered = np.round(coverage * len(labels))
     enough = answered >= max(FEW_ROWS, len(labels) // 100)  # the share of right answers among three says nothing
     coverage, accuracy, answered = coverage[enough], accuracy[enough], answered[enough]
     low, high = compute_interval(accuracy * answered, answered)
-    table, marks, how = [], [], ""
+    table, mark, how = [], None, ""
     finding = f"Answering every text it is right in {right.mean():.1%}; leaving out the unsure ones helps little"
-    found = []
-    if subject.calibration:
-        found = compute_calibrated_metrics(labels, probabilities, subject.calibration)["abstain"]
-        how = f" Thresholds were chosen on {subject.fitted_on}."
-    for entry in found:
+    if "abstain" in source.metrics:
+        how = f" Thresholds were chosen on {source.fitted_on}."
+    for entry in source.metrics.get("abstain", ()):
         keys = ("wished_precision", "threshold", "coverage", "precision")
         wished, threshold, share, precision = (entry[key] for key in keys)
         if wished <= right.mean():
@@ -214,24 +196,18 @@ def draw_coverage(subject: Subject) -> str:
             table.append((f"{wished:.0%}", "–", "none", "–"))
             continue
         table.append((f"{wished:.0%}", f"{threshold:.1%}", f"{share:.0%}", f"{precision:.1%}"))
-        if not marks and wished >= 0.95:
-            marks = [Mark(share, precision, f"{share:.0%} answered")]
+        if not mark and wished >= 0.95:
+            mark = Mark(share, precision, f"{share:.0%} answered")
             finding = (
                 f"Answering only where it is at least {threshold:.1%} sure, it answers {share:.0%} of the texts and is "
                 f"right in {precision:.1%}"
             )
     floor = max(0.0, np.floor(20 * min(low.min(), right.mean())) / 20)
+    axes = Axis("share of the texts that it answers"), Axis("share of the answers that is right", floor)
     rows = make_table(("target", "sure from", "answered", "right"), table) if table else ""
     return make_card(
         finding,
-        draw_chart(
-            [Curve(coverage, accuracy, low=low, high=high)],
-            Axis("share of the texts that it answers"),
-            Axis("share of the answers that is right", floor),
-            "Accuracy against coverage",
-            marks,
-        )
-        + rows,
+        draw_chart([Curve(coverage, accuracy, low=low, high=high)], axes, "Accuracy against coverage", mark) + rows,
         "The model may leave the texts that it is not sure of to a person: the further left, the more go to a "
         f"person. The band is the 95% interval.{how} {len(labels):,} texts.",
     )

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from keras_senti.reports.page import escape
+from keras_senti.reports.page import escape, make_legend
 
 MOST_POINTS = 300  # of a curve; more cannot be seen
+SQUARE = 300  # height of a chart whose axes have the same unit
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 340, 46, 22, 28, 42  # pixels on a phone that is 390 pixels wide
 
 
@@ -33,7 +34,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points (points,) in order, joined by a line. color: name of a CSS colour.
+    """Points (points,) in order, joined by a line. color: name of a CSS colour. name: in the legend, if it has one.
 
     low, high: (points,) each, a 95% interval around y: a band, or with `dots` a line at each point.
     """
@@ -41,6 +42,7 @@ class Curve:
     x: np.ndarray
     y: np.ndarray
     color: str = "--right"
+    name: str = ""
     dots: bool = False
     dashed: bool = False
     low: np.ndarray | None = None
@@ -49,19 +51,24 @@ class Curve:
 
 @dataclass(frozen=True)
 class Mark:
-    """A circle on a falling curve with a few words beside it, where the curve is not."""
+    """A circle on a falling curve. text: beside it, where the curve is not. name: in the legend."""
 
     x: float
     y: float
     text: str = ""
+    name: str = ""
 
 
 DIAGONAL = Curve(np.array([0.0, 1.0]), np.array([0.0, 1.0]), "--soft", dashed=True)
 
 
-def draw_chart(curves, x_axis: Axis, y_axis: Axis, description: str, marks=(), height: int = 270) -> str:
-    """Returns curves over two axes; points that are not finite are left out. description: for those who do not see."""
-    place_x, place_y = _make_scales(x_axis, y_axis, height)
+def draw_chart(curves, axes: tuple[Axis, Axis], description: str, mark: Mark | None = None, height: int = 270) -> str:
+    """Returns curves over two axes, x and y, under their legend; points that are not finite are left out.
+
+    Args:
+        description: for those who do not see.
+    """
+    place_x, place_y = _make_scales(axes, height)
     parts = []
     for curve in curves:
         x, y, low, high = _thin(curve)
@@ -78,30 +85,30 @@ def draw_chart(curves, x_axis: Axis, y_axis: Axis, description: str, marks=(), h
         if curve.dots and low is not None:
             lines = "".join(f"M{a:.1f} {b:.1f}V{c:.1f}" for a, b, c in zip(x, low, high))
             parts.append(f'<path d="{lines}" stroke="var({curve.color})" stroke-width="1.5" opacity=".6"/>')
-    for mark in marks:
+    if mark:
         x, y = place_x(mark.x), place_y(mark.y)
         ring = 'fill="var(--card)" stroke="var(--text)" stroke-width="2.5"'
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" {ring}/>')
         if mark.text:
-            left = x > (LEFT + WIDTH) / 2
-            place = (
-                f'x="{x - 8:.1f}" y="{y + 20:.1f}" text-anchor="end"' if left else f'x="{x + 8:.1f}" y="{y - 9:.1f}"'
-            )
+            is_right = x > (LEFT + WIDTH) / 2
+            place = f'x="{x + 8:.1f}" y="{y - 9:.1f}"'
+            if is_right:
+                place = f'x="{x - 8:.1f}" y="{y + 20:.1f}" text-anchor="end"'
             parts.append(f'<text class="halo" {place}>{escape(mark.text)}</text>')
-    return _frame(x_axis, y_axis, description, "".join(parts), height)
+    legend = [(curve.color, curve.name) for curve in curves if curve.name]
+    legend = make_legend(legend, mark.name if mark else "") if legend else ""
+    return legend + _frame(axes, description, "".join(parts), height)
 
 
-def draw_histogram(edges, layers, x_axis: Axis, y_label: str, description: str, height: int = 270) -> str:
-    """Returns columns that stand on each other.
+def draw_histogram(edges, layers, axes: tuple[Axis, Axis], description: str) -> str:
+    """Returns columns that stand on each other, under their legend.
 
     Args:
-        edges: (bins + 1,) ascending. layers: (color, shares (bins,)) pairs, the lowest first.
+        edges: (bins + 1,) ascending. layers: (color, name, heights (bins,)) triples, the lowest first.
     """
-    top = float(np.sum([shares for _, shares in layers], axis=0).max())
-    y_axis = Axis(y_label, 0.0, top * 1.08)
-    place_x, place_y = _make_scales(x_axis, y_axis, height)
+    place_x, place_y = _make_scales(axes, SQUARE)
     parts, base = [], np.zeros(len(edges) - 1)
-    for color, shares in layers:
+    for color, _, shares in layers:
         columns = zip(place_x(edges[:-1]) + 0.75, place_x(edges[1:]) - 0.75, place_y(base + shares), place_y(base))
         parts += [
             f'<rect x="{left:.1f}" y="{top:.2f}" width="{right - left:.1f}" height="{bottom - top:.2f}" '
@@ -110,11 +117,13 @@ def draw_histogram(edges, layers, x_axis: Axis, y_label: str, description: str, 
             if bottom > top
         ]
         base = base + shares
-    return _frame(x_axis, y_axis, description, "".join(parts), height)
+    legend = make_legend((color, name) for color, name, _ in layers)
+    return legend + _frame(axes, description, "".join(parts), SQUARE)
 
 
-def _make_scales(x_axis: Axis, y_axis: Axis, height: int):
+def _make_scales(axes: tuple[Axis, Axis], height: int):
     """Returns two functions, from values to pixels."""
+    x_axis, y_axis = axes
 
     def place_x(value):
         return LEFT + (value - x_axis.low) / (x_axis.high - x_axis.low) * (WIDTH - LEFT - RIGHT)
@@ -129,9 +138,9 @@ def _join(x: np.ndarray, y: np.ndarray) -> str:
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y))
 
 
-def _frame(x_axis: Axis, y_axis: Axis, description: str, inside: str, height: int) -> str:
+def _frame(axes: tuple[Axis, Axis], description: str, inside: str, height: int) -> str:
     """Puts axes around what is drawn. The vertical axis is named above it, so that no text need be turned."""
-    place_x, place_y = _make_scales(x_axis, y_axis, height)
+    (x_axis, y_axis), (place_x, place_y) = axes, _make_scales(axes, height)
     right, bottom, lines, texts = WIDTH - RIGHT, height - BOTTOM, "", ""
     for tick in x_axis.find_ticks():
         x, text = place_x(tick), format(tick, x_axis.format)

@@ -1,12 +1,14 @@
-"""Two runs side by side on the same rows: compare.html in the first one's evaluations/, from stored predictions."""
+"""Two runs side by side on the same rows: which is better in words, and the page that shows it."""
 
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from keras_senti.errors import UserError
-from keras_senti.evaluation.metrics import compare_predictions, compute_metrics, find_confusions
-from keras_senti.evaluation.predictions import StoredPart, hash_texts, read_parts, read_texts
+from keras_senti.evaluation.metrics import compare_predictions, compute_metrics
+from keras_senti.evaluation.predictions import ScoredPart
+from keras_senti.evaluation.result import Result
 from keras_senti.reports.cards import draw_numbers, draw_reliability, draw_systems
 from keras_senti.reports.page import (
     Bar,
@@ -20,122 +22,123 @@ from keras_senti.reports.page import (
     make_page,
     make_section,
 )
-from keras_senti.reports.report import name_run
-from keras_senti.reports.rows import SIGNIFICANT, describe_chance, format_p
-from keras_senti.storage import files, run_folder
+from keras_senti.reports.rows import SIGNIFICANT, describe_chance, format_p, look_at
 
 SHOWN_ROWS = 10  # that one run alone has right
 SHOWN_CLASSES = 20
 COLORS = ("--c0", "--c3")
 
 
-def compare_runs(first_dir, second_dir) -> tuple[Path, str]:
-    """Writes compare.html and comparison.json into the first run's evaluations/compare-<second>-<time>/.
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs, A and B, on the same rows.
 
-    They are compared on the test part if both have scored it, else on the validation part. The rows must be the same
-    and in the same order: equal texts and labels. The lines they come from may differ, as those of a copied file do.
-
-    Returns: (folder, a summary for the terminal).
-    Raises:
-        UserError: if the rows are not the same (saying what differs), or a file is missing or damaged.
+    names: of the runs. part_name: of the part. parts: what A and B say of it, their classes in the order of
+    class_names.
     """
-    dirs = [Path(first_dir), Path(second_dir)]
-    class_names = _check_classes(dirs)
-    parts = [read_parts(run_dir / "predictions.csv", class_names) for run_dir in dirs]
-    part = "test" if all("test" in found for found in parts) else "validation"
-    first, second = (found[part] for found in parts)
-    _check_rows(dirs, first, second, class_names)
-    labels, probabilities = first.labels, (first.probabilities, second.probabilities)
-    metrics = [compute_metrics(labels, p, class_names) for p in probabilities]
-    found = compare_predictions(labels, *probabilities)
-    names = [name_run(run_dir) for run_dir in dirs]
-    right = [p.argmax(axis=1) == labels for p in probabilities]
-    only = [_find_surest(right[i] & ~right[1 - i], probabilities[i]) for i in (0, 1)]
-    shown = first.rows[np.concatenate(only)]
-    texts = read_texts(dirs[0] / "predictions.csv", "text", first.rows, shown).shown
-    verdict, detail = write_comparison(metrics, found, f"texts of the {part} part")
-    systems = [(f"{letter}: {name}", m) for letter, name, m in zip("AB", names, metrics)]
-    lettered = list(zip("AB", metrics))
-    tiles = [
-        (f"{metrics[0]['accuracy']:.1%}", f"accuracy of A: {names[0]}"),
-        (f"{metrics[1]['accuracy']:.1%}", f"accuracy of B: {names[1]}"),
-        (f"{found['only_first']:,}", "texts that only A has right"),
-        (f"{found['only_second']:,}", "texts that only B has right"),
-    ]
-    page = make_page(
-        f"{names[0]} and {names[1]}",
-        make_head(f"A: {names[0]} · B: {names[1]} · {part} part", verdict, detail, tiles),
-        make_section(
-            "Which is better?",
-            _draw_scores(systems, found),
-            _draw_together(right, found),
-            _draw_classes(labels, probabilities, class_names),
-        ),
-        make_section(
-            "What does each take for what, and how sure is it?",
-            *(_draw_matrix(letter, m, class_names) for letter, m in zip("AB", metrics)),
-            _draw_confidence(labels, probabilities, metrics),
-        ),
-        *(
-            make_section(
-                f"Only {'AB'[i]} is right",
-                _draw_rows(i, only[i], first, probabilities, class_names, texts, found[key]),
-            )
-            for i, key in enumerate(("only_first", "only_second"))
-        ),
-        make_section("All numbers", draw_numbers(f"texts of the {part} part", lettered, lettered)),
-    )
-    folder = run_folder.create_stamped_dir(dirs[0] / "evaluations", f"compare-{dirs[1].resolve().name}-")
-    files.write_text(folder / "compare.html", page)
-    result = {"runs": names, "part": part, "first": metrics[0], "second": metrics[1], "difference": found}
-    files.write_json(folder / "comparison.json", result)
-    return folder, f"A: {names[0]}\nB: {names[1]}\n{verdict}\n{detail}"
+
+    names: tuple[str, str]
+    class_names: tuple[str, ...]
+    part_name: str
+    parts: tuple[ScoredPart, ScoredPart]
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.parts[0].labels
+
+    @property
+    def probabilities(self) -> list[np.ndarray]:
+        return [part.probabilities for part in self.parts]
+
+    @cached_property
+    def metrics(self) -> list[dict]:
+        """Of A and B, see `metrics.compute_metrics`."""
+        return [compute_metrics(self.labels, p, self.class_names) for p in self.probabilities]
+
+    @cached_property
+    def difference(self) -> dict:
+        """See `metrics.compare_predictions`."""
+        return compare_predictions(self.labels, *self.probabilities)
+
+    def describe(self) -> dict:
+        """Returns the content of comparison.json."""
+        first, second = self.metrics
+        runs, part = list(self.names), self.part_name
+        return {"runs": runs, "part": part, "first": first, "second": second, "difference": self.difference}
 
 
-def _check_classes(dirs: list[Path]) -> tuple[str, ...]:
-    """Returns the class names, in the order of the first run."""
-    first, second = (tuple(files.read_json(run_dir / "class_names.json")) for run_dir in dirs)
+def compare_results(results: tuple[Result, Result], names: tuple[str, str]) -> Comparison:
+    """Puts two runs beside each other on the test part if both have scored it, else on the validation part.
+
+    The rows must be the same and in the same order: equal texts and labels. The lines they come from may differ, as
+    those of a copied file do.
+
+    Raises:
+        UserError: if the classes or the rows are not the same, saying what differs.
+    """
+    first, second = (result.class_names for result in results)
     if set(first) != set(second):
         raise UserError(
-            f"--compare: {dirs[0]} has the classes {', '.join(first)}, but {dirs[1]} has {', '.join(second)}. Expected "
-            "two runs with the same classes; data.label_map can translate labels."
+            f"--compare: {names[0]} has the classes {', '.join(first)}, but {names[1]} has {', '.join(second)}. "
+            "Expected two runs with the same classes; data.label_map can translate labels."
         )
-    return first
+    part_name = "test" if all("test" in result.parts for result in results) else "validation"
+    part = results[1].parts[part_name]
+    places = [second.index(name) for name in first]
+    part = replace(part, labels=np.argsort(places)[part.labels], probabilities=part.probabilities[:, places])
+    compared = Comparison(names, first, part_name, (results[0].parts[part_name], part))
+    _check_rows(compared)
+    return compared
 
 
-def _check_rows(dirs: list[Path], first: StoredPart, second: StoredPart, class_names):
-    what, remedy = f"--compare: the {first.name} parts differ", "Expected runs of the same data and the same data.seed."
-    if len(first.rows) != len(second.rows):
-        counts = f"{dirs[0]} has {len(first.rows):,} rows, {dirs[1]} has {len(second.rows):,}"
-        raise UserError(f"{what}: {counts}. {remedy}")
-    hashes = [hash_texts(run_dir / "predictions.csv", part.rows) for run_dir, part in zip(dirs, (first, second))]
-    for name, differs in (("text", hashes[0] != hashes[1]), ("label", first.labels != second.labels)):
+def _check_rows(compared: Comparison):
+    first, second = compared.parts
+    a, b = compared.names
+    what = f"--compare: the {compared.part_name} parts differ"
+    remedy = "Expected runs of the same data and the same data.seed."
+    if len(first.labels) != len(second.labels):
+        raise UserError(f"{what}: {a} has {len(first.labels):,} rows, {b} has {len(second.labels):,}. {remedy}")
+    texts = np.fromiter((x != y for x, y in zip(first.texts, second.texts)), bool, len(first.labels))
+    for name, differs in (("text", texts), ("label", first.labels != second.labels)):
         if differs.any():
             row = int(differs.argmax())
-            lines = f"line {first.lines[row]:,} of the data there, line {second.lines[row]:,} here"
+            where = f"line {first.lines[row]:,} of the data there, line {second.lines[row]:,} here"
             if name == "label":
-                lines = f"{class_names[first.labels[row]]} there, {class_names[second.labels[row]]} here"
+                where = " there, ".join(compared.class_names[part.labels[row]] for part in compared.parts) + " here"
             raise UserError(
-                f"{what}: {differs.sum():,} of {len(differs):,} rows of {dirs[1]} have another {name} than those of "
-                f"{dirs[0]}, the first of them row {row + 1:,} ({lines}). {remedy}"
+                f"{what}: {differs.sum():,} of {len(differs):,} rows of {b} have another {name} than those of {a}, "
+                f"the first of them row {row + 1:,} ({where}). {remedy}"
             )
 
 
-def _find_surest(wanted: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Returns the indices of at most SHOWN_ROWS of the wanted rows (bool), those with the highest probability first."""
-    rows = np.flatnonzero(wanted)
-    return rows[np.argsort(-probabilities.max(axis=1)[rows], kind="stable")[:SHOWN_ROWS]]
+def draw_comparison(compared: Comparison) -> str:
+    """Returns the page of two runs."""
+    (first, second), found, lettered = compared.names, compared.difference, list(zip("AB", compared.metrics))
+    named = zip("AB", compared.names, compared.metrics)
+    tiles = [(f"{m['accuracy']:.1%}", f"accuracy of {letter}: {name}") for letter, name, m in named]
+    only = zip("AB", (found["only_first"], found["only_second"]))
+    tiles += [(f"{rows:,}", f"texts that only {letter} has right") for letter, rows in only]
+    title = f"A: {first} · B: {second} · {compared.part_name} part"
+    return make_page(
+        f"{first} and {second}",
+        make_head(title, *write_comparison(compared), tiles),
+        make_section("Which is better?", _draw_scores(compared), _draw_together(compared), _draw_classes(compared)),
+        make_section(
+            "What does each take for what, and how sure is it?",
+            *(_draw_matrix(letter, m) for letter, m in lettered),
+            _draw_confidence(compared),
+        ),
+        *_draw_rows(compared),
+        make_section("All numbers", draw_numbers(f"texts of the {compared.part_name} part", lettered, lettered)),
+    )
 
 
-def write_comparison(metrics: list[dict], found: dict, what: str) -> tuple[str, str]:
-    """Returns which of two models is better in one sentence, and how sure that is; plain text.
-
-    Args:
-        metrics: of A and B, see `metrics.compute_metrics`. found: of `metrics.compare_predictions`.
-    """
-    rows, (first, second) = metrics[0]["rows"], (m["accuracy"] for m in metrics)
+def write_comparison(compared: Comparison) -> tuple[str, str]:
+    """Returns which of two models is better in one sentence, and how sure that is; plain text."""
+    found, (first, second) = compared.difference, (m["accuracy"] for m in compared.metrics)
     points, p_value = abs(found["accuracy_difference"]) * 100, found["p_value"]
-    scores = f"On the same {rows:,} {what}, A puts {first:.1%} into the right class and B {second:.1%}"
+    what = f"{len(compared.labels):,} texts of the {compared.part_name} part"
+    scores = f"On the same {what}, A puts {first:.1%} into the right class and B {second:.1%}"
     low, high = (100 * edge for edge in found["accuracy_difference_interval"])
     detail = (
         f"B minus A: {100 * found['accuracy_difference']:+.1f} percentage points of accuracy (95% interval "
@@ -150,19 +153,21 @@ def write_comparison(metrics: list[dict], found: dict, what: str) -> tuple[str, 
     return f"{scores}: {better} is better by {points:.1f} percentage points, {describe_chance(p_value)}.", detail
 
 
-def _draw_scores(systems, found: dict) -> str:
-    difference = found["accuracy_difference"]
-    better = "Neither is" if found["p_value"] >= SIGNIFICANT else f"{'B' if difference > 0 else 'A'} is"
+def _draw_scores(compared: Comparison) -> str:
+    found, named = compared.difference, zip("AB", compared.names, compared.metrics, COLORS)
+    better = (
+        "Neither is" if found["p_value"] >= SIGNIFICANT else f"{'B' if found['accuracy_difference'] > 0 else 'A'} is"
+    )
     return make_card(
         f"{better} better in accuracy by more than chance",
-        draw_systems([(name, metrics, color) for (name, metrics), color in zip(systems, COLORS)]),
+        draw_systems([(f"{letter}: {name}", metrics, color) for letter, name, metrics, color in named]),
         "Thin lines are 95% intervals of each alone. As both see the same texts, their difference is known better than "
         "that: see the sentence at the top.",
     )
 
 
-def _draw_together(right: list[np.ndarray], found: dict) -> str:
-    rows = len(right[0])
+def _draw_together(compared: Comparison) -> str:
+    right, found, rows = [part.right for part in compared.parts], compared.difference, len(compared.labels)
     counts = {
         "both right": ((right[0] & right[1]).sum(), "--c7"),
         "only A right": (found["only_first"], COLORS[0]),
@@ -179,12 +184,12 @@ def _draw_together(right: list[np.ndarray], found: dict) -> str:
     )
 
 
-def _draw_classes(labels: np.ndarray, probabilities, class_names) -> str:
+def _draw_classes(compared: Comparison) -> str:
     bars, tests = [], []
-    for i, name in enumerate(class_names):
-        rows = labels == i
+    for i, name in enumerate(compared.class_names):
+        rows = compared.labels == i
         if rows.any():
-            found = compare_predictions(labels[rows], *(p[rows] for p in probabilities))
+            found = compare_predictions(compared.labels[rows], *(p[rows] for p in compared.probabilities))
             difference = found["accuracy_difference"]
             color = COLORS[int(difference > 0)]
             bars.append(Bar(name, difference, f"of {rows.sum():,}", found["accuracy_difference_interval"], color))
@@ -206,37 +211,50 @@ def _draw_classes(labels: np.ndarray, probabilities, class_names) -> str:
     )
 
 
-def _draw_matrix(letter: str, metrics: dict, class_names) -> str:
+def _draw_matrix(letter: str, metrics: dict) -> str:
     return make_card(
         f"{letter}: {metrics['accuracy']:.1%} right",
-        draw_matrix(find_confusions(metrics), class_names),
+        draw_matrix(metrics),
         f"Blue is right, orange is wrong; shares are of the true class. {metrics['rows']:,} texts.",
     )
 
 
-def _draw_confidence(labels: np.ndarray, probabilities, metrics: list[dict]) -> str:
-    errors = [m["calibration_error"] for m in metrics]
+def _draw_confidence(compared: Comparison) -> str:
+    errors = [m["calibration_error"] for m in compared.metrics]
     return make_card(
         f"On average the confidence is off by {errors[0]:.1%} in A and {errors[1]:.1%} in B",
-        draw_reliability(labels, zip("AB", COLORS, probabilities)),
+        draw_reliability(compared.labels, zip("AB", COLORS, compared.probabilities)),
         "Texts with similar confidence make one point; on the dashed line the confidence is true, below it the model "
-        f"is too sure. Vertical lines are 95% intervals. {len(labels):,} texts.",
+        f"is too sure. Vertical lines are 95% intervals. {len(compared.labels):,} texts.",
     )
 
 
-def _draw_rows(i: int, rows: np.ndarray, part: StoredPart, probabilities, class_names, texts: dict, count: int) -> str:
-    if not count:
-        return make_card(f"There is no text that only {'AB'[i]} has right", "", wide=True)
-    drawn = []
-    for row in rows:
-        says = []
-        for letter, p in zip("AB", probabilities):
-            label = p[row].argmax()
-            says.append(f"{letter} says <b>{escape(class_names[label])}</b> ({p[row, label]:.1%} sure)")
-        head = f"{', '.join(says)}, labelled <b>{escape(class_names[part.labels[row]])}</b> · line {part.lines[row]:,}"
-        drawn.append(draw_text(texts[int(part.rows[row])], head))
-    return make_card(
-        f"The {len(rows)} of them that {'AB'[i]} is surest of, out of {count:,}",
-        f'<div class="texts">{"".join(drawn)}</div>',
-        wide=True,
-    )
+def _draw_rows(compared: Comparison) -> list[str]:
+    """Returns a section about the texts that only A has right, and one of B."""
+    right = [part.right for part in compared.parts]
+    only = [right[0] & ~right[1], right[1] & ~right[0]]
+    shown = [_find_surest(wanted, p) for wanted, p in zip(only, compared.probabilities)]
+    _, texts = look_at(compared.parts[0].texts, np.concatenate(shown))
+    sections = []
+    for letter, wanted, rows in zip("AB", only, shown):
+        finding, body = f"There is no text that only {letter} has right", ""
+        if len(rows):
+            finding = f"The {len(rows)} of them that {letter} is surest of, out of {wanted.sum():,}"
+            drawn = (draw_text(texts[row], _describe_row(compared, row)) for row in rows.tolist())
+            body = f'<div class="texts">{"".join(drawn)}</div>'
+        sections.append(make_section(f"Only {letter} is right", make_card(finding, body, wide=True)))
+    return sections
+
+
+def _find_surest(wanted: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Returns the indices of at most SHOWN_ROWS of the wanted rows (bool), those with the highest probability first."""
+    rows = np.flatnonzero(wanted)
+    return rows[np.argsort(-probabilities.max(axis=1)[rows], kind="stable")[:SHOWN_ROWS]]
+
+
+def _describe_row(compared: Comparison, row: int) -> str:
+    names, part, says = compared.class_names, compared.parts[0], []
+    for letter, p in zip("AB", compared.probabilities):
+        label = p[row].argmax()
+        says.append(f"{letter} says <b>{escape(names[label])}</b> ({p[row, label]:.1%} sure)")
+    return f"{', '.join(says)}, labelled <b>{escape(names[part.labels[row]])}</b> · line {part.lines[row]:,}"

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_senti.evaluation.metrics import find_confusions
+
 MOST_CELLS = 8  # classes in a confusion matrix: more do not fit on a third of a laptop's width
 MOST_CHARACTERS = 700  # of a shown text
 _STYLE = """
@@ -170,21 +172,23 @@ class Bar:
 def draw_bars(bars, reference: float | None = None) -> str:
     """Returns bars from 0 to 1. reference: where a dotted line crosses all of them."""
     dotted = "" if reference is None else f'<i class="reference" style="left:{_percent(reference)}"></i>'
-    return "".join(_draw_bar(bar, f"{bar.value:.1%}", 0.0, bar.value, bar.interval, dotted) for bar in bars)
+    return "".join(_draw_bar(bar, f"{bar.value:.1%}", (0.0, bar.value), bar.interval, dotted) for bar in bars)
 
 
 def draw_differences(bars, scale: float) -> str:
     """Returns bars to the left (below 0) and to the right of a middle line; scale: the value at the end of a track."""
     drawn = []
     for bar in bars:
-        begin, end = sorted((0.5, 0.5 + bar.value / scale / 2))
+        span = min(0.5, 0.5 + bar.value / scale / 2), max(0.5, 0.5 + bar.value / scale / 2)
         interval = bar.interval and tuple((edge / scale + 1) / 2 for edge in bar.interval)
         middle = '<i class="reference" style="left:50%"></i>'
-        drawn.append(_draw_bar(bar, f"{bar.value * 100:+.1f}", begin, end, interval, middle))
+        drawn.append(_draw_bar(bar, f"{bar.value * 100:+.1f}", span, interval, middle))
     return "".join(drawn)
 
 
-def _draw_bar(bar: Bar, shown: str, begin: float, end: float, interval, above: str) -> str:
+def _draw_bar(bar: Bar, shown: str, span: tuple[float, float], interval, above: str) -> str:
+    """span, interval: fractions of the track. above: what lies over it."""
+    begin, end = span
     note = f" <small>{escape(bar.note)}</small>" if bar.note else ""
     whisker = ""
     if interval is not None:
@@ -201,18 +205,15 @@ def _percent(fraction: float) -> str:
     return f"{min(max(fraction, 0.0), 1.0):.2%}"
 
 
-def draw_matrix(confusions, class_names) -> str:
+def draw_matrix(metrics: dict) -> str:
     """Returns counts and shares of the true class; blue is right, orange wrong, and a stronger colour a larger share.
 
-    Args:
-        confusions: of `metrics.find_confusions`. Of more than MOST_CELLS classes only the commonest mistakes are
-            shown: a matrix could not be read.
+    Of more than MOST_CELLS classes only the commonest mistakes are shown: a matrix could not be read.
     """
+    class_names = list(metrics["per_class"])
     if len(class_names) > MOST_CELLS:
-        return draw_confusions(confusions, class_names, 15)
-    true, taken, counts = confusions
-    matrix = np.zeros((len(class_names),) * 2, int)
-    matrix[true, taken] = counts
+        return draw_confusions(metrics, 15)
+    matrix = metrics["confusion_matrix"]
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in class_names)
     body = []
     for row, (name, counts) in enumerate(zip(class_names, matrix)):
@@ -229,9 +230,9 @@ def draw_matrix(confusions, class_names) -> str:
     )
 
 
-def draw_confusions(confusions, class_names, most: int) -> str:
+def draw_confusions(metrics: dict, most: int) -> str:
     """Returns the commonest mistakes as bars: which share of the true class is taken for another one."""
-    true, taken, counts = confusions
+    (true, taken, counts), class_names = find_confusions(metrics), list(metrics["per_class"])
     wrong = np.flatnonzero(true != taken)
     return draw_bars(
         Bar(

@@ -1,66 +1,79 @@
 """What a report is about: rows, what a model says of them, and which of them to show."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from keras_senti.evaluation.metrics import find_confusions
-from keras_senti.evaluation.predictions import Texts
+from keras_senti.evaluation.predictions import ScoredPart
 
 SIGNIFICANT = 0.05  # a p-value below it counts as more than chance
 FEW_ROWS = 20  # of fewer nothing in general can be said
 SHOWN_TEXTS = 20
-SQUARE = 300  # height of a chart whose axes have the same unit
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What a page is about: rows with their predictions.
+class ReportInput:
+    """What a page is about: the rows of a part, and what a model says of them.
 
-    title: which model, which rows. what: the rows in words, after a number: "texts of the test part". labels: (rows,)
-    int, all -1 if there are none. probabilities: (rows, classes). rows: (rows,) row numbers in the file of predictions.
-    lines, line_word: where to find a row of the user's file: "line" 17. texts: see `predictions.Texts`. calibration: of
-    `calibration.fit_calibration`, None for an older model. fitted_on: in words, what it was fitted on.
+    title: which model, which rows. what: the rows in words, after a number: "texts of the test part". metrics: of
+    `calibration.compute_scores`; None without labels. fitted_on: in words, what their calibration was fitted on.
+    note: what else is to be known at once. line_word: what the part's lines are: "line" 17. categories: see
+    `predictions.read_categories`. color_words: from (texts, predicted classes: (texts,) int) to the pieces of each text
+    in order, a word with the space before it, as [(piece, weight), ...]: how much it speaks for the predicted class.
     """
 
     title: str
     what: str
     class_names: tuple[str, ...]
-    labels: np.ndarray
-    probabilities: np.ndarray
-    rows: np.ndarray
-    lines: np.ndarray
-    line_word: str
-    texts: Texts
-    calibration: dict | None
+    part: ScoredPart
+    metrics: dict | None
     fitted_on: str
+    note: str = ""
+    line_word: str = "line"
+    categories: dict = field(default_factory=dict)
+    color_words: Callable | None = None
 
-    @property
-    def right(self) -> np.ndarray:
-        return self.probabilities.argmax(axis=1) == self.labels
+    @cached_property
+    def shown(self) -> np.ndarray:
+        """Indices of the SHOWN_TEXTS surest mistakes, surest first; without labels of the least sure rows."""
+        confidence = self.part.probabilities.max(axis=1)
+        if self.metrics is None:
+            return np.argsort(confidence, kind="stable")[:SHOWN_TEXTS]
+        wrong = np.flatnonzero(~self.part.right)
+        return wrong[np.argsort(-confidence[wrong], kind="stable")[:SHOWN_TEXTS]]
+
+    @cached_property
+    def texts(self) -> tuple[np.ndarray, dict[int, str]]:
+        """(rows,) lengths in characters, and the shown texts by index."""
+        return look_at(self.part.texts, self.shown)
 
 
 @dataclass(frozen=True)
-class Rival:
+class BaselineResult:
     """A simple model on the same rows.
 
     metrics: of `metrics.compute_metrics`. difference, p_value: how much more accurate ours is, and how often chance
-    makes such a difference. paired: whether that is of a test on pairs of predictions; without them it asks for more.
-    note: why its score means little on these rows, if so.
+    makes such a difference. note: why its score means little on these rows, if so.
     """
 
     name: str
     metrics: dict
     difference: float
     p_value: float
-    paired: bool = True
     note: str = ""
 
 
-def find_errors(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Returns the indices of the SHOWN_TEXTS wrong rows that the model was surest of, the surest first."""
-    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
-    return wrong[np.argsort(-probabilities.max(axis=1)[wrong], kind="stable")[:SHOWN_TEXTS]]
+def look_at(texts, shown: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+    """Returns the length of each text in characters, and the shown ones by index: in one pass over all of them."""
+    lengths, found, wanted = np.empty(len(texts), np.int64), {}, set(shown.tolist())
+    for index, text in enumerate(texts):
+        lengths[index] = len(text)
+        if index in wanted:
+            found[index] = text
+    return lengths, found
 
 
 def find_commonest_mistake(metrics: dict) -> tuple[str, str, int]:

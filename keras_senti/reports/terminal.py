@@ -1,9 +1,7 @@
 """Scores as the terminal shows them."""
 
-from pathlib import Path
-
 from keras_senti.evaluation.metrics import METRICS
-from keras_senti.storage import files
+from keras_senti.evaluation.result import Result
 
 LISTED_CLASSES = 20  # in a terminal
 
@@ -69,24 +67,24 @@ def format_comparison(rows: dict[str, dict], title: str) -> str:
     return "\n".join(lines)
 
 
-def format_run_scores(run_dir: Path) -> str:
-    """Returns the scores in metrics.json as lines for the terminal, with the baselines on the same rows."""
-    metrics = files.read_json(run_dir / "metrics.json")
-    if "perplexity" in metrics["validation"]:
-        found, unigram = metrics["validation"], metrics["baselines"]["unigram"]["perplexity"]
-        return (
-            f"perplexity {found['perplexity']:.1f} on {found['tokens']:,} held-out tokens, by the full softmax; "
-            f"{unigram:,.1f} for who knows how frequent each token is"
-        )
-    class_names = files.read_json(run_dir / "class_names.json")
-    lines = []
-    for part in ("validation", "test"):
-        if part in metrics:
-            beside = metrics["validation_baselines"] if part == "validation" else metrics["baselines"]
-            lines.append(format_metrics(metrics[part], class_names, part))
-            title, ours = f"on the {part} part", metrics[part]
-            if sample := metrics.get("sampled", {}).get(part):
-                title, ours = f"on {sample['rows']:,} sampled rows of the {part} part", sample["this_model"]
-            lines.append(format_comparison({"this model": ours, **beside}, title))
-    lines += [f"NOTE: the baseline {name}: {note}" for name, note in metrics.get("baselines_notes", {}).items()]
+def format_run_scores(result: Result) -> str:
+    """Returns the scores of each part as lines for the terminal, with the baselines on the same rows."""
+    scores, lines = result.scores, []
+    for part in result.parts:
+        beside = scores["validation_baselines"] if part == "validation" else scores["baselines"]
+        lines.append(format_metrics(scores[part], result.class_names, part))
+        title, ours = f"on the {part} part", scores[part]
+        if sample := scores["sampled"].get(part):
+            title, ours = f"on {sample['rows']:,} sampled rows of the {part} part", sample["this_model"]
+        lines.append(format_comparison({"this model": ours, **beside}, title))
+    lines += [f"NOTE: the baseline {name}: {note}" for name, note in scores["baselines_notes"].items()]
     return "\n\n".join(lines) + "\n"
+
+
+def format_perplexity(scores: dict) -> str:
+    """Returns a line about a language model. scores: the content of its metrics.json."""
+    found, unigram = scores["validation"], scores["baselines"]["unigram"]["perplexity"]
+    return (
+        f"perplexity {found['perplexity']:.1f} on {found['tokens']:,} held-out tokens, by the full softmax; "
+        f"{unigram:,.1f} for who knows how frequent each token is"
+    )

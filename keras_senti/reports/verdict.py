@@ -1,10 +1,16 @@
 """How good, against which simple model, and whether by more than chance: in words."""
 
 import numpy as np
-from scipy.stats import norm
 
 from keras_senti.evaluation.metrics import compare_predictions, compute_metrics
-from keras_senti.reports.rows import FEW_ROWS, Rival, Subject, describe_chance, find_commonest_mistake, rank_classes
+from keras_senti.reports.rows import (
+    FEW_ROWS,
+    BaselineResult,
+    ReportInput,
+    describe_chance,
+    find_commonest_mistake,
+    rank_classes,
+)
 
 BASELINE_NAMES = {
     "majority": "always the train part's commonest class",
@@ -17,33 +23,27 @@ BASELINE_NAMES = {
 }
 
 
-def read_rival(name: str, ours: dict, baseline: dict, note: str) -> Rival:
-    """Takes the test on pairs of predictions from metrics.json; an older run has none: then that of two shares."""
-    difference, rows = ours["accuracy"] - baseline["accuracy"], baseline["rows"]
-    paired = baseline.get("against_this_model")
-    if paired:
-        p_value = paired["p_value"]
-    else:
-        variance = sum(m["accuracy"] * (1 - m["accuracy"]) / rows for m in (ours, baseline))
-        p_value = float(2 * norm.sf(abs(difference) / np.sqrt(variance))) if variance else float(not difference)
-    return Rival(BASELINE_NAMES.get(name, name), baseline, difference, p_value, bool(paired), note)
+def read_baseline(name: str, ours: dict, baseline: dict, note: str) -> BaselineResult:
+    """Returns a baseline as metrics.json has it. ours: metrics on the same rows."""
+    difference, p_value = ours["accuracy"] - baseline["accuracy"], baseline["against_this_model"]["p_value"]
+    return BaselineResult(BASELINE_NAMES.get(name, name), baseline, difference, p_value, note)
 
 
-def make_constant_rival(subject: Subject) -> Rival:
+def make_constant_baseline(source: ReportInput) -> BaselineResult:
     """Returns the one simple model that needs no train texts: the commonest class of these very rows."""
-    shares = np.bincount(subject.labels, minlength=len(subject.class_names)) / len(subject.labels)
-    constant = np.tile(shares, (len(subject.labels), 1))
-    found = compare_predictions(subject.labels, constant, subject.probabilities)
-    metrics = compute_metrics(subject.labels, constant, subject.class_names)
-    name = f"always saying “{subject.class_names[shares.argmax()]}”"
-    return Rival(name, metrics, found["accuracy_difference"], found["p_value"])
+    labels, names = source.part.labels, source.class_names
+    shares = np.bincount(labels, minlength=len(names)) / len(labels)
+    constant = np.tile(shares, (len(labels), 1))
+    found = compare_predictions(labels, constant, source.part.probabilities)
+    metrics, name = compute_metrics(labels, constant, names), f"always saying “{names[shares.argmax()]}”"
+    return BaselineResult(name, metrics, found["accuracy_difference"], found["p_value"])
 
 
-def write_verdict(metrics: dict, rivals: list[Rival], what: str) -> tuple[str, str]:
+def write_verdict(metrics: dict, baselines: list[BaselineResult], what: str) -> tuple[str, str]:
     """Returns how good a model is in one sentence, and what else should be known at once; plain text.
 
     Args:
-        metrics: of `metrics.compute_metrics`. rivals: at least one; the first is compared with. what: the rows,
+        metrics: of `metrics.compute_metrics`. baselines: at least one; the first is compared with. what: the rows,
             after a number: "texts of ...".
     """
     rows, per_class, ranked = metrics["rows"], metrics["per_class"], rank_classes(metrics)
@@ -58,15 +58,17 @@ def write_verdict(metrics: dict, rivals: list[Rival], what: str) -> tuple[str, s
     )
     if len(ranked) == 1:
         return f"{sentence}; all are “{ranked[0]}”, so nothing is known of how often it calls other texts that.", detail
-    rival = rivals[0]
-    points = round(abs(rival.difference) * 100, 1)
-    where = "the same texts" if rival.metrics["rows"] == rows else f"a sample of {rival.metrics['rows']:,} of them"
+    baseline = baselines[0]
+    points = round(abs(baseline.difference) * 100, 1)
+    where = (
+        "the same texts" if baseline.metrics["rows"] == rows else f"a sample of {baseline.metrics['rows']:,} of them"
+    )
     if points:
-        amount = f"{points:.1f} percentage points {'more' if rival.difference > 0 else 'less'} than"
-        sentence += f": {amount} {rival.name} on {where}, {describe_chance(rival.p_value)}"
+        amount = f"{points:.1f} percentage points {'more' if baseline.difference > 0 else 'less'} than"
+        sentence += f": {amount} {baseline.name} on {where}, {describe_chance(baseline.p_value)}"
     else:
-        sentence += f", as many as {rival.name} on {where}"
-    rest = [f"{r.name} {r.metrics['accuracy']:.1%}" for r in rivals[1:]]
+        sentence += f", as many as {baseline.name} on {where}"
+    rest = [f"{r.name} {r.metrics['accuracy']:.1%}" for r in baselines[1:]]
     detail += f" Other simple models: {', '.join(rest)}." if rest else ""
     if right == rows:
         return f"{sentence}; it makes no mistake here.", detail

@@ -11,13 +11,16 @@ from keras_senti.data.token_cache import Corpus
 from keras_senti.evaluation import baselines
 from keras_senti.evaluation.calibration import compute_scores, cross_fit_temperature, fit_calibration
 from keras_senti.evaluation.metrics import compare_predictions, compute_metrics
-from keras_senti.evaluation.predictions import write_run_predictions
+from keras_senti.evaluation.predictions import ScoredPart
+from keras_senti.evaluation.result import Result
 from keras_senti.export import saved_model
 from keras_senti.export.weights_folder import Pretrained
 from keras_senti.models.build import build_model
-from keras_senti.reports import attribution, report
+from keras_senti.models.weights import name_weights
+from keras_senti.reports import attribution
 from keras_senti.reports.terminal import format_run_scores
 from keras_senti.storage import files, run_folder
+from keras_senti.tasks.evaluate import write_run_report
 from keras_senti.tasks.start import begin, fill
 from keras_senti.training.callbacks import TrainedRun
 from keras_senti.training.fit import find_batching, train_model
@@ -25,8 +28,8 @@ from keras_senti.training.inference import make_predict
 from keras_senti.training.run import Run
 
 
-def train_classifier(run: Run, corpus: Corpus, pretrained: Pretrained | None):
-    """Builds, fits, calibrates, exports and scores a classifier; what it leaves lies in the run's folder."""
+def train_classifier(run: Run, corpus: Corpus, pretrained: Pretrained | None) -> tuple[Result, keras.Model] | None:
+    """Builds, fits, calibrates, exports and scores a classifier; returns None if another worker is the chief."""
     kernel = begin(run, corpus, few_shapes=find_batching(run).fixed_lengths is not None)
     sizes = len(corpus.tokenizer.vocabulary), len(corpus.class_names)
     with run.device.scope():
@@ -41,14 +44,17 @@ def train_classifier(run: Run, corpus: Corpus, pretrained: Pretrained | None):
         _export(model, trained, run, corpus)
         if run.config.train.evaluate_test and len(corpus.parts["test"]):
             predicted["test"] = predict_in_batches(predict, corpus.parts["test"].token_ids)
-        _score(predicted, calibration, run, corpus)
+        result = _score(predicted, calibration, run, corpus)
     run.device.wait_for_all()
+    return (result, model) if run.device.is_chief else None
 
 
-def draw_report(run: Run):
+def draw_report(run: Run, corpus: Corpus, result: Result, model: keras.Model):
     """Draws report.html of a finished run, its surest mistakes coloured; a fault in it is a warning."""
     with run_folder.only_shown("report.html", f"`python evaluate.py --run {run.folder}` draws it again."):
-        report.write_run_report(run.folder, attribution.load_explainer(run.folder).color_words)
+        weights = {name: variable.numpy() for name, variable in name_weights(model).items()}
+        trained = Pretrained(run.config, corpus.tokenizer.vocabulary, corpus.class_names, weights)
+        write_run_report(run.folder, result, attribution.make_explainer(trained).color_words)
 
 
 def _calibrate(probabilities: np.ndarray, run: Run, corpus: Corpus) -> dict:
@@ -69,19 +75,21 @@ def _export(model: keras.Model, trained: TrainedRun, run: Run, corpus: Corpus):
     )
 
 
-def _score(predicted: dict[str, np.ndarray], calibration: dict, run: Run, corpus: Corpus):
-    """Scores the predicted parts, validation and perhaps test; writes predictions.csv and metrics.json."""
+def _score(predicted: dict[str, np.ndarray], calibration: dict, run: Run, corpus: Corpus) -> Result:
+    """Scores the predicted parts, validation and perhaps test; writes and shows what was found."""
     class_names = corpus.class_names
     parts = {name: corpus.parts[name] for name in predicted}
     scores = {n: compute_scores(parts[n].labels, predicted[n], class_names, calibration) for n in parts}
     # The temperature was fitted on these very rows: on others it is as good as this says.
     crossed = cross_fit_temperature(corpus.validation.labels, predicted["validation"])
     scores["validation"]["calibrated"]["cross_fitted"] = crossed
-    write_run_predictions(run.folder / "predictions.csv", parts, predicted, class_names)
     run.log_scores(scores["validation"])
     scores |= _score_baselines(parts, predicted, run, corpus)
-    files.write_json(run.folder / "metrics.json", scores)
-    print(format_run_scores(run.folder))
+    scored = {n: ScoredPart(part.texts, part.lines, part.labels, predicted[n]) for n, part in parts.items()}
+    result = Result(class_names, scored, scores, calibration)
+    result.write(run.folder)
+    print(format_run_scores(result))
+    return result
 
 
 def _score_baselines(parts: dict, predicted: dict[str, np.ndarray], run: Run, corpus: Corpus) -> dict:

@@ -6,7 +6,7 @@ from keras_senti.data.token_cache import Corpus
 from keras_senti.export.weights_folder import Pretrained, write_weights_folder
 from keras_senti.models.build import build_language_model
 from keras_senti.models.weights import name_weights
-from keras_senti.reports.terminal import format_run_scores
+from keras_senti.reports.terminal import format_perplexity
 from keras_senti.storage import files
 from keras_senti.tasks.session import describe_data
 from keras_senti.tasks.start import begin, fill
@@ -37,6 +37,6 @@ def pretrain(run: Run, corpus: Corpus, pretrained: Pretrained | None):
     )
     print(
         f"trained in {trained.seconds:.0f} s; best epoch {trained.best_epoch} of {trained.epochs_run}\n\n"
-        f"{format_run_scores(run.folder)}",
+        f"{format_perplexity(scores)}",
         flush=True,
     )

@@ -28,8 +28,8 @@ def train_run(config: Config) -> Path | None:
         if config.task == "language_model":
             pretrain(run, corpus, pretrained)
         else:
-            train_classifier(run, corpus, pretrained)
+            trained = train_classifier(run, corpus, pretrained)
         run.finish()
         if config.task == "classification" and device.is_chief:
-            draw_report(run)
+            draw_report(run, corpus, *trained)
     return run.folder if device.is_chief else None

@@ -308,6 +308,6 @@ def test_one_thing_is_asked_for_at_a_time():
 
 def test_a_language_model_is_refused_before_anything_is_written(language_model, tmp_path):
     write_weights_folder(tmp_path / "encoder", language_model)
-    with pytest.raises(UserError, match=r"encoder: a language model: it has no classes, .* --init_from"):
+    with pytest.raises(UserError, match=r"encoder: a language model has no classes, .* --init_from"):
         evaluate.explain_texts(tmp_path / "encoder", ["the film"])
     assert not (tmp_path / "encoder" / "evaluations").exists()

@@ -9,9 +9,17 @@ import pytest
 from test_report import NAMES, make_predictions, read_shown, write_run
 
 from keras_senti.errors import UserError
-from keras_senti.evaluation.metrics import compare_predictions, compute_metrics
-from keras_senti.reports.comparison import compare_runs, write_comparison
+from keras_senti.evaluation.predictions import ScoredPart
+from keras_senti.reports.comparison import Comparison, write_comparison
 from keras_senti.tasks import evaluate
+
+
+def compare_runs(*run_dirs):
+    for run_dir in run_dirs:
+        manifest = json.loads((run_dir / "manifest.json").read_text())
+        (run_dir / "manifest.json").write_text(json.dumps(manifest | {"status": "finished"}))
+    return evaluate.compare_stored(*run_dirs)
+
 
 LABELS, FIRST = make_predictions(300, right=0.9)
 _, SECOND = make_predictions(300, right=0.5, seed=1)
@@ -27,9 +35,9 @@ def test_the_better_one_is_named_only_if_it_is_not_chance():
         (60, "and B 60.0%: no difference."),
     ):
         second = np.array([right] * count + [wrong] * (100 - count))
-        metrics = [compute_metrics(labels, p, ("bad", "good")) for p in (first, second)]
-        verdict, detail = write_comparison(metrics, compare_predictions(labels, first, second), "texts")
-        assert verdict.startswith("On the same 100 texts, A puts 60.0%") and expected in verdict
+        parts = tuple(ScoredPart([], labels, labels, p) for p in (first, second))
+        verdict, detail = write_comparison(Comparison(("a", "b"), ("bad", "good"), "test", parts))
+        assert verdict.startswith("On the same 100 texts of the test part, A puts 60.0%") and expected in verdict
         assert f"B minus A: {count - 60:+.1f} percentage points" in detail and f"only B in {count - 60}" in detail
 
 

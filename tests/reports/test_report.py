@@ -11,14 +11,15 @@ import pytest
 
 from keras_senti.errors import UserError
 from keras_senti.evaluation import predictions
-from keras_senti.evaluation.calibration import fit_calibration
+from keras_senti.evaluation.calibration import compute_scores, fit_calibration, read_calibration
 from keras_senti.evaluation.metrics import compare_predictions, compute_interval, compute_metrics
-from keras_senti.export.weights_folder import write_weights_folder
+from keras_senti.evaluation.result import Result
+from keras_senti.export.weights_folder import read_run, write_weights_folder
 from keras_senti.reports.charts import MOST_POINTS, Axis, Curve, draw_chart
 from keras_senti.reports.page import draw_matrix, draw_text
-from keras_senti.reports.report import write_file_report, write_run_report
-from keras_senti.reports.rows import Rival
-from keras_senti.reports.verdict import read_rival, write_verdict
+from keras_senti.reports.report import draw_file_report
+from keras_senti.reports.rows import BaselineResult
+from keras_senti.reports.verdict import write_verdict
 from keras_senti.reports.weakness_cards import draw_categories, draw_lengths
 from keras_senti.tasks import evaluate
 
@@ -45,19 +46,47 @@ def write_run(folder, labels, probabilities, names=NAMES, texts=None, part="vali
     uniform = np.full((len(labels), len(names)), 1 / len(names))
     half = np.where(np.arange(len(labels))[:, None] % 2, np.eye(len(names))[labels], uniform)
     beside = {"majority": uniform, "tfidf_logistic_regression": half}
-    beside = {name: compute_metrics(labels, p, names) for name, p in beside.items()}
-    metrics = {part: compute_metrics(labels, probabilities, names), "baselines": beside, "validation_baselines": beside}
-    history = "epoch,loss,macro_f1,val_loss,val_macro_f1\n0,1.0,0.4,0.9,0.5\n1,0.8,0.6,0.85,nan\n2,0.7,0.7,0.8,0.6\n"
-    (folder / "history.csv").write_text(history)
-    manifest = {"training": {"best_epoch": 3, "epochs_run": 3, "seconds": 2.0}}
-    (folder / "config.yaml").write_text("train: {monitor: val_macro_f1}\n")
-    contents = {"class_names": list(names), "metrics": metrics, "manifest": manifest}
+    beside = {
+        name: {
+            **compute_metrics(labels, p, names),
+            "against_this_model": compare_predictions(labels, p, probabilities),
+        }
+        for name, p in beside.items()
+    }
     if part == "validation":
         calibration = fit_calibration(labels, probabilities, [0.9, 0.95])
-        contents["calibration"] = calibration | ({"temperature": temperature} if temperature else {})
+        calibration |= {"temperature": temperature} if temperature else {}
+        (folder / "calibration.json").write_text(json.dumps(calibration))
+    calibration = read_calibration(folder / "calibration.json")
+    metrics = {part: compute_scores(labels, probabilities, names, calibration)}
+    metrics |= {"baselines": beside, "validation_baselines": beside, "baselines_notes": {}, "sampled": {}}
+    history = "epoch,loss,macro_f1,val_loss,val_macro_f1\n0,1.0,0.4,0.9,0.5\n1,0.8,0.6,0.85,nan\n2,0.7,0.7,0.8,0.6\n"
+    (folder / "history.csv").write_text(history)
+    manifest = {"training": {"best_epoch": 3, "epochs_run": 3, "seconds": 2.0}, "versions": {}, "git_commit": None}
+    manifest |= {"data": {"rows": {"train": 9}, "sha256": {}}, "parameters": 7, "vocabulary_size": 5, "seeds": {}}
+    manifest |= {"device": "1 CPU"}
+    (folder / "config.yaml").write_text("train: {monitor: val_macro_f1}\n")
+    contents = {"class_names": list(names), "metrics": metrics, "manifest": manifest}
     for name, content in contents.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
     return folder
+
+
+def write_run_report(run, color_words=None):
+    return evaluate.write_run_report(run, Result.read(run), color_words)
+
+
+def write_file_report(folder, name, columns, class_names, labels, probabilities):
+    """Writes report.html beside a file's predictions.csv. columns: (of the texts, those that may be categories)."""
+    rows, labelled = np.arange(len(labels)), labels >= 0
+    texts = predictions.StoredColumn(folder / "predictions.csv", columns[0], rows)
+    scores = {}
+    if labelled.any():
+        scores[name] = compute_metrics(labels[labelled], probabilities[labelled], class_names)
+    part = predictions.ScoredPart(texts, rows + 1, labels, probabilities)
+    page = draw_file_report(Result(tuple(class_names), {name: part}, scores, None), "some/model", columns[1])
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    return folder / "report.html"
 
 
 def read_shown(page: str) -> str:
@@ -87,11 +116,11 @@ def make_metrics(matrix) -> dict:
 
 
 METRICS = make_metrics([[60, 40], [10, 90]])
-RIVALS = [Rival("guessing", make_metrics([[50, 50], [50, 50]]), 0.25, 0.0001)]
+BASELINES = [BaselineResult("guessing", make_metrics([[50, 50], [50, 50]]), 0.25, 0.0001)]
 
 
 def test_the_verdict_says_how_good_against_what_and_where_it_is_bad():
-    verdict, detail = write_verdict(METRICS, RIVALS, "texts of the test part")
+    verdict, detail = write_verdict(METRICS, BASELINES, "texts of the test part")
     assert verdict == (
         "The model puts 75.0% of the 200 texts of the test part into the right class: 25.0 percentage points more than "
         "guessing on the same texts, a difference too large for chance; it is best on “good”, of which it finds 90%, "
@@ -112,32 +141,24 @@ def test_the_verdict_says_how_good_against_what_and_where_it_is_bad():
     ],
 )
 def test_the_verdict_does_not_take_chance_for_merit(difference, p_value, expected):
-    first = Rival("words", make_metrics([[70, 30], [30, 70]]), difference, p_value)
-    verdict, detail = write_verdict(METRICS, [first, *RIVALS], "texts")
+    first = BaselineResult("words", make_metrics([[70, 30], [30, 70]]), difference, p_value)
+    verdict, detail = write_verdict(METRICS, [first, *BASELINES], "texts")
     assert re.search(expected, verdict) and " words on the same texts" in verdict
     assert "Other simple models: guessing 50.0%." in detail
 
 
 def test_the_verdict_names_no_best_class_where_all_are_alike():
-    verdict, _ = write_verdict(make_metrics([[88, 12], [12, 88]]), RIVALS, "texts")
+    verdict, _ = write_verdict(make_metrics([[88, 12], [12, 88]]), BASELINES, "texts")
     assert verdict.endswith("; of each class it finds 88%.") and "best on" not in verdict
 
 
 def test_the_verdict_of_few_rows_one_class_and_no_mistake():
-    few = write_verdict(make_metrics([[1, 0], [0, 0]]), RIVALS, "texts of a.csv")
+    few = write_verdict(make_metrics([[1, 0], [0, 0]]), BASELINES, "texts of a.csv")
     assert few == ("1 of 1 texts of a.csv in the right class: too few to say how good the model is.", "")
-    one, _ = write_verdict(make_metrics([[25, 5], [0, 0]]), RIVALS, "texts")
+    one, _ = write_verdict(make_metrics([[25, 5], [0, 0]]), BASELINES, "texts")
     assert "83.3%" in one and "all are “bad”, so nothing is known of how often it calls other texts that" in one
-    perfect, _ = write_verdict(make_metrics([[25, 0], [0, 25]]), RIVALS, "texts")
+    perfect, _ = write_verdict(make_metrics([[25, 0], [0, 25]]), BASELINES, "texts")
     assert perfect.endswith("it makes no mistake here.")
-
-
-def test_an_old_run_without_a_paired_test_gets_a_cautious_one():
-    ours, theirs = {"accuracy": 0.8, "rows": 400}, {"accuracy": 0.75, "rows": 400}
-    rival = read_rival("majority", ours, theirs, "")
-    # z = 0.05 / sqrt((0.16 + 0.1875) / 400) = 1.696
-    assert rival.p_value == pytest.approx(0.0899, abs=1e-3) and not rival.paired
-    assert read_rival("x", ours, {**theirs, "against_this_model": {"p_value": 0.01}}, "").p_value == 0.01
 
 
 def test_a_baseline_whose_score_means_nothing_is_not_the_best_and_none_at_all_is_no_obstacle(tmp_path):
@@ -156,7 +177,7 @@ def test_a_report_compares_with_the_linear_model_of_words_and_characters_whoever
     labels, probabilities = make_predictions(100)
     run = write_run(tmp_path, labels, probabilities)
     metrics = json.loads((run / "metrics.json").read_text())
-    shown = read_shown(write_run_report(run).read_text())  # an older run: the best of those that it has
+    shown = read_shown(write_run_report(run).read_text())  # the best of those that it has
     assert "percentage points more than TF-IDF + logistic regression on the same" in shown
     weaker = np.where(np.arange(100)[:, None] % 3, np.eye(3)[(labels + 1) % 3], np.eye(3)[labels])
     found = compare_predictions(labels, weaker, probabilities)
@@ -184,10 +205,7 @@ def test_class_names_that_look_like_something_else_are_read_back_as_they_are(tmp
     np.testing.assert_array_equal(part.labels, labels)
     np.testing.assert_array_equal(part.lines, np.arange(60) + 2)
     shown = read_shown(write_run_report(run).read_text(encoding="utf-8"))
-    assert (
-        f"{names[labels[0]]}" in shown
-        and "59.0" in predictions.read_texts(run / "predictions.csv", "text", part.rows, [59]).shown.values()
-    )
+    assert f"{names[labels[0]]}" in shown and list(part.texts)[59] == "59.0"
 
 
 def test_a_run_gets_the_same_self_contained_page_again(tmp_path):
@@ -238,7 +256,7 @@ def test_whatever_texts_classes_and_columns_hold_is_shown_and_not_run(tmp_path):
     assert "<script>alert(1)</script> \"><img src=x onerror=alert(2)> '&amp;" in shown and "<b>bad</b>" in shown
     table = pd.DataFrame({"text": "t", NASTY: np.where(np.arange(60) < 30, "<i>", "</td>")})
     table.to_csv(tmp_path / "predictions.csv", index=False)
-    page = write_file_report(tmp_path, run, NASTY, ("text", [NASTY]), names, labels, probabilities, None).read_text()
+    page = write_file_report(tmp_path, NASTY, ("text", [NASTY]), names, labels, probabilities).read_text()
     assert "column “<script>alert(1)</script>" in read_shown(page) and "\x00" not in page
 
 
@@ -275,9 +293,7 @@ def make_file(tmp_path, labels, probabilities, **columns):
         tmp_path / "predictions.csv", index=False
     )
     columns = "text", list(columns)
-    path = write_file_report(
-        tmp_path, tmp_path / "weights", "a.csv", columns, NAMES, np.array(labels), probabilities, None
-    )
+    path = write_file_report(tmp_path, "a.csv", columns, NAMES, np.array(labels), probabilities)
     return read_shown(path.read_text())
 
 
@@ -340,12 +356,12 @@ def test_many_classes_get_the_commonest_mistakes_instead_of_a_matrix(tmp_path):
     page = write_run_report(run).read_text()
     assert "Of 40 classes, the 6 that are hardest to find" in read_shown(page) and 'class="matrix"' not in page
     without_labels = write_file_report(
-        run, run, "a.csv", ("text", []), [f"class {i}" for i in range(40)], np.full(2000, -1), probabilities, None
+        run, "a.csv", ("text", []), [f"class {i}" for i in range(40)], np.full(2000, -1), probabilities
     )
     page = without_labels.read_text()
     assert "Of 40 classes, the 20 commonest." in read_shown(page) and page.count('class="bar"') == 20
-    confusions = np.array([[1, 0, 1], [1, 1, 3]]).T  # true class, predicted class, rows
-    assert draw_matrix(confusions, ("a", "b")).count("<td style") == 4  # a class without rows
+    found = {"per_class": {"a": {}, "b": {}}, "confusion_matrix": [[0, 0], [1, 3]]}
+    assert draw_matrix(found).count("<td style") == 4  # a class without rows
 
 
 def test_25000_rows_take_under_a_minute_and_5_megabytes(tmp_path):
@@ -361,10 +377,10 @@ def test_25000_rows_take_under_a_minute_and_5_megabytes(tmp_path):
 
 def test_a_curve_is_thinned_and_keeps_its_ends_and_what_is_not_finite_is_left_out():
     x = np.linspace(0, 1, 10_000)
-    drawn = draw_chart([Curve(x, x**2)], Axis("x"), Axis("y"), "a curve")
+    drawn = draw_chart([Curve(x, x**2)], (Axis("x"), Axis("y")), "a curve")
     points = re.search(r'points="([^"]*)"', drawn).group(1).split()
     assert 200 < len(points) <= MOST_POINTS and points[0] == "46.0,228.0" and points[-1] == "318.0,28.0"
-    drawn = draw_chart([Curve(np.array([0, 0.5, 1]), np.array([0, np.nan, 1]))], Axis("x"), Axis("y"), "a curve")
+    drawn = draw_chart([Curve(np.array([0, 0.5, 1]), np.array([0, np.nan, 1]))], (Axis("x"), Axis("y")), "a curve")
     assert "nan" not in drawn
 
 
@@ -384,14 +400,18 @@ def test_parts_and_texts_are_read_in_chunks(tmp_path, monkeypatch):
     run = write_run(tmp_path, labels, probabilities)
     (whole,) = predictions.read_parts(run / "predictions.csv", NAMES).values()
     rows = np.array([3, 10, 11, 49])
-    texts = predictions.read_texts(run / "predictions.csv", "text", rows, [11], ["label"])
+    texts = predictions.StoredColumn(run / "predictions.csv", "text", rows)
+    categories = predictions.read_categories(run / "predictions.csv", ["label", "line"], np.arange(50))
+    assert len(texts) == 4 and list(texts)[2] == "text number 11 " + "word " * 11 and list(categories) == ["label"]
+    whole_texts, (values, codes) = list(texts), categories["label"]
+    assert [values[code] for code in codes] == [NAMES[label] for label in labels]
     monkeypatch.setattr(predictions, "CHUNK_ROWS", 7)
     (chunked,) = predictions.read_parts(run / "predictions.csv", NAMES).values()
     np.testing.assert_array_equal(chunked.probabilities, whole.probabilities)
     np.testing.assert_array_equal(chunked.labels, labels)
-    again = predictions.read_texts(run / "predictions.csv", "text", rows, [11], ["label"])
-    assert again.shown == texts.shown == {11: "text number 11 " + "word " * 11} and len(again.characters) == 4
-    np.testing.assert_array_equal(again.characters, texts.characters)
+    assert list(texts) == whole_texts
+    again, _ = predictions.read_categories(run / "predictions.csv", ["label", "line"], np.arange(50))["label"]
+    assert again == values
     content = (run / "predictions.csv").read_text().split('"positive"', 1)
     (run / "predictions.csv").write_text('"changed"'.join(content))
     with pytest.raises(
@@ -420,8 +440,6 @@ def test_a_run_and_a_predicted_file_have_a_report(trained_run, tmp_path):
     folder, _ = evaluate.evaluate_file(trained_run, other)
     shown = read_shown((folder / "report.html").read_text(encoding="utf-8"))
     assert "texts of more.csv" in shown and "column “shop”" in shown and "validation part of the run" in shown
-    from keras_senti.export.weights_folder import read_run
-
     write_weights_folder(tmp_path / "weights", read_run(trained_run))
     folder, _ = evaluate.evaluate_file(tmp_path / "weights", other, label_column="")
     assert "no labels" in read_shown((folder / "report.html").read_text(encoding="utf-8"))
@@ -447,7 +465,7 @@ def pages(tmp_path_factory):
     columns = {"text": texts[:90], "a_column_with_a_long_name_" * 3: np.where(np.arange(90) % 2, "x" * 90, "y")}
     pd.DataFrame(columns).to_csv(folder / "predictions.csv", index=False)
     others = list(columns)[1:]
-    write_file_report(folder, run, "b.csv", ("text", others), names, np.full(90, -1), probabilities[:90], None)
+    write_file_report(folder, "b.csv", ("text", others), names, np.full(90, -1), probabilities[:90])
     return [run / "report.html", folder / "report.html"]
 
 

@@ -154,17 +154,6 @@ def test_a_weights_folder_of_a_language_model_is_to_be_fine_tuned(language_model
         evaluate.evaluate_stored(tmp_path / "encoder")
 
 
-def test_a_run_from_before_there_was_a_temperature_shows_its_scores(trained_run, tmp_path):
-    copy = shutil.copytree(trained_run, tmp_path / "run")
-    (copy / "calibration.json").unlink()
-    metrics = json.loads((copy / "metrics.json").read_text())
-    new = ("calibrated", "abstain", "brier_score", "calibration_error")
-    old = {p: {k: v for k, v in metrics[p].items() if k not in new} for p in ("validation", "test")}
-    (copy / "metrics.json").write_text(json.dumps(metrics | old))
-    shown = evaluate.evaluate_stored(copy)
-    assert f"accuracy {metrics['test']['accuracy']:.3f}" in shown and "calibration" not in shown
-
-
 def test_stored_predictions_that_were_changed_are_noticed(trained_run, tmp_path):
     copy = shutil.copytree(trained_run, tmp_path / "run")
     calibration = (copy / "calibration.json").read_text()
@@ -362,7 +351,7 @@ def test_what_is_only_looked_at_costs_a_run_no_more_than_a_line(tiny_settings, t
     def fail(*_args, **_kwargs):
         raise ValueError("no font\nin this machine")
 
-    monkeypatch.setattr(report, "write_run_report", fail)
+    monkeypatch.setattr(report, "draw_run_report", fail)
     for name in ("write_confusion_matrix", "write_projector"):
         monkeypatch.setattr(pictures, name, fail)
     monkeypatch.setattr(TensorBoard, "_write_scores", fail)
@@ -385,7 +374,7 @@ def test_a_page_that_cannot_be_drawn_loses_no_predictions_of_a_file(trained_run,
     def fail(*_args, **_kwargs):
         raise ValueError("no font")
 
-    monkeypatch.setattr(report, "write_file_report", fail)
+    monkeypatch.setattr(report, "draw_file_report", fail)
     (tmp_path / "a.csv").write_text("text,sentiment\nsuch a fine film,positive\n")
     folder, summary = evaluate.evaluate_file(trained_run, tmp_path / "a.csv")
     assert (folder / "predictions.csv").exists() and "1 rows" in summary
