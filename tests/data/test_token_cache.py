@@ -156,10 +156,10 @@ def test_a_file_that_is_changed_while_it_is_read_leaves_no_cache(load, monkeypat
 
 def test_a_vocabulary_that_is_given_is_used_and_extended_by_the_commonest_new_tokens(load):
     old = ["[PAD]", "[UNK]", "good", "unseen"]
-    assert load(vocabulary=old).encoder.vocabulary == old
-    extended = load(vocabulary=old, extend=2).encoder.vocabulary
+    assert load(vocabulary=old).tokenizer.vocabulary == old
+    extended = load(vocabulary=old, extend=2).tokenizer.vocabulary
     assert extended == [*old, "and", "number"]  # twice a text, and once; "film" is as frequent as "number"
-    assert len(load(vocabulary=old, extend=9999).encoder.vocabulary) > 20
+    assert len(load(vocabulary=old, extend=9999).tokenizer.vocabulary) > 20
 
 
 def test_the_length_of_a_batch_costs_nothing_in_the_number_of_rows():
@@ -172,9 +172,9 @@ def test_the_length_of_a_batch_costs_nothing_in_the_number_of_rows():
 
 def test_a_language_model_reads_the_train_part_and_the_unlabelled_texts_and_no_test_part(load_language_model, load):
     found, classifier = load_language_model(), load()
-    assert list(found.encoded) == ["train", "validation", "unlabeled"]
+    assert list(found.parts) == ["train", "validation", "unlabeled"]
     assert decode(found, "unlabeled") == ["a new text", "a new text", "words"]
-    for name in ("train", "validation", "test"):
+    for name in ("train", "validation"):
         assert list(found.parts[name].texts) == list(classifier.parts[name].texts)
     assert decode(found, "train") == list(found.train.texts)
     assert len(found.parts["validation"].token_ids) == len(found.validation)
@@ -187,7 +187,7 @@ def test_a_language_model_reads_the_train_part_and_the_unlabelled_texts_and_no_t
 
 
 def test_its_vocabulary_counts_the_unlabelled_texts(load_language_model):
-    assert load_language_model("--text.max_tokens", "4", texts=["rare"] * 999).encoder.vocabulary[2] == "rare"
+    assert load_language_model("--text.max_tokens", "4", texts=["rare"] * 999).tokenizer.vocabulary[2] == "rare"
 
 
 @pytest.mark.parametrize("truncate", ["head", "tail", "both"])
@@ -212,7 +212,7 @@ def test_a_second_run_of_a_language_model_takes_the_ids_from_disk(load_language_
     monkeypatch.setattr(token_cache, "_write", lambda *_: pytest.fail("made again"))
     again = load_language_model("--text.sequence_length", "7")
     assert again.folder == first.folder and again.check == first.check
-    for name in first.encoded:
+    for name in first.parts:
         assert decode(again, name) == decode(first, name)
     assert list(again.parts["unlabeled"].texts) == ["a new text", "a new text", "words"]
 
@@ -231,7 +231,7 @@ def test_task_and_unlabelled_texts_have_caches_of_their_own(load_language_model,
 def test_texts_without_labels_alone_are_split_into_train_and_validation(load_language_model):
     texts = [f"text number {i}" for i in range(20)]
     found = load_language_model("--data.csv", "null", texts=texts)
-    assert {name: len(encoded) for name, encoded in found.encoded.items()} == {"train": 16, "validation": 4}
+    assert {name: len(encoded) for name, encoded in found.parts.items()} == {"train": 16, "validation": 4}
     assert sorted([*found.train.texts, *found.validation.texts]) == sorted(texts)
     assert (found.class_names, sorted(found.parts)) == ((), ["train", "validation"])
     assert decode(found, "train") == list(found.train.texts)
