@@ -148,7 +148,7 @@ PREDICTED_ROWS = 5000
 
 
 def write_run_predictions(path: Path, parts: dict[str, Dataset], predicted: dict[str, np.ndarray], class_names):
-    """Writes a row a text, in chunks; the texts are read from the source again."""
+    """Writes a row a text, in chunks."""
     names = np.array(class_names, dtype=object)
     with files.replace_file(path) as file:
         for name, part in parts.items():

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from keras_senti.data import batches, token_cache
+from keras_senti.data import batches, tables, token_cache
 from keras_senti.data.checks import format_check
 from keras_senti.data.token_cache import load_corpus
 from keras_senti.errors import UserError
@@ -106,11 +106,29 @@ def test_other_code_gets_a_cache_of_its_own(load, monkeypatch):
     assert load().folder != first.folder
 
 
+def test_a_file_is_parsed_once_and_not_at_all_by_a_second_run(load, monkeypatch):
+    read_lines, lines = tables.read_lines, []
+
+    def count(path):
+        for number, raw in read_lines(path):
+            lines.append(number)
+            yield number, raw
+
+    monkeypatch.setattr(tables, "read_lines", count)
+    parts = load().parts.values()
+    assert sorted(text for part in parts for text in part.texts) == sorted(text for text, _ in ROWS)
+    assert lines == [1, *range(1, 62)]  # the header, then all of it
+    assert [list(part.texts) for part in load().parts.values()] == [list(part.texts) for part in parts]
+    assert len(lines) == 62
+
+
 def test_training_settings_do_not_matter_to_the_cache(load):
     assert load().folder == load("--train.epochs", "2", "--model.units", "3").folder
 
 
-@pytest.mark.parametrize("file", ["train/flat.bin", "facts.json", "validation/labels.npy", "vocabulary.txt"])
+@pytest.mark.parametrize(
+    "file", ["train/flat.bin", "facts.json", "texts/main.bin", "validation/labels.npy", "vocabulary.txt"]
+)
 @pytest.mark.parametrize("harm", ["cut", "changed", "gone"])
 def test_a_damaged_cache_is_said_and_made_again(load, capsys, file, harm):
     first = load()
@@ -143,8 +161,8 @@ def test_nothing_half_written_is_left_where_encoding_fails(load, monkeypatch, tm
 def test_a_file_that_is_changed_while_it_is_read_leaves_no_cache(load, monkeypatch, tmp_path):
     read = token_cache.load_splits
 
-    def read_and_change(source):
-        splits = read(source)
+    def read_and_change(source, folder):
+        splits = read(source, folder)
         source.main.write_text("text,sentiment\nanother,p\n")
         return splits
 
