@@ -4,11 +4,10 @@ import dataclasses
 import functools
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from keras_senti.data.tables import Table, check_stamp, read_text
+from keras_senti.data.texts import StoredTexts
 
 MAX_DROPPED = 10_000  # dropped rows that are listed; all are counted
 MAX_VARIANTS = 1000  # spellings of labels that are listed
@@ -51,46 +50,10 @@ class Found:
 
 
 @dataclass(frozen=True)
-class StoredTexts:
-    """Some texts of a table as an iterable with a length.
-
-    Every iteration reads the file again, so no text stays in memory; if it is not the same file as before, it is an
-    error.
-
-    lines: (rows,) int64, ascending: the lines of the file where the rows begin. stamp: of the file, see `read_stamp`.
-    """
-
-    path: Path
-    column: str
-    lines: np.ndarray
-    damaged: str = "strict"
-    stamp: tuple | None = None
-
-    def __len__(self):
-        return len(self.lines)
-
-    def __iter__(self):
-        if not len(self.lines):
-            return
-        check_stamp(self.path, self.stamp)
-        wanted = iter(self.lines.tolist())
-        line = next(wanted)
-        table = Table(self.path, self.damaged)
-        table.require_column(self.column, "data.text_column")
-        for number, row in table:
-            if number == line:
-                yield read_text(row, self.column, f"{self.path}, line {number}")
-                line = next(wanted, None)
-            if line is None:
-                break
-        check_stamp(self.path, self.stamp)
-
-
-@dataclass(frozen=True)
 class Dataset:
     """Texts with their labels; one entry a row.
 
-    texts: where to read them. labels: int64, index into class_names; -1 where labels are not read. lines: int64, line
+    texts: on the disk. labels: int64, index into class_names; -1 where labels are not read. lines: int64, line
     of the source file. hashes: uint64, equal for equal texts. groups: uint64, equal for rows that belong together.
     weights: float32. characters, words: int64, lengths.
     """
@@ -109,8 +72,7 @@ class Dataset:
 
     def take(self, indices) -> "Dataset":
         """Returns the rows with these ascending indices."""
-        texts = dataclasses.replace(self.texts, lines=self.lines[indices])
-        return Dataset(texts, **{name: array[indices] for name, array in self.arrays().items()})
+        return Dataset(self.texts.take(indices), **{name: array[indices] for name, array in self.arrays().items()})
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "texts"}
@@ -177,7 +139,7 @@ class EncodedTexts:
 class EncodedDataset:
     """One part of the data as a network learns from it; one entry a row.
 
-    texts: where to read them. token_ids: what the tokenizer made of them. labels: int64, index into the class names; -1
+    texts: on the disk. token_ids: what the tokenizer made of them. labels: int64, index into the class names; -1
     where labels are not read. weights: float32, in the loss. lines: int64, line of the source file.
     """
 
@@ -192,6 +154,5 @@ class EncodedDataset:
 
     def take(self, rows: np.ndarray) -> "EncodedDataset":
         """Returns the rows with these ascending indices."""
-        texts = dataclasses.replace(self.texts, lines=self.lines[rows])
         arrays = self.labels[rows], self.weights[rows], self.lines[rows]
-        return EncodedDataset(texts, self.token_ids.take(rows), *arrays)
+        return EncodedDataset(self.texts.take(rows), self.token_ids.take(rows), *arrays)

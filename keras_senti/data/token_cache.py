@@ -1,14 +1,14 @@
 """Text to token ids on disk, once: the second run of the same data and text settings reads them from there.
 
 A cache folder ids-<key> holds, for each part, flat.bin (token ids, see `EncodedTexts`) and arrays with one entry a row,
-besides vocabulary.txt and facts.json. The key is a hash of everything that decides its content: the files, the settings
-and this package's own code, so a cache of other data or settings is never taken for this one.
+besides the texts of each file (texts/, see `StoredTexts`), vocabulary.txt and facts.json. The key is a hash of
+everything that decides its content: the files, the settings and this package's own code, so a cache of other data or
+settings is never taken for this one.
 
 A language model reads whole texts: those of the train part and the unlabelled ones, and the validation part to be
 scored. Its test part is found, so that the split is that of a classifier with the same data settings, and not encoded.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import inspect
@@ -32,14 +32,16 @@ from keras_senti.data import (
     records,
     splits,
     tables,
+    texts,
     tokenizer,
     unicode,
 )
 from keras_senti.data.batches import ENCODE_ROWS
 from keras_senti.data.cache_folder import add_to_cache
-from keras_senti.data.dataset import Dataset, EncodedDataset, EncodedTexts, StoredTexts
+from keras_senti.data.dataset import EncodedDataset, EncodedTexts
 from keras_senti.data.reading import load_splits
 from keras_senti.data.sources import Source, prepare_source
+from keras_senti.data.texts import StoredTexts, map_file
 from keras_senti.data.tokenizer import Tokenizer, encode_utf8, fit_vocabulary
 from keras_senti.errors import UserError
 from keras_senti.settings.schema import Config, TextConfig
@@ -96,13 +98,15 @@ def load_corpus(config: Config, vocabulary: list[str] | None = None) -> Corpus:
         folder = Path(config.data.cache_dir) / f"ids-{_compute_key(config, source, files, vocabulary)}"
         if folder.is_dir():
             try:
+                _check_sums(folder)
                 corpus = _read(folder, config, source, files)
                 print(f"token ids from {folder}", flush=True)
                 return corpus
             except (OSError, ValueError, KeyError, UserError) as error:
                 print(f"the cache {folder} is damaged ({error}): making it again", flush=True)
                 shutil.rmtree(folder)
-        _write(folder, config, source, vocabulary)
+        with add_to_cache(folder) as temporary:  # a folder ids-<key> is always whole
+            _write(temporary, config, source, vocabulary)
         return _read(folder, config, source, files)
 
 
@@ -120,6 +124,7 @@ def _compute_key(config: Config, source: Source, files: dict[str, str], vocabula
             records,
             splits,
             tables,
+            texts,
             tokenizer,
             unicode,
             sys.modules[__name__],
@@ -135,29 +140,29 @@ def _compute_key(config: Config, source: Source, files: dict[str, str], vocabula
 
 
 def _write(folder: Path, config: Config, source: Source, vocabulary: list[str] | None):
-    """Makes the cache under a temporary name and renames it, so that a folder ids-<key> is always whole."""
-    splits = load_splits(source)
+    (folder / "texts").mkdir(parents=True)
+    splits = load_splits(source, folder / "texts")
     if vocabulary is None or config.text.extend_vocabulary:
-        read = [part for name, part in splits.parts().items() if name in ("train", "unlabeled")]
-        batches = (_batch(part.texts, "counting words", len(part)) for part in read)
+        read = [part.texts for name, part in splits.parts().items() if name in ("train", "unlabeled")]
+        batches = (_batch(part, "counting words") for part in read)
         vocabulary = _extend(vocabulary, itertools.chain.from_iterable(batches), config.text)
-    encoder = Tokenizer(config.text, vocabulary)
-    with add_to_cache(folder) as temporary:
-        encoded = _list_encoded(config, splits.parts())
-        for name, part in encoded.items():
-            (temporary / name).mkdir(parents=True)
-            for column in ("labels", "weights", "lines"):
-                np.save(temporary / name / f"{column}.npy", getattr(part, column))
-        _write_ids(temporary, encoded, encoder)
-        sample = list(itertools.islice(splits.train.texts, SAMPLE_ROWS))
-        reads = {"split": config.text.split, "script_without_spaces": unicode.find_script_without_spaces(sample)}
-        reads["unknown_tokens"] = _compute_unknown_share(temporary / "validation" / "flat.bin")
-        splits.check["reads"] = reads
-        encoder.save(temporary / "vocabulary.txt")
-        facts = {"class_names": splits.class_names, "check": splits.check, "dropped": splits.dropped}
-        sums = {str(p.relative_to(temporary)): compute_sha256(p) for p in sorted(temporary.glob("**/*")) if p.is_file()}
-        write_json(temporary / "facts.json", {**facts, "sha256": sums})
-        source.check_unchanged()  # the cache's name says of which content it is
+    tokenizer = Tokenizer(config.text, vocabulary)
+    parts = {n: part for n, part in splits.parts().items() if n != "test" or config.task == "classification"}
+    for name, part in parts.items():
+        (folder / name).mkdir()
+        arrays = {"labels": part.labels, "weights": part.weights, "lines": part.lines, "spans": part.texts.spans}
+        for column, array in arrays.items():
+            np.save(folder / name / f"{column}.npy", array)
+        _write_ids(folder / name, part.texts, tokenizer)
+    sample = list(itertools.islice(splits.train.texts, SAMPLE_ROWS))
+    reads = {"split": config.text.split, "script_without_spaces": unicode.find_script_without_spaces(sample)}
+    reads["unknown_tokens"] = _compute_unknown_share(folder / "validation" / "flat.bin")
+    splits.check["reads"] = reads
+    tokenizer.save(folder / "vocabulary.txt")
+    facts = {"parts": list(parts), "class_names": splits.class_names, "check": splits.check, "dropped": splits.dropped}
+    sums = {str(p.relative_to(folder)): compute_sha256(p) for p in sorted(folder.glob("**/*")) if p.is_file()}
+    write_json(folder / "facts.json", {**facts, "sha256": sums})
+    source.check_unchanged()  # the cache's name says of which content it is
 
 
 def _compute_unknown_share(flat: Path) -> float:
@@ -172,16 +177,12 @@ def _read_pieces(flat: Path):
             yield piece
 
 
-def _list_encoded(config: Config, parts: dict[str, Dataset]) -> dict[str, Dataset]:
-    return {name: part for name, part in parts.items() if name != "test" or config.task == "classification"}
-
-
-def _batch(texts: StoredTexts, title: str, rows: int):
+def _batch(texts: StoredTexts, title: str):
     """Yields lists of at most ENCODE_ROWS texts, fewer of long ones, with a progress bar."""
     batch, characters = [], 0
-    for text_of_row in tqdm(texts, desc=title, unit=" texts", total=rows, delay=2):
-        batch.append(text_of_row)
-        characters += len(text_of_row)
+    for text in tqdm(texts, desc=title, unit=" texts", delay=2):
+        batch.append(text)
+        characters += len(text)
         if len(batch) == ENCODE_ROWS or characters >= ENCODE_CHARACTERS:
             yield batch
             batch, characters = [], 0
@@ -198,43 +199,26 @@ def _extend(old: list[str] | None, batches, settings: TextConfig) -> list[str]:
     return old + [token for token in fitted if token not in known][:limit]
 
 
-def _write_ids(folder: Path, encoded: dict[str, Dataset], encoder: Tokenizer):
-    """Reads each file once, whichever parts its rows belong to."""
-    lengths = {name: [np.zeros(1, np.int64)] for name in encoded}
-    by_file = {}
-    for index, part in enumerate(encoded.values()):
-        by_file.setdefault(str(part.texts.path), []).append((part, np.full(len(part), index)))
-    with contextlib.ExitStack() as stack:
-        flat = [stack.enter_context(open(folder / name / "flat.bin", "wb")) for name in encoded]
-        for parts in by_file.values():
-            lines = np.concatenate([part.lines for part, _ in parts])
-            order = np.argsort(lines)
-            owner = np.concatenate([index for _, index in parts])[order]
-            first = parts[0][0].texts
-            texts, begin = dataclasses.replace(first, lines=lines[order]), 0
-            for batch in _batch(texts, "encoding", len(texts)):
-                ids = encoder.encode(tf.constant(encode_utf8(batch), tf.string))
-                tokens, owners = ids.row_lengths().numpy(), owner[begin : begin + len(batch)]
-                for index, name in enumerate(encoded):
-                    flat[index].write(ids.flat_values.numpy()[np.repeat(owners == index, tokens)].tobytes())
-                    lengths[name].append(tokens[owners == index])
-                begin += len(batch)
-    for name in encoded:
-        np.save(folder / name / "offsets.npy", np.cumsum(np.concatenate(lengths[name])))
+def _write_ids(folder: Path, texts: StoredTexts, tokenizer: Tokenizer):
+    lengths = [np.zeros(1, np.int64)]
+    with open(folder / "flat.bin", "wb") as flat:
+        for batch in _batch(texts, "encoding"):
+            ids = tokenizer.encode(tf.constant(encode_utf8(batch), tf.string))
+            flat.write(ids.flat_values.numpy().tobytes())
+            lengths.append(ids.row_lengths().numpy())
+    np.save(folder / "offsets.npy", np.cumsum(np.concatenate(lengths)))
+
+
+def _check_sums(folder: Path):
+    for name, expected in read_json(folder / "facts.json")["sha256"].items():
+        if compute_sha256(folder / name) != expected:
+            raise ValueError(f"{name} has changed")
 
 
 def _read(folder: Path, config: Config, source: Source, files: dict[str, str]) -> Corpus:
     facts = read_json(folder / "facts.json")
-    for name, expected in facts["sha256"].items():
-        if compute_sha256(folder / name) != expected:
-            raise ValueError(f"{name} has changed")
-    paths = {"train": source.main, "validation": source.validation or source.main}
-    if config.task == "classification":
-        paths["test"] = source.test or source.main
-    elif source.unlabeled:
-        paths["unlabeled"] = source.unlabeled
     return Corpus(
-        {name: _read_part(folder / name, path, source) for name, path in paths.items()},
+        {name: _read_part(folder, name, source) for name in facts["parts"]},
         Tokenizer.load(config.text, folder / "vocabulary.txt"),
         tuple(facts["class_names"]),
         facts["check"],
@@ -244,11 +228,14 @@ def _read(folder: Path, config: Config, source: Source, files: dict[str, str]) -
     )
 
 
-def _read_part(folder: Path, path: Path, source: Source) -> EncodedDataset:
-    labels, weights, lines = (np.load(folder / f"{name}.npy") for name in ("labels", "weights", "lines"))
-    damaged = source.damaged if path == source.main else "strict"
-    texts = StoredTexts(path, source.settings.text_column, lines, damaged, source.stamps[path])
-    offsets, flat = np.load(folder / "offsets.npy"), folder / "flat.bin"
+def _read_part(folder: Path, name: str, source: Source) -> EncodedDataset:
+    table = (
+        name if getattr(source, name, None) else "main"
+    )  # a part has a file of its own, or is split from the main one
+    arrays = {path.stem: np.load(path) for path in (folder / name).glob("*.npy")}
+    with open(folder / "texts" / f"{table}.bin", "rb") as file:
+        texts = StoredTexts(getattr(source, table), map_file(file), arrays.pop("spans"))
+    flat, offsets = folder / name / "flat.bin", arrays.pop("offsets")
     empty = not flat.stat().st_size  # which cannot be mapped
     token_ids = EncodedTexts(np.zeros(0, np.int32) if empty else np.memmap(flat, np.int32, "r"), offsets)
-    return EncodedDataset(texts, token_ids, labels, weights, lines)
+    return EncodedDataset(texts, token_ids, **arrays)

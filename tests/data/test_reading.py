@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keras_senti.data import dataset, sources
+from keras_senti.data import dataset, reading, sources
 from keras_senti.data.checks import check_data, format_check
-from keras_senti.data.dataset import Dataset, StoredTexts
+from keras_senti.data.dataset import Dataset
 from keras_senti.data.labels import clean_label
 from keras_senti.data.reading import load_splits, read_rows
 from keras_senti.data.sources import prepare_source
 from keras_senti.data.splits import hash_text, join_groups, order_class_names, split_rows
 from keras_senti.data.tables import Table
+from keras_senti.data.texts import TextWriter
 from keras_senti.errors import UserError
 from keras_senti.settings.schema import DataConfig
 
@@ -805,12 +806,19 @@ def test_the_check_of_texts_without_labels_reads_well(write, main):
 # The data check
 
 
+def store(*texts: str):
+    writer = TextWriter()
+    for text in texts:
+        writer.append(text)
+    return writer.finish("none")
+
+
 def make_dataset(*rows: tuple[str, int]) -> Dataset:
     texts, labels = zip(*rows) if rows else ((), ())
     hashes = hash_texts(texts, seed=0)
     lengths = [np.array([len(t) for t in texts]), np.array([len(t.split()) for t in texts])]
     lines = np.arange(2, 2 + len(rows))
-    return Dataset(StoredTexts("none", "text", lines), np.array(labels, np.int64), lines, hashes, hashes,
+    return Dataset(store(*texts), np.array(labels, np.int64), lines, hashes, hashes,
                    np.ones(len(rows), np.float32), *lengths)  # fmt: skip
 
 
@@ -916,27 +924,38 @@ def test_groups_are_joined_through_others_under_the_smallest():
 # Texts stay on disk
 
 
-def test_texts_are_read_again_at_every_iteration_and_a_part_reads_only_its_rows(write):
-    dataset, _, _ = read(write("a.csv", [(f"text {i}", "pn"[i % 2]) for i in range(10)]))
+ODD = ["", "a\r\nb", "nul \0 inside", "half an emoji \ud83d", "caf\ufffd", "\u2028", "x" * 200_000, "好"]
+
+
+def test_stored_texts_are_those_that_were_written_one_by_one_in_turn_and_by_rows():
+    texts = store(*ODD)
+    assert list(texts) == list(texts) == [texts[row] for row in range(len(ODD))] == ODD
+    assert list(texts.take(np.array([1, 3]))) == [ODD[1], ODD[3]] and list(store()) == []
+    assert texts.take(np.array([3, 1]))[0] == ODD[3] and len(texts.take(np.array([], int))) == 0
+
+
+def test_texts_outlive_their_table_and_a_part_has_those_of_its_rows(write):
+    path = write("a.csv", [(f"text {i}", "pn"[i % 2]) for i in range(10)])
+    dataset, _, _ = read(path)
+    path.unlink()
     part = dataset.take(np.array([2, 7]))
-    assert list(part.texts) == list(part.texts) == ["text 2", "text 7"] and len(part.texts) == len(part) == 2
-    assert dataset.take(np.array([], int)).texts.lines.tolist() == [] == list(dataset.take(np.array([], int)).texts)
+    assert list(part.texts) == ["text 2", "text 7"] and part.lines.tolist() == [4, 9] and part.texts.path == path
 
 
 @pytest.mark.parametrize("content", [b"a,p\n", b"a,p\nb,n\nd,p\n", None], ids=["cut", "as long as before", "gone"])
-def test_a_file_that_was_changed_is_noticed_before_and_after_it_is_read(write, content):
-    path = write("a.csv", [("a", "p"), ("b", "n"), ("c", "p")])
-    dataset, _, _ = read(path)
-    begun = iter(dataset.texts)
-    next(begun)
-    path.unlink()
-    if content is not None:
-        path.write_bytes(HEADER + content)
-    for part in (dataset, dataset.take(np.array([1]))):
-        with pytest.raises(UserError, match=r"a\.csv: was changed or removed while it was in use"):
-            list(part.texts)
+def test_a_file_that_is_changed_while_it_is_read_is_refused(write, monkeypatch, content):
+    path, read_label = write("a.csv", [("a", "p"), ("b", "n"), ("c", "p")]), reading.read_label
+
+    def read_and_change(row, *others):
+        if row["text"] == "c":
+            path.unlink()
+            if content is not None:
+                path.write_bytes(HEADER + content)
+        return read_label(row, *others)
+
+    monkeypatch.setattr(reading, "read_label", read_and_change)
     with pytest.raises(UserError, match=r"a\.csv: was changed or removed while it was in use"):
-        list(begun)
+        read(path)
 
 
 def test_of_many_dropped_rows_all_are_counted_and_the_first_are_listed(write, monkeypatch):

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from keras_senti.data import batches, token_cache
+from keras_senti.data import batches, tables, token_cache
 from keras_senti.data.checks import format_check
 from keras_senti.data.token_cache import load_corpus
 from keras_senti.errors import UserError
@@ -106,11 +106,29 @@ def test_other_code_gets_a_cache_of_its_own(load, monkeypatch):
     assert load().folder != first.folder
 
 
+def test_a_file_is_parsed_once_and_not_at_all_by_a_second_run(load, monkeypatch):
+    read_lines, lines = tables.read_lines, []
+
+    def count(path):
+        for number, raw in read_lines(path):
+            lines.append(number)
+            yield number, raw
+
+    monkeypatch.setattr(tables, "read_lines", count)
+    parts = load().parts.values()
+    assert sorted(text for part in parts for text in part.texts) == sorted(text for text, _ in ROWS)
+    assert lines == [1, *range(1, 62)]  # the header, then all of it
+    assert [list(part.texts) for part in load().parts.values()] == [list(part.texts) for part in parts]
+    assert len(lines) == 62
+
+
 def test_training_settings_do_not_matter_to_the_cache(load):
     assert load().folder == load("--train.epochs", "2", "--model.units", "3").folder
 
 
-@pytest.mark.parametrize("file", ["train/flat.bin", "facts.json", "validation/labels.npy", "vocabulary.txt"])
+@pytest.mark.parametrize(
+    "file", ["train/flat.bin", "facts.json", "texts/main.bin", "validation/labels.npy", "vocabulary.txt"]
+)
 @pytest.mark.parametrize("harm", ["cut", "changed", "gone"])
 def test_a_damaged_cache_is_said_and_made_again(load, capsys, file, harm):
     first = load()
@@ -143,8 +161,8 @@ def test_nothing_half_written_is_left_where_encoding_fails(load, monkeypatch, tm
 def test_a_file_that_is_changed_while_it_is_read_leaves_no_cache(load, monkeypatch, tmp_path):
     read = token_cache.load_splits
 
-    def read_and_change(source):
-        splits = read(source)
+    def read_and_change(source, folder):
+        splits = read(source, folder)
         source.main.write_text("text,sentiment\nanother,p\n")
         return splits
 
@@ -156,10 +174,10 @@ def test_a_file_that_is_changed_while_it_is_read_leaves_no_cache(load, monkeypat
 
 def test_a_vocabulary_that_is_given_is_used_and_extended_by_the_commonest_new_tokens(load):
     old = ["[PAD]", "[UNK]", "good", "unseen"]
-    assert load(vocabulary=old).encoder.vocabulary == old
-    extended = load(vocabulary=old, extend=2).encoder.vocabulary
+    assert load(vocabulary=old).tokenizer.vocabulary == old
+    extended = load(vocabulary=old, extend=2).tokenizer.vocabulary
     assert extended == [*old, "and", "number"]  # twice a text, and once; "film" is as frequent as "number"
-    assert len(load(vocabulary=old, extend=9999).encoder.vocabulary) > 20
+    assert len(load(vocabulary=old, extend=9999).tokenizer.vocabulary) > 20
 
 
 def test_the_length_of_a_batch_costs_nothing_in_the_number_of_rows():
@@ -172,9 +190,9 @@ def test_the_length_of_a_batch_costs_nothing_in_the_number_of_rows():
 
 def test_a_language_model_reads_the_train_part_and_the_unlabelled_texts_and_no_test_part(load_language_model, load):
     found, classifier = load_language_model(), load()
-    assert list(found.encoded) == ["train", "validation", "unlabeled"]
+    assert list(found.parts) == ["train", "validation", "unlabeled"]
     assert decode(found, "unlabeled") == ["a new text", "a new text", "words"]
-    for name in ("train", "validation", "test"):
+    for name in ("train", "validation"):
         assert list(found.parts[name].texts) == list(classifier.parts[name].texts)
     assert decode(found, "train") == list(found.train.texts)
     assert len(found.parts["validation"].token_ids) == len(found.validation)
@@ -187,7 +205,7 @@ def test_a_language_model_reads_the_train_part_and_the_unlabelled_texts_and_no_t
 
 
 def test_its_vocabulary_counts_the_unlabelled_texts(load_language_model):
-    assert load_language_model("--text.max_tokens", "4", texts=["rare"] * 999).encoder.vocabulary[2] == "rare"
+    assert load_language_model("--text.max_tokens", "4", texts=["rare"] * 999).tokenizer.vocabulary[2] == "rare"
 
 
 @pytest.mark.parametrize("truncate", ["head", "tail", "both"])
@@ -212,7 +230,7 @@ def test_a_second_run_of_a_language_model_takes_the_ids_from_disk(load_language_
     monkeypatch.setattr(token_cache, "_write", lambda *_: pytest.fail("made again"))
     again = load_language_model("--text.sequence_length", "7")
     assert again.folder == first.folder and again.check == first.check
-    for name in first.encoded:
+    for name in first.parts:
         assert decode(again, name) == decode(first, name)
     assert list(again.parts["unlabeled"].texts) == ["a new text", "a new text", "words"]
 
@@ -231,7 +249,7 @@ def test_task_and_unlabelled_texts_have_caches_of_their_own(load_language_model,
 def test_texts_without_labels_alone_are_split_into_train_and_validation(load_language_model):
     texts = [f"text number {i}" for i in range(20)]
     found = load_language_model("--data.csv", "null", texts=texts)
-    assert {name: len(encoded) for name, encoded in found.encoded.items()} == {"train": 16, "validation": 4}
+    assert {name: len(encoded) for name, encoded in found.parts.items()} == {"train": 16, "validation": 4}
     assert sorted([*found.train.texts, *found.validation.texts]) == sorted(texts)
     assert (found.class_names, sorted(found.parts)) == ((), ["train", "validation"])
     assert decode(found, "train") == list(found.train.texts)
