@@ -15,7 +15,7 @@ import yaml
 
 from keras_senti.errors import UserError, suggest
 from keras_senti.settings.command_line import parse_config, to_arguments
-from keras_senti.settings.yaml_file import list_keys
+from keras_senti.settings.schema import list_keys
 from keras_senti.settings.yaml_text import parse_yaml, read_text
 
 # With another split, seed or task, trials would be scored on something else.

@@ -1,28 +1,29 @@
 """Settings from the command line, which wins over a file."""
 
+import argparse
 import dataclasses
 import itertools
 import json
 import os
+import types
+import typing
 from pathlib import Path
 
 import yaml
 
-from keras_senti.errors import UserError, require, suggest
-from keras_senti.settings.inherit import check_inherited, find_model_dir, read_model_settings
-from keras_senti.settings.portable import resolve_paths
-from keras_senti.settings.schema import Config, check_source
-from keras_senti.settings.yaml_file import (
-    check_stop_words,
-    explain_errors,
-    is_known,
-    list_keys,
-    make_config,
-    make_parser,
-    read_yaml_file,
-    write_commented,
-)
-from keras_senti.settings.yaml_text import check_value, parse_yaml, read_text
+from keras_senti.errors import UserError, suggest
+from keras_senti.settings.checks import check_settings
+from keras_senti.settings.inherit import find_model_dir, read_model_settings
+from keras_senti.settings.schema import SECTIONS, Config, list_keys, list_settings
+from keras_senti.settings.yaml_file import make_config, read_config, read_meanings, read_yaml_file, write_commented
+from keras_senti.settings.yaml_text import parse_yaml
+
+_LABELS = "data.label_map."  # of one of its keys: --data.label_map.0 negative
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise UserError(f"{message[:1].lower()}{message[1:]}. `--help` lists every option.")
 
 
 def parse_config(argv: list[str]) -> Config:
@@ -31,80 +32,80 @@ def parse_config(argv: list[str]) -> Config:
     `--help` and `--print_config` print and end the program, as usual.
 
     Raises:
-        UserError: for an unknown key (with the nearest name), a wrong type, value or file.
+        UserError: for an unknown key (with the nearest name), a wrong type, value or file, or settings that do not go
+            together.
     """
-    _check_option_names(argv)
-    resume, argv = _take_option(argv, "--resume", "folder", "logs/tweets/2026-01-31T12-00-00Z")
+    given = _read_options(argv)
+    resume, file = given.pop("resume", None), given.pop("config", None)
     if resume is not None:
-        argv = [*_arguments_of_run(resume, argv), *argv]
-    file, argv = _take_option(argv, "--config", "file", "configs/tweets.yaml")
-    if file is not None:
-        read_yaml_file(file)
-        argv = ["--config", file, *argv]  # in front, so that everything on the command line overrides it
-    show = "--print_config" in argv
-    argv = [word for word in argv if word != "--print_config"]
-    parser = make_parser()
-    model_dir = None if resume else _find_value("init_from", argv)
-    if model_dir:
-        model_dir = find_model_dir(model_dir)
-        model_settings = read_model_settings(model_dir, _find_value("task", argv))
-        parser.set_defaults(model_settings)
-    with explain_errors():
-        config = make_config(parser, parser.parse_args(argv))
-        if resume is not None:
-            check_stop_words(config, file)
-        if model_dir:
-            check_inherited(resolve_paths(config), model_settings)
-        require(config.resume is None, "resume", config.resume, "it on the command line: --resume RUN_DIR")
-        config = dataclasses.replace(config, resume=resume, init_from=model_dir if model_dir else config.init_from)
-        if not show:
-            check_source(config)
+        content = _read_resumed(resume, [*given, *(["config"] if file else [])])
+    else:
+        content = read_yaml_file(file) if file else {}
+    show = given.pop("print_config", False)
+    for key, text in given.items():
+        _set_value(content, key, text)
+    config = make_config(content)
+    if config.resume is not None:
+        raise UserError(f"resume: received {config.resume!r}, expected it on the command line: --resume RUN_DIR.")
+    if config.init_from and resume is None:
+        config = make_config(_inherit(content, config))
     if show:
         print(write_commented(config), end="")
         raise SystemExit(0)
-    return config
+    return check_settings(dataclasses.replace(config, resume=resume))
 
 
 def to_arguments(values: dict) -> list[str]:
     """Returns command-line arguments that set these keys."""
-    words = ((f"--{key}", v if isinstance(v, str) else json.dumps(v)) for key, v in values.items())
-    return list(itertools.chain.from_iterable(words))
+    pairs = ((f"--{key}", v if isinstance(v, str) else json.dumps(v)) for key, v in values.items())
+    return list(itertools.chain.from_iterable(pairs))
 
 
-def _find_value(name: str, argv: list[str]) -> str | None:
-    """Returns the value of init_from or task, which decide the defaults of other settings, before they are parsed."""
-    found = None
-    for word, following in zip(argv, [*argv[1:], None]):
-        if word == "--config" or word.startswith("--config="):
-            file = following if word == "--config" else word.removeprefix("--config=")
-            found = parse_yaml(read_text(file)).get(name)
-    for word, following in zip(argv, [*argv[1:], None]):  # the command line wins
-        if word == f"--{name}" or word.startswith(f"--{name}="):
-            found = following if word == f"--{name}" else word.removeprefix(f"--{name}=")
-    return None if found in (None, "null") else str(found)
+def _read_options(argv: list[str]) -> dict[str, str]:
+    """Returns the texts of the options that are given."""
+    labels = {argument.partition("=")[0] for argument in argv if argument.startswith(f"--{_LABELS}")}
+    options, others = _make_parser(labels).parse_known_args(argv)
+    if others:
+        name = others[0].partition("=")[0]
+        near = suggest(name.removeprefix("--"), list_keys()) if name.startswith("--") else ""
+        raise UserError(f"unknown option '{name}'.{near} `--help` lists every key.")
+    given = vars(options)
+    for name in ("config", "resume"):
+        if len(given.get(name, [])) > 1:
+            raise UserError(f"--{name}: received twice, expected once.")
+        if name in given:
+            given[name] = given[name][0]
+    return given
 
 
-def _take_option(argv: list[str], name: str, what: str, example: str) -> tuple[str | None, list[str]]:
-    """Returns the value of an option, None where it is not given, and the other words."""
-    values, rest, words = [], [], iter(argv)
-    for word in words:
-        if word == name:
-            values.append(next(words, ""))
-        elif word.startswith(f"{name}="):
-            values.append(word.partition("=")[2])
-        else:
-            rest.append(word)
-    if "" in values:
-        raise UserError(f"{name}: received no {what} name. Give one: {name} {example}")
-    if len(values) > 1:
-        raise UserError(f"{name}: received twice, expected one {what}.")
-    return (values[0] if values else None), rest
+def _make_parser(labels) -> argparse.ArgumentParser:
+    """Returns a parser with an option for each setting, whose help is its meaning, and for keys of data.label_map."""
+    parser = _Parser(
+        prog="train.py", usage="%(prog)s [--config FILE] [--KEY VALUE ...]", allow_abbrev=False,
+        description="Trains, scores and exports a sentiment classifier.", argument_default=argparse.SUPPRESS,
+    )  # fmt: skip
+    parser.add_argument("--config", action="append", metavar="FILE", help="YAML file of what differs from the defaults")
+    parser.add_argument("--print_config", action="store_true", help="show all settings with their meaning; end")
+    groups = {name: parser.add_argument_group(f"{name}: {cls.__doc__}") for name, cls in SECTIONS.items()}
+    meanings = {section: read_meanings(cls) for section, cls in {"": Config, **SECTIONS}.items()}
+    for key, item in list_settings().items():
+        section, _, name = key.rpartition(".")
+        choices = typing.get_args(item.type) if typing.get_origin(item.type) is typing.Literal else ()
+        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+        groups.get(section, parser).add_argument(
+            f"--{key}", action="append" if key == "resume" else "store",
+            metavar="{" + ",".join(choices) + "}" if choices else name.upper(),
+            help=f"{meanings[section][name]} (default: {json.dumps(default)})".replace("%", "%%"),
+        )  # fmt: skip
+    for label in sorted(labels):
+        parser.add_argument(label, dest=label.removeprefix("--"), help=argparse.SUPPRESS)
+    return parser
 
 
-def _arguments_of_run(run_dir: str, argv: list[str]) -> list[str]:
-    """Returns the arguments that read the settings of a run which is resumed; checks what else was given."""
-    for name in (word[2:].partition("=")[0] for word in argv if word.startswith("--")):
-        if name not in ("train.epochs", "help") and not name.startswith("device."):
+def _read_resumed(run_dir: str, others: list[str]) -> dict:
+    """Returns the settings of a run that is resumed; checks what else is given."""
+    for name in others:
+        if name != "train.epochs" and not name.startswith("device."):
             raise UserError(
                 f"--{name}: a resumed run keeps its settings. Beside --resume only --train.epochs and --device.* "
                 "can be given; leave this one out, or start a new run."
@@ -115,21 +116,46 @@ def _arguments_of_run(run_dir: str, argv: list[str]) -> list[str]:
             f"--resume: {run_dir} is not a run folder (no config.yaml). Expected one such as "
             "logs/tweets/2026-01-31T12-00-00Z."
         )
-    return ["--config", str(file)]
+    return dataclasses.asdict(read_config(file))
 
 
-def _check_option_names(argv: list[str]):
-    for word in argv:
-        name, _, value = word[2:].partition("=")
-        try:
-            check_value(value if word.startswith("--") else word)
-        except yaml.YAMLError as error:
-            raise UserError(f"{word if len(word) < 100 else word[:100] + ' ...'}: not valid YAML: {error}.") from None
-        if word.startswith("--print_config="):
-            raise UserError(f"--print_config takes no value, received '{word}'.")
-        sections = [f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)]
-        if word.startswith("--") and name in sections:
-            keys = [f"--{key}" for key in list_keys() if key.startswith(f"{name}.")]
-            raise UserError(f"--{name} is a section, expected one of its keys: {', '.join(keys)}.")
-        if word.startswith("--") and not is_known(name) and name not in ("config", "help", "print_config"):
-            raise UserError(f"unknown option '--{name}'.{suggest(name, list_keys())} `--help` lists every key.")
+def _set_value(content: dict, key: str, text: str):
+    """Puts what a text on the command line says into the settings: over those of the file."""
+    if key.startswith(_LABELS):
+        data = content.setdefault("data", {})
+        label_map = data.get("label_map")
+        label = key.removeprefix(_LABELS)
+        data["label_map"] = {**(label_map if isinstance(label_map, dict) else {}), label: _read(key, text, str | None)}
+        return
+    section, _, name = key.rpartition(".")
+    values = content.setdefault(section, {}) if section else content
+    values[name] = _read(key, text, list_settings()[key].type)
+
+
+def _read(key: str, text: str, hint):
+    """Returns the text itself where the setting takes texts, otherwise what it says as YAML."""
+    kinds = _list_kinds(hint)
+    is_null, is_list = text == "null" and types.NoneType in kinds, text.startswith("[") and list in kinds
+    if not {str, typing.Literal}.isdisjoint(kinds) and not is_null and not is_list:
+        return text
+    try:
+        return parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--{key}: not valid YAML: {' '.join(str(error).split())[:1000]}.") from None
+
+
+def _list_kinds(hint) -> set:
+    """Returns the types that a hint allows, such as {str, list, NoneType}."""
+    kind, inner = typing.get_origin(hint), typing.get_args(hint)
+    if kind is typing.Annotated:
+        return _list_kinds(inner[0])
+    return set().union(*map(_list_kinds, inner)) if kind in (types.UnionType, typing.Union) else {kind or hint}
+
+
+def _inherit(content: dict, config: Config) -> dict:
+    """Returns the settings with those of the model in init_from, where nothing else is given."""
+    model_dir = find_model_dir(config.init_from)
+    for key, value in read_model_settings(model_dir, config.task).items():
+        section, name = key.split(".")
+        content.setdefault(section, {}).setdefault(name, value)
+    return {**content, "init_from": model_dir}

@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_senti.data.batches import EncodedTexts
-from keras_senti.errors import UserError
 from keras_senti.models.build import find_learning_layers
 from keras_senti.models.language_model import LanguageModel
 from keras_senti.settings.schema import Config
@@ -173,32 +172,6 @@ def sample_texts(model: LanguageModel, vocabulary: list[str], joint: str, seed) 
     words = np.array([*vocabulary], dtype=object)
     words[0] = "¶"
     return [joint.join(words[row]) for row in np.stack(texts, axis=1)]
-
-
-def check_language_model(config: Config):
-    """Raises a UserError if these settings make no language model."""
-    model, train = config.model, config.train
-    wrong = None
-    if model.bidirectional:
-        wrong = ("model.bidirectional", True, "false: its backward half has read the token that is to be predicted")
-    elif model.conv_filters:
-        wrong = ("model.conv_filters", model.conv_filters, "0: it sees the token that is to be predicted")
-    elif model.bigram_buckets:
-        why = "0: a window's first token has lost the one before it, with which it makes a pair"
-        wrong = ("model.bigram_buckets", model.bigram_buckets, why)
-    elif train.monitor not in ("val_loss", "none"):
-        wrong = ("train.monitor", train.monitor, "val_loss or none: there are no classes to be right about")
-    else:
-        for name, usual in (
-            ("label_smoothing", 0.0),
-            ("class_weights", "none"),
-            ("batch_tokens", None),
-            ("train_from_epoch", None),
-        ):
-            if getattr(train, name) != usual:
-                wrong = (f"train.{name}", getattr(train, name), f"{usual}: it is for classifiers")
-    if wrong:
-        raise UserError("{}: received {!r} with task language_model, expected {}.".format(*wrong))
 
 
 def train_language_model(

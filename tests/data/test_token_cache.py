@@ -12,6 +12,7 @@ from keras_senti.settings.command_line import parse_config
 
 ROWS = [(f"{'good' if i % 2 else 'bad'} film {'and ' * (i % 5)}number {i % 7}", "pn"[i % 2]) for i in range(60)]
 ROWS = [(f"{text} {i}", label) for i, (text, label) in enumerate(ROWS)]
+LANGUAGE_MODEL = ("--task", "language_model", "--model.bidirectional", "false")
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def load_language_model(load, tmp_path):
     def load_it(*options, texts=("a new text", "a new text", "words", ""), **others):
         path = tmp_path / "unlabeled.csv"
         path.write_text("text\n" + "".join(f'"{text}"\n' for text in texts), encoding="utf-8")
-        return load("--task", "language_model", "--data.unlabeled_csv", str(path), *options, **others)
+        return load(*LANGUAGE_MODEL, "--data.unlabeled_csv", str(path), *options, **others)
 
     return load_it
 
@@ -218,11 +219,11 @@ def test_a_second_run_of_a_language_model_takes_the_ids_from_disk(load_language_
 
 
 def test_task_and_unlabelled_texts_have_caches_of_their_own(load_language_model, load):
-    names = [found.cache for found in (load(), load("--task", "language_model"), load_language_model())]
+    names = [found.cache for found in (load(), load(*LANGUAGE_MODEL), load_language_model())]
     names.append(load_language_model(texts=["others"]).cache)
     assert len(set(names)) == 4 and names == [
         load().cache,
-        load("--task", "language_model").cache,
+        load(*LANGUAGE_MODEL).cache,
         load_language_model().cache,
         names[3],
     ]

@@ -10,7 +10,7 @@ from keras_senti.data import word_vectors
 from keras_senti.errors import UserError
 from keras_senti.models.build import build_model
 from keras_senti.settings.command_line import parse_config
-from keras_senti.settings.schema import Config, ModelConfig, TextConfig
+from keras_senti.settings.schema import ModelConfig
 from keras_senti.tasks import train
 
 VOCABULARY = ["[PAD]", "[UNK]", "film", "great", "[URL]", "好", "."]
@@ -117,24 +117,12 @@ def test_a_damaged_or_packed_file_is_refused(write, content, name, message):
 
 
 def test_the_check_before_a_run_reads_the_first_lines_only(write, tmp_path):
-    def check(init_from=None, path=None, **model):
-        text = TextConfig(word_vectors=path and str(path))
-        word_vectors.check_word_vectors(Config(init_from=init_from, text=text, model=ModelConfig(**model)))
-
-    check()
-    check(path=write(GLOVE + "cut 1"), embedding_dim=2)
+    word_vectors.check_word_vectors(write(GLOVE + "cut 1"), 2)
     with pytest.raises(UserError, match="embedding_dim is 3. Add --model.embedding_dim 2"):
-        check(path=write(GLOVE), embedding_dim=3)
+        word_vectors.check_word_vectors(write(GLOVE), 3)
     for path in (tmp_path / "nowhere.txt", tmp_path):
         with pytest.raises(UserError, match=f"{path}: cannot be read"):
-            check(path=path)
-    with pytest.raises(UserError, match="embedding_trainable: received false without text.word_vectors"):
-        check(embedding_trainable=False)
-    with pytest.raises(UserError, match=r"bigram_buckets: received 7 beside .* would freeze random vectors of pairs"):
-        check(path=write(GLOVE), embedding_dim=2, embedding_trainable=False, bigram_buckets=7)
-    check(init_from="a model", embedding_trainable=False, bigram_buckets=7)
-    with pytest.raises(UserError, match="text.word_vectors: received .* beside init_from, whose model has its own"):
-        check(init_from="a model", path=write(GLOVE), embedding_dim=2)
+            word_vectors.check_word_vectors(path, 2)
 
 
 def test_coverage_counts_words_and_tokens(write, capsys):

@@ -200,25 +200,6 @@ def test_the_model_makes_up_texts_of_known_tokens(language_model):
     assert len(texts[0].split(" ")) == pretraining.SAMPLED_TOKENS
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        ("--model.bidirectional true", r"model\.bidirectional: received True .* its backward half has read the token"),
-        ("--model.conv_filters 4", r"model\.conv_filters: received 4 .* expected 0: it sees the token"),
-        (
-            "--model.bigram_buckets 7",
-            r"model\.bigram_buckets: received 7 .* expected 0: a window's first token has lost",
-        ),
-        ("--train.monitor val_accuracy", r"train\.monitor: received 'val_accuracy' .* expected val_loss or none"),
-        ("--train.label_smoothing 0.1", r"train\.label_smoothing: received 0\.1 .* expected 0\.0"),
-    ],
-)
-def test_what_makes_no_language_model_is_refused_before_there_is_a_folder(settings, tmp_path, more, message):
-    with pytest.raises(UserError, match=message):
-        pretrain(settings, tmp_path / "run", *more.split())
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize("task,needs_one", [("language_model", True), ("classification", False)])
 def test_of_several_devices_auto_is_to_take_one_for_a_language_model(settings, monkeypatch, task, needs_one):
     asked = []

@@ -263,7 +263,9 @@ def test_another_workers_end_is_told_and_what_to_do(tmp_path, monkeypatch):
 def test_what_several_replicas_cannot_do_is_refused(tiny_settings):
     device = make_device(replicas=4, line="4 of 4 GPU(s)")
     with pytest.raises(UserError, match=r"4 of 4 GPU.*: a language model carries the state of each stream"):
-        check_replicas(parse_config([*tiny_settings, "--task", "language_model"]), device)
+        check_replicas(
+            parse_config([*tiny_settings, "--task", "language_model", "--model.bidirectional", "false"]), device
+        )
     with pytest.raises(UserError, match=r"train\.batch_size: received 3, expected at least 4"):
         check_replicas(parse_config([*tiny_settings, "--train.batch_size", "3"]), device)
     with pytest.raises(UserError, match=r"train\.profile_steps: received \[1, 2\], but a profile is taken with one"):
