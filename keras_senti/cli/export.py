@@ -15,7 +15,7 @@ from keras_senti.export.weights_folder import DTYPES, read_run, write_compact
 def main(argv):
     parser = argparse.ArgumentParser(
         prog="python -m keras_senti export",
-        description="Makes a compact folder, for keras_senti.load and --init_from, from a finished run.",
+        description="Makes a weights folder, for keras_senti.load and --init_from, from a finished run.",
         allow_abbrev=False,
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", help="folder of a finished run, of either task")

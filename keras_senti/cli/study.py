@@ -34,7 +34,7 @@ def main(argv):
         raise UserError(f"--config: received {len(options.config)} files, expected one or two.")
     configs = name_configs(options.config)
     folder = Path(options.out or Path("logs") / "studies" / "-".join(configs))
-    if not any(word.split("=")[0] == "--train.evaluate_test" for word in arguments):
+    if not any(argument.split("=")[0] == "--train.evaluate_test" for argument in arguments):
         arguments = [*arguments, "--train.evaluate_test", "false"]
     result = run_study(configs, list(range(options.seeds)), folder, arguments, options.jobs)
     print(f"\n{format_summary(result)}\n\nall scores: {folder / 'table.md'}, {folder / 'study.json'}; picture: "

@@ -15,7 +15,7 @@ import yaml
 
 from keras_senti.errors import UserError, suggest
 from keras_senti.settings.command_line import parse_config, to_arguments
-from keras_senti.settings.schema import list_keys
+from keras_senti.settings.schema import list_settings
 from keras_senti.settings.yaml_text import parse_yaml, read_text
 
 # With another split, seed or task, trials would be scored on something else.
@@ -95,7 +95,7 @@ def read_space(path, words: list[str]) -> list[Range]:
 
 
 def _read_range(path: Path, key: str, entry, before: list[Range]) -> Range:
-    keys = list_keys()
+    keys = list_settings()
     if key not in keys:
         raise UserError(f"{path}: unknown key '{key}'.{suggest(key, keys)} `train.py --help` lists every key.")
     if key in REFUSED or key.startswith("data."):

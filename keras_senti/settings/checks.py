@@ -17,8 +17,7 @@ def check_settings(config: Config) -> Config:
         UserError: if they do not, or contradict the model in `init_from`.
     """
     _check_presence(config)
-    rules = _list_rules(config) + (_list_language_model_rules() if config.task == "language_model" else [])
-    for is_on, key, allowed, why in rules:
+    for is_on, key, allowed, why in _list_rules(config) + _list_language_model_rules(config):
         received = read_setting(config, key)
         if is_on and received not in allowed:
             expected = " or ".join(map(json.dumps, allowed))
@@ -76,10 +75,10 @@ def _list_rules(config: Config) -> list[tuple[bool, str, tuple, str]]:
     ]
 
 
-def _list_language_model_rules() -> list[tuple[bool, str, tuple, str]]:
+def _list_language_model_rules(config: Config) -> list[tuple[bool, str, tuple, str]]:
     """Returns what a language model asks for, like `_list_rules`."""
     return [
-        (True, key, allowed, f"with task language_model: {why}")
+        (config.task == "language_model", key, allowed, f"with task language_model: {why}")
         for key, allowed, why in (
             ("model.bidirectional", (False,), "its backward half has read the token that is to be predicted"),
             ("model.conv_filters", (0,), "it sees the token that is to be predicted"),

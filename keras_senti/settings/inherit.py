@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from keras_senti.errors import UserError
-from keras_senti.settings.schema import list_keys, read_setting
+from keras_senti.settings.schema import list_settings, read_setting
 from keras_senti.settings.yaml_file import read_config
 from keras_senti.storage.model_folder import check_file, find_model
 
@@ -23,11 +23,11 @@ def read_model_settings(model_dir: str, task: str | None) -> dict:
     is_encoder = model.task == "language_model"
     if task == "language_model" and not is_encoder:
         raise UserError(
-            f"init_from: {model_dir} is a classifier, which has no weights that predict the next token, but task is "
-            "language_model. Name a language model to train it further, or leave init_from out."
+            f"init_from: received {model_dir}, a classifier, but task is language_model. Expected a language model; or "
+            "leave init_from out."
         )
     without = (*_NOT_INHERITED, *(_NOT_FROM_ENCODER if is_encoder else ()))
-    keys = [key for key in list_keys() if key.startswith(("text.", "model.")) and key.split(".")[1] not in without]
+    keys = [key for key in list_settings() if key.startswith(("text.", "model.")) and key.split(".")[1] not in without]
     if task == "language_model":
         keys.append("pretrain.tie_embeddings")
     elif is_encoder:
@@ -56,18 +56,13 @@ def find_model_dir(model_dir: str) -> str:
     finished = [folder for folder in path.glob("*/") if _find_model_config(folder)] if os.path.isdir(path) else []
     if finished:
         return str(max(finished, key=lambda folder: _find_model_config(folder).stat().st_mtime))
-    what = "neither a finished run nor a SavedModel of ours, nor a weights folder with config.yaml and weights.npz"
-    if not os.path.isdir(path):
-        what = "no such folder"
+    what = "no finished run, SavedModel of ours or weights folder" if os.path.isdir(path) else "no such folder"
     recipe = Path("configs") / f"{path.name}.yaml"
     if os.path.isfile(path / "manifest.json"):
-        what = (
-            "this run has neither saved_model/ nor encoder/, one of which it leaves at its end. If it was stopped, "
-            f"`python train.py --resume {path}` continues it"
-        )
+        what = f"this run has left no model. If it was stopped, `python train.py --resume {path}` continues it"
     elif os.path.isfile(recipe):
-        what += f", but {recipe} makes one: run `python train.py --config {recipe}` first"
+        what += f". `python train.py --config {recipe}` makes one"
     raise UserError(
-        f"init_from: {path}: {what}. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z, its saved_model, "
-        "a folder of runs (the newest finished one is taken), or a weights folder such as pretrained/imdb_encoder."
+        f"init_from: {path}: {what}. Expected a run folder, a folder of runs (the newest finished one is taken), a "
+        "SavedModel, or a weights folder such as pretrained/imdb_encoder."
     )

@@ -15,7 +15,7 @@ from keras_senti.settings.sections import (
     TextConfig,
     TrainConfig,
 )
-from keras_senti.settings.values import Limit, convert_all
+from keras_senti.settings.values import Limit, Settings
 
 FOLDER_NAME = Limit(
     "letters, digits, '-', '_' and '.', because it names a folder",
@@ -24,7 +24,7 @@ FOLDER_NAME = Limit(
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """All settings of a run."""
 
     name: Annotated[str, FOLDER_NAME] = "run"
@@ -51,9 +51,6 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
 
-    def __post_init__(self):
-        convert_all(self)
-
 
 SECTIONS = {item.name: item.type for item in dataclasses.fields(Config) if dataclasses.is_dataclass(item.type)}
 
@@ -62,10 +59,6 @@ def list_settings() -> dict[str, dataclasses.Field]:
     """Returns every setting by its dotted key, e.g. "model.units", in the order of the classes."""
     found = {item.name: item for item in dataclasses.fields(Config) if item.name not in SECTIONS}
     return found | {f"{name}.{item.name}": item for name, cls in SECTIONS.items() for item in dataclasses.fields(cls)}
-
-
-def list_keys() -> list[str]:
-    return list(list_settings())
 
 
 def read_setting(config: Config, key: str):

@@ -14,8 +14,8 @@ from keras_senti.settings.values import (
     PositiveFloat,
     PositiveInt,
     Seed,
+    Settings,
     at_least,
-    convert_all,
 )
 
 CLASS_NAMES = Limit(
@@ -28,7 +28,7 @@ SHARE = Limit("shares above 0 and at most 1", lambda share: 0 < share <= 1)
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Settings):
     """Where text and labels come from, and how they are split."""
 
     source: Literal["tweets", "reviews_zh", "imdb", "csv"] = "csv"
@@ -69,12 +69,9 @@ class DataConfig:
     cache_dir: str = "logs/cache"
     """Folder for fetched files and for texts that were turned into ids once. It can be deleted when no run uses it."""
 
-    def __post_init__(self):
-        convert_all(self, "data")
-
 
 @dataclass(frozen=True)
-class TextConfig:
+class TextConfig(Settings):
     """From a raw string to tokens and ids. Applied in this order, in the TensorFlow graph."""
 
     strip_control_characters: bool = True
@@ -118,12 +115,9 @@ class TextConfig:
     """File of word vectors, with which the embedding begins: the text format of GloVe, word2vec or fastText, plain, .gz
     or .xz, as wide as model.embedding_dim. Read in training only."""
 
-    def __post_init__(self):
-        convert_all(self, "text")
-
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """The network: Embedding, [convolution,] recurrent layers, pooling, Dense softmax; always a keras.Sequential."""
 
     cell: Literal["lstm", "gru", "simple_rnn"] = "lstm"
@@ -168,12 +162,9 @@ class ModelConfig:
     activation: str = "tanh"
     """Activation of the recurrent layers, a Keras name. Anything else than tanh loses cuDNN on a GPU."""
 
-    def __post_init__(self):
-        convert_all(self, "model")
-
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """How the network learns. The loss is categorical cross-entropy."""
 
     epochs: PositiveInt = 6
@@ -226,12 +217,9 @@ class TrainConfig:
     evaluate_test: bool = True
     """Score the test part once, at the end; false leaves it alone."""
 
-    def __post_init__(self):
-        convert_all(self, "train")
-
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(Settings):
     """With task language_model: how the network learns to predict the next token of a text."""
 
     window_tokens: PositiveInt = 100
@@ -244,12 +232,9 @@ class PretrainConfig:
     output_dropout: Fraction = 0.0
     """Share of the last recurrent layer's outputs that is dropped; one mask for all time steps of a window."""
 
-    def __post_init__(self):
-        convert_all(self, "pretrain")
-
 
 @dataclass(frozen=True)
-class BaselinesConfig:
+class BaselinesConfig(Settings):
     """The models that ours is compared with."""
 
     models: list[
@@ -261,24 +246,18 @@ class BaselinesConfig:
     max_rows: PositiveInt = 100_000
     """Rows that the baselines are fitted on and scored on, at most: a sample of a larger part is drawn, and said so."""
 
-    def __post_init__(self):
-        convert_all(self, "baselines")
-
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Settings):
     """What the scores of a run say beyond accuracy."""
 
     abstain_precisions: list[Annotated[float, SHARE]] = field(default_factory=lambda: [0.9, 0.95])
     """Shares of right answers to find a threshold for: a model that answers only where the largest probability reaches
     it is right that often on the validation part; how often it then answers, and is right, is in metrics.json."""
 
-    def __post_init__(self):
-        convert_all(self, "evaluation")
-
 
 @dataclass(frozen=True)
-class DeviceConfig:
+class DeviceConfig(Settings):
     """The machine."""
 
     strategy: Literal["auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu"] = "auto"
@@ -304,6 +283,3 @@ class DeviceConfig:
     steps_per_execution: PositiveInt | None = None
     """With a TPU or several replicas: steps that are made without returning to Python in between (only steps of one
     shape are made together); null: 32 on a TPU, 1 elsewhere."""
-
-    def __post_init__(self):
-        convert_all(self, "device")

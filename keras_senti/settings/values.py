@@ -15,7 +15,7 @@ from keras_senti.errors import suggest
 
 
 class Limit(NamedTuple):
-    """Within `Annotated`: what a value of the type must be, in words and as a function."""
+    """Within `Annotated`: what a value of the type must be, said and computed."""
 
     expected: str
     holds: Callable
@@ -44,6 +44,10 @@ def format_value(value) -> str:
     return " ".join(_shorten.repr(value).split())
 
 
+def _is_number(value) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def convert(value, hint):
     """Returns a value as the plain Python object of its type hint, which YAML can write.
 
@@ -64,17 +68,17 @@ def convert(value, hint):
         if isinstance(value, str) and value in inner:
             return str(value)
         raise TypeError(f"one of {', '.join(inner)}")
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if kind is str and isinstance(value, str | os.PathLike) and isinstance(os.fspath(value), str):
         return str(os.fspath(value))
-    if kind in (int, float) and is_number and isinstance(value, numbers.Integral):
+    if kind in (int, float) and _is_number(value) and isinstance(value, numbers.Integral):
         return int(value)
-    if kind is float and is_number:
+    if kind is float and _is_number(value):
         return float(value)
     if kind is list and isinstance(value, list | tuple):
         return [convert(one, inner[0]) for one in value]
     if kind is dict and isinstance(value, Mapping):
-        return {_convert_key(key, inner[0]): convert(one, inner[1]) for key, one in value.items()}
+        labels = (str(key) if _is_number(key) else key for key in value)  # which may be numbers in code
+        return {convert(key, inner[0]): convert(one, inner[1]) for key, one in zip(labels, value.values())}
     if kind not in (int, float, str, list, dict) and isinstance(value, kind):  # bool, None, or a section
         return value
     quotes = " (in quotes)" if kind is str and isinstance(value, bool | numbers.Real | datetime.date) else ""
@@ -92,25 +96,18 @@ def _convert_to_one(value, hints):
     raise TypeError(*reasons)
 
 
-def _convert_key(key, hint) -> str:
-    """Labels may be numbers in code; in YAML, keys are texts."""
-    is_number = isinstance(key, numbers.Real) and not isinstance(key, bool)
-    return convert(str(key) if is_number else key, hint)
+class Settings:
+    """Frozen settings, whose values are converted where they are made, in code or from a file: see `convert`."""
 
-
-def convert_all(settings, section: str = ""):
-    """Converts the values of settings; see `convert`.
-
-    Raises:
-        ValueError: for one that the settings do not take.
-    """
-    for item in fields(settings):
-        value = getattr(settings, item.name)
-        try:
-            object.__setattr__(settings, item.name, convert(value, item.type))
-        except TypeError as error:
-            choices = typing.get_args(item.type) if typing.get_origin(item.type) is Literal else ()
-            near = suggest(value.lower(), choices) if isinstance(value, str) else ""
-            key = f"{section}.{item.name}" if section else item.name
-            expected = ", or ".join(error.args)
-            raise ValueError(f"{key}: received {format_value(value)}, expected {expected}.{near}") from None
+    def __post_init__(self):
+        """Raises a ValueError for a value that its setting does not take."""
+        section = type(self).__name__.removesuffix("Config").lower()
+        for item in fields(self):
+            value = getattr(self, item.name)
+            try:
+                object.__setattr__(self, item.name, convert(value, item.type))
+            except TypeError as error:
+                key, expected = f"{section}.{item.name}".strip("."), ", or ".join(error.args)
+                choices = typing.get_args(item.type) if typing.get_origin(item.type) is Literal else ()
+                near = suggest(value.lower(), choices) if isinstance(value, str) else ""
+                raise ValueError(f"{key}: received {format_value(value)}, expected {expected}.{near}") from None

@@ -15,8 +15,6 @@ from keras_senti.settings.schema import SECTIONS, Config, list_settings
 from keras_senti.settings.values import format_value
 from keras_senti.settings.yaml_text import parse_yaml, read_text
 
-MOST_MESSAGE = 1000  # characters: PyYAML's may hold a whole file
-
 
 def read_config(path) -> Config:
     """Reads the settings that stand beside a run or a model, which may be a stranger's: they open no file.
@@ -49,7 +47,7 @@ def read_yaml_file(name: str) -> dict:
     except OSError as error:
         raise UserError(f"--config: {name}: cannot be read: {error.strerror or error}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{name}: not valid YAML: {' '.join(str(error).split())[:MOST_MESSAGE]}") from None
+        raise UserError(f"{name}: not valid YAML: {error}") from None
     if not isinstance(content, dict):
         received = "an empty file" if content is None else type(content).__name__
         raise UserError(f"{name}: expected `key: value` lines, received {received}.")
@@ -59,7 +57,7 @@ def read_yaml_file(name: str) -> dict:
             raise UserError(f"{name}: '{key}:' is a section: expected indented `key: value` lines below it.")
         for full in [f"{key}.{inner}" for inner in value] if key in SECTIONS else [key]:
             if full not in known:
-                full = full[:MOST_MESSAGE]
+                full = full[:100]
                 raise UserError(f"{name}: unknown key '{full}'.{suggest(full, known)} `--help` lists every key.")
     return content
 

@@ -8,6 +8,7 @@ import yaml
 
 MOST_YAML = 200_000  # bytes of a file; our longest config has 3,000
 LONGEST_ALIASED = 100  # characters
+MOST_MESSAGE = 1000  # characters: one of PyYAML may hold a whole file
 
 
 class _Loader(yaml.SafeLoader):
@@ -61,11 +62,10 @@ def parse_yaml(text: str):
     """Returns what a YAML text says; keys are texts.
 
     Raises:
-        yaml.YAMLError: if it is none, a key stands twice in one mapping, or an alias would make it large.
+        yaml.YAMLError: in one line, if it is none, a key stands twice in one mapping, or an alias would make it large.
     """
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-        raise
-    except Exception as error:  # PyYAML's own of 2024-13-45, of a number of 5,000 digits, of 3,000 levels
-        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from None
+    except Exception as error:  # PyYAML has others of 2024-13-45, of a number of 5,000 digits, of 3,000 levels
+        kind = "" if isinstance(error, yaml.YAMLError) else f"{type(error).__name__}: "
+        raise yaml.YAMLError(kind + " ".join(str(error).split())[:MOST_MESSAGE]) from None

@@ -299,9 +299,10 @@ def test_a_run_its_saved_model_and_a_compact_folder_give_the_same_and_keep_it_in
     assert f"positive {expected}" in shown[run_dir]
 
 
-def test_one_thing_is_asked_for_at_a_time():
-    with pytest.raises(UserError, match="received --text and --explain, expected one of them"):
+def test_one_thing_is_asked_for_at_a_time(capsys):
+    with pytest.raises(SystemExit):
         evaluate_command.main(["--run", "r", "--text", "a", "--explain", "b"])
+    assert "argument --explain: not allowed with argument --text" in capsys.readouterr().err
     with pytest.raises(UserError, match="--explain_class: received a class but no text"):
         evaluate_command.main(["--run", "r", "--explain_class", "positive"])
 

@@ -13,7 +13,7 @@ from keras_senti.errors import UserError, run_command, suggest
 from keras_senti.settings import yaml_text
 from keras_senti.settings.command_line import parse_config
 from keras_senti.settings.portable import resolve_paths
-from keras_senti.settings.schema import Config, DataConfig, ModelConfig, TrainConfig, list_keys
+from keras_senti.settings.schema import Config, DataConfig, ModelConfig, TrainConfig, list_settings
 from keras_senti.settings.yaml_file import read_config, write_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -247,7 +247,7 @@ def test_config_without_a_name_or_twice_is_refused(write_config):
     path = write_config("data: {source: tweets}")
     with pytest.raises(UserError, match="--config: expected one argument"):
         parse_config(["--config"])
-    with pytest.raises(UserError, match="--config: received twice, expected once"):
+    with pytest.raises(UserError, match="--config: received twice, expected one file"):
         parse_config(["--config", path, f"--config={path}"])
 
 
@@ -374,7 +374,7 @@ def test_print_config_shows_every_key_with_its_meaning(capsys):
         "cell": "# Recurrent layer.",
         "source": "# once, or named by data.csv.",
     }
-    for key in list_keys():
+    for key in list_settings():
         leaf = key.rpartition(".")[2]
         at = [i for i, line in enumerate(lines) if line.strip().partition(":")[0] == leaf]
         assert at, f"{key} is not printed"
@@ -403,7 +403,7 @@ def test_help_lists_every_key_with_its_meaning(capsys):
         parse_config(["--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert end.value.code == 0
-    assert [key for key in list_keys() if f"--{key} " not in shown] == []
+    assert [key for key in list_settings() if f"--{key} " not in shown] == []
     assert "Size of a recurrent layer's state, for each direction." in shown
 
 
@@ -635,17 +635,17 @@ def test_a_language_model_does_not_begin_with_a_classifier(tmp_path, write_confi
         (tmp_path / "model" / file).write_text("")
     assert parse_config([*TWEETS, "--init_from", str(tmp_path / "model")]).model.units == 7
     path = write_config("task: language_model\ndata: {source: tweets}\n")
-    message = "init_from: .*model is a classifier, which has no weights that predict the next token, but task is"
+    message = "init_from: received .*model, a classifier, but task is language_model. Expected a language model; or"
     with pytest.raises(UserError, match=message):
         parse_config(["--config", path, "--init_from", str(tmp_path / "model")])
 
 
 def test_a_run_that_has_left_no_model_is_to_be_resumed(run_folder):
-    message = "init_from: .*neither a finished run nor a SavedModel of ours, nor a weights folder with config.yaml and"
+    message = "init_from: .*run: no finished run, SavedModel of ours or weights folder. Expected a run folder"
     with pytest.raises(UserError, match=message):
         parse_config([*TWEETS, "--init_from", run_folder])
     (Path(run_folder) / "manifest.json").write_text('{"status": "running"}')
-    message = r"this run has neither saved_model/ nor encoder/, .* `python train\.py --resume .*run` continues it"
+    message = r"this run has left no model\. If it was stopped, `python train\.py --resume .*run` continues it"
     with pytest.raises(UserError, match=message):
         parse_config([*TWEETS, "--init_from", run_folder])
 
@@ -655,11 +655,11 @@ def test_a_model_that_a_recipe_makes_is_to_be_made_first(tmp_path, monkeypatch):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "tweets_language_model.yaml").write_text("name: tweets_language_model")
     name = "tweets_language_model"
-    first = rf"but configs/{name}\.yaml makes one: run `python train\.py --config configs/{name}\.yaml` first"
-    with pytest.raises(UserError, match=rf"init_from: logs/{name}: no such folder, {first}"):
+    first = rf"`python train\.py --config configs/{name}\.yaml` makes one\. Expected a run folder"
+    with pytest.raises(UserError, match=rf"init_from: logs/{name}: no such folder\. {first}"):
         parse_config([*TWEETS, "--init_from", f"logs/{name}"])
     (tmp_path / "logs" / name).mkdir(parents=True)
-    with pytest.raises(UserError, match=rf"init_from: logs/{name}: neither a finished run .*, {first}"):
+    with pytest.raises(UserError, match=rf"init_from: logs/{name}: no finished run, .*folder\. {first}"):
         parse_config([*TWEETS, "--init_from", f"logs/{name}"])
     with pytest.raises(UserError, match=r"init_from: logs/other: no such folder\. Expected a run folder"):
         parse_config([*TWEETS, "--init_from", "logs/other"])

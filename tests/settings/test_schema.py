@@ -20,7 +20,7 @@ from keras_senti.settings.schema import (
     ModelConfig,
     TextConfig,
     TrainConfig,
-    list_keys,
+    list_settings,
 )
 from keras_senti.settings.yaml_file import write_yaml
 
@@ -140,8 +140,8 @@ def test_settings_built_in_code_are_checked_as_those_of_the_command_line(tmp_pat
     assert check_settings(same) == same
 
 
-def test_list_keys_gives_dotted_names():
-    keys = list_keys()
+def test_list_settings_gives_dotted_names():
+    keys = list(list_settings())
     assert keys[:5] == ["name", "task", "run_dir", "init_from", "resume"]
     assert {"text.split", "model.units", "train.seed", "device.cpu_threads"} <= set(keys)
     assert len(keys) == len(set(keys))
@@ -159,4 +159,4 @@ def test_every_key_is_read_outside_of_config():
                 owner = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
                 if owner in owners:
                     read.add(node.attr)
-    assert [key for key in list_keys() if key.rpartition(".")[2] not in read] == []
+    assert [key for key in list_settings() if key.rpartition(".")[2] not in read] == []

@@ -398,7 +398,7 @@ def test_a_page_that_cannot_be_drawn_loses_no_predictions_of_a_file(trained_run,
         (["train.py", "--config", "configs/tweet.yaml"], "Did you mean 'configs/tweets.yaml'?"),
         (["evaluate.py", "--run", "nowhere"], "nowhere: no such folder"),
         (["evaluate.py", "--run", "logs", "--data.text_column", "t"], "Add --data.csv FILE"),
-        (["evaluate.py", "--run", "logs", "--compare", "logs", "--text", "t"], "expected one of them"),
+        (["evaluate.py", "--run", "logs", "--compare", "logs", "--text", "t"], "not allowed with argument"),
     ],
 )
 def test_bad_input_ends_with_exit_code_2_and_no_traceback(words, message):
