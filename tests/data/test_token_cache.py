@@ -24,8 +24,8 @@ def load(tmp_path):
         content = "text,sentiment\n" + "".join(f"{t},{label}\n" for t, label in rows)
         if not path.exists() or path.read_text(encoding="utf-8") != content:
             path.write_text(content, encoding="utf-8")
-        words = ["--data.csv", str(path), "--data.cache_dir", str(tmp_path / "cache"), *options]
-        config = parse_config(words)
+        arguments = ["--data.csv", str(path), "--data.cache_dir", str(tmp_path / "cache"), *options]
+        config = parse_config(arguments)
         text = dataclasses.replace(config.text, extend_vocabulary=extend)
         return load_corpus(dataclasses.replace(config, text=text), vocabulary)
 

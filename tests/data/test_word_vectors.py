@@ -138,9 +138,9 @@ def test_coverage_counts_words_and_tokens(write, capsys):
 @pytest.mark.parametrize("trainable", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_run_starts_from_the_vectors_and_keeps_frozen_ones(tiny_settings, tmp_path, write, trainable):
     path = write("film 1 2 3 4 5 6\ngreat .5 .5 .5 .5 .5 .5\n")
-    words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--train.epochs", "1", "--train.learning_rate", "1e-6"]
-    words += ["--text.word_vectors", str(path), "--model.embedding_trainable", str(trainable).lower()]
-    run_dir = train.train_run(parse_config(words))
+    arguments = [*tiny_settings, "--run_dir", f"{tmp_path}/run", "--train.epochs", "1", "--train.learning_rate", "1e-6"]
+    arguments += ["--text.word_vectors", str(path), "--model.embedding_trainable", str(trainable).lower()]
+    run_dir = train.train_run(parse_config(arguments))
     entry = json.loads((run_dir / "manifest.json").read_text())["word_vectors"]
     assert set(entry) == {"file", "sha256", "vocabulary_coverage", "token_coverage"}
     assert 0 < entry["vocabulary_coverage"] < 1 and 0 < entry["token_coverage"] < 1
@@ -153,7 +153,7 @@ def test_a_run_starts_from_the_vectors_and_keeps_frozen_ones(tiny_settings, tmp_
 
 
 def test_bad_vectors_are_refused_before_a_folder_is_made(tiny_settings, tmp_path):
-    words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--text.word_vectors", str(tmp_path / "nowhere.txt")]
+    arguments = [*tiny_settings, "--run_dir", f"{tmp_path}/run", "--text.word_vectors", f"{tmp_path}/nowhere.txt"]
     with pytest.raises(UserError, match="nowhere.txt: cannot be read"):
-        train.train_run(parse_config(words))
+        train.train_run(parse_config(arguments))
     assert not (tmp_path / "run").exists()

@@ -61,7 +61,7 @@ def test_the_command_line_alone_is_enough():
 )
 def test_the_command_line_wins_over_the_file_wherever_it_stands(write_config, argv):
     path = write_config("data: {source: tweets}\nmodel: {units: 9, num_layers: 2}\n")
-    config = parse_config([word.replace("FILE", path) for word in argv])
+    config = parse_config([argument.replace("FILE", path) for argument in argv])
     assert (config.model.units, config.model.num_layers) == (7, 2)
 
 
@@ -189,8 +189,8 @@ def test_an_epoch_in_which_a_layer_cannot_begin_to_learn_is_refused(epoch):
     )
     with pytest.raises(UserError, match=message):
         parse_config([*TWEETS, "--train.train_from_epoch", f"{{head: 1, embedding: {epoch}}}"])
-    words = ["--train.train_from_epoch", "{head: 6, embedding: null}"]
-    assert parse_config([*TWEETS, *words]).train.train_from_epoch == {"head": 6, "embedding": None}
+    arguments = ["--train.train_from_epoch", "{head: 6, embedding: null}"]
+    assert parse_config([*TWEETS, *arguments]).train.train_from_epoch == {"head": 6, "embedding": None}
 
 
 def test_early_stopping_needs_something_to_go_by():
@@ -337,13 +337,13 @@ def test_only_a_regular_file_is_read(tmp_path):
 
 
 def test_no_more_stop_words_are_taken_than_a_config_can_hold(tmp_path):
-    words = ["--text.stop_words", str(tmp_path / "words.txt")]
+    arguments = ["--text.stop_words", str(tmp_path / "words.txt")]
     for content in ("a\n" * 5001, f"{'😀' * 10}\n" * 1300):
         (tmp_path / "words.txt").write_text(content, encoding="utf-8")
         with pytest.raises(UserError, match=r"received (5,001|1,300) words, expected at most 5,000, in 50,000 bytes"):
-            resolve_paths(parse_config([*TWEETS, *words]))
+            resolve_paths(parse_config([*TWEETS, *arguments]))
     (tmp_path / "words.txt").write_text("😀😀\n" * 4900, encoding="utf-8")
-    written = write_yaml(resolve_paths(parse_config([*TWEETS, *words])))
+    written = write_yaml(resolve_paths(parse_config([*TWEETS, *arguments])))
     assert (
         len(written.encode()) < yaml_text.MOST_YAML and len(yaml_text.parse_yaml(written)["text"]["stop_words"]) == 4900
     )
@@ -475,8 +475,8 @@ sys.exit(run_command(main))
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_what_a_terminal_cannot_show_is_replaced(encoding):
     environment = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
-    words = [sys.executable, "-c", SHOW.format(root=str(ROOT)), "不".encode()]
-    done = subprocess.run(words, capture_output=True, env=environment, timeout=60)
+    arguments = [sys.executable, "-c", SHOW.format(root=str(ROOT)), "不".encode()]
+    done = subprocess.run(arguments, capture_output=True, env=environment, timeout=60)
     assert done.returncode == 2 and done.stdout == b"??\n"
     assert b"Traceback" not in done.stderr and b"error: ?? " in done.stderr and b"??: 100%" in done.stderr
 
@@ -519,9 +519,9 @@ def run_folder(tmp_path):
     return str(tmp_path / "run")
 
 
-@pytest.mark.parametrize("words", [("--resume", "{}"), ("--resume={}",)])
-def test_resume_takes_the_settings_of_the_run(run_folder, words):
-    config = parse_config([word.format(run_folder) for word in words])
+@pytest.mark.parametrize("arguments", [("--resume", "{}"), ("--resume={}",)])
+def test_resume_takes_the_settings_of_the_run(run_folder, arguments):
+    config = parse_config([argument.format(run_folder) for argument in arguments])
     assert config.resume == run_folder and (config.train.epochs, config.train.learning_rate) == (3, 0.5)
 
 
@@ -530,11 +530,13 @@ def test_epochs_and_device_can_be_given_beside_resume(run_folder):
     assert (config.train.epochs, config.train.learning_rate, config.device.cpu_threads) == (7, 0.5, 2)
 
 
-@pytest.mark.parametrize("word", ["--config=x.yaml", "--train.seed=1", "--run_dir=x", "--data.csv=x", "--print_config"])
-def test_nothing_else_can_be_given_beside_resume(run_folder, word):
-    name = word.split("=")[0]
+@pytest.mark.parametrize(
+    "argument", ["--config=x.yaml", "--train.seed=1", "--run_dir=x", "--data.csv=x", "--print_config"]
+)
+def test_nothing_else_can_be_given_beside_resume(run_folder, argument):
+    name = argument.split("=")[0]
     with pytest.raises(UserError, match=f"{name}: a resumed run keeps its settings. Beside --resume only"):
-        parse_config(["--resume", run_folder, word])
+        parse_config(["--resume", run_folder, argument])
 
 
 def test_resume_of_no_run_folder_or_of_nothing_is_refused(tmp_path):
@@ -606,25 +608,25 @@ def test_a_setting_that_contradicts_the_encoder_is_refused(encoder, key, value, 
 
 
 def test_all_settings_that_contradict_the_model_are_listed_at_once(encoder):
-    words = "--model.units 9 --text.lowercase true --model.cell lstm --model.weight_drop 0.1".split()
+    arguments = "--model.units 9 --text.lowercase true --model.cell lstm --model.weight_drop 0.1".split()
     message = (
         r"settings: text\.lowercase: received True, but the model in init_from reads text with False; "
         r"model\.cell: received 'lstm', but the model in init_from was made with 'gru'; model\.units: received 9, .* 7"
         r"\. Leave these settings out: text must be read as the model learned it, and its weights mean something with"
     )
     with pytest.raises(UserError, match=message):
-        parse_config([*TWEETS, "--init_from", str(encoder), *words])
+        parse_config([*TWEETS, "--init_from", str(encoder), *arguments])
 
 
 def test_a_language_model_that_is_trained_further_takes_over_all_that_it_has(encoder):
-    words = [*TWEETS, "--task", "language_model", "--init_from", str(encoder)]
-    config = parse_config([*words, "--model.dropout", "0.5"])
+    arguments = [*TWEETS, "--task", "language_model", "--init_from", str(encoder)]
+    config = parse_config([*arguments, "--model.dropout", "0.5"])
     assert (config.model.head_dropout, config.model.dropout, config.pretrain.tie_embeddings) == (0.3, 0.5, False)
     with pytest.raises(UserError, match=r"pretrain\.tie_embeddings: received True, but .* was made with False"):
-        parse_config([*words, "--pretrain.tie_embeddings", "true"])
+        parse_config([*arguments, "--pretrain.tie_embeddings", "true"])
     # It reads whole texts and has no pooling: what its config says of them by chance binds nobody.
     assert (config.text.sequence_length, config.text.truncate, config.model.pooling) == (400, "tail", "concat")
-    assert parse_config([*words, "--text.sequence_length", "80"]).text.sequence_length == 80
+    assert parse_config([*arguments, "--text.sequence_length", "80"]).text.sequence_length == 80
 
 
 @pytest.mark.parametrize("folder, file", [("saved_model/assets", None), (".", "weights.npz")])
@@ -676,9 +678,9 @@ def test_reading_a_file_does_not_change_the_working_folder_which_is_that_of_all_
 def test_settled_settings_have_no_relative_path_and_the_stop_words_themselves(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "words.txt").write_text("The\na\n")
-    words = "--data.csv a.csv --text.stop_words words.txt --text.word_vectors v.txt --data.cache_dir /cache".split()
-    words += "--task language_model --data.unlabeled_csv u.csv --model.bidirectional false".split()
-    config = resolve_paths(parse_config(words))
+    arguments = "--data.csv a.csv --text.stop_words words.txt --text.word_vectors v.txt --data.cache_dir /cache".split()
+    arguments += "--task language_model --data.unlabeled_csv u.csv --model.bidirectional false".split()
+    config = resolve_paths(parse_config(arguments))
     assert config.data.unlabeled_csv == f"{tmp_path}/u.csv"
     assert (config.data.csv, config.text.word_vectors) == (f"{tmp_path}/a.csv", f"{tmp_path}/v.txt")
     assert (config.data.cache_dir, config.data.test_csv, config.init_from) == ("/cache", None, None)
@@ -686,4 +688,4 @@ def test_settled_settings_have_no_relative_path_and_the_stop_words_themselves(tm
     (tmp_path / "words.txt").unlink()
     (tmp_path / "config.yaml").write_text(write_yaml(config))
     assert resolve_paths(read_config(tmp_path / "config.yaml")) == config
-    assert resolve_paths(parse_config([*words, "--text.stop_words", "english"])).text.stop_words == "english"
+    assert resolve_paths(parse_config([*arguments, "--text.stop_words", "english"])).text.stop_words == "english"

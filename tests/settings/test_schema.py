@@ -56,12 +56,12 @@ def test_only_a_language_model_reads_texts_without_labels_and_they_are_enough_fo
         UserError, match=r"data\.csv: received nothing.*--data\.unlabeled_csv FILE for text without lab"
     ):
         parse_config(language_model)
-    for words in ([], ["--data.csv", "a.csv"], ["--data.source", "imdb"]):
+    for arguments in ([], ["--data.csv", "a.csv"], ["--data.source", "imdb"]):
         message = (
             r"data\.unlabeled_csv: received 'u\.csv', expected null unless task is language_model\. Leave it out, or"
         )
         with pytest.raises(UserError, match=message):
-            parse_config([*words, "--data.unlabeled_csv", "u.csv"])
+            parse_config([*arguments, "--data.unlabeled_csv", "u.csv"])
 
 
 def test_settings_are_frozen():

@@ -99,14 +99,14 @@ def test_nothing_of_a_saved_model_runs_by_any_door(hostile_run, trained_run, tin
     for path in (run_dir, run_dir / "saved_model"):
         np.testing.assert_allclose(keras_senti.load(path).predict_proba(TEXTS), expected, atol=1e-6)
     (tmp_path / "texts.csv").write_text("text\nthe film was great\n")
-    for words in (
+    for arguments in (
         ["--text", "the film was great"],
         ["--explain", "the film was great"],
         ["--data.csv", str(tmp_path / "texts.csv")],
         ["--compare", str(trained_run)],
         [],
     ):
-        evaluate_command.main(["--run", str(run_dir), *words])
+        evaluate_command.main(["--run", str(run_dir), *arguments])
     assert "positive" in capsys.readouterr().out
     evaluate.explain_texts(run_dir / "saved_model", TEXTS[:1])
     export.main([str(run_dir), str(tmp_path / "compact")])
@@ -128,8 +128,8 @@ def test_training_further_runs_nothing_of_a_saved_model(hostile_run, tiny_settin
     run_dir, on_load, on_call = hostile_run
     for written in (on_load, on_call):
         written.unlink(missing_ok=True)
-    words = [*tiny_settings, "--init_from", str(run_dir / "saved_model"), "--train.epochs", "1"]
-    assert train.train_run(parse_config([*words, "--run_dir", str(tmp_path / "further")]))
+    arguments = [*tiny_settings, "--init_from", str(run_dir / "saved_model"), "--train.epochs", "1"]
+    assert train.train_run(parse_config([*arguments, "--run_dir", str(tmp_path / "further")]))
     assert not on_load.exists() and not on_call.exists()
 
 

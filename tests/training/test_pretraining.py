@@ -217,8 +217,8 @@ def test_of_several_devices_auto_is_to_take_one_for_a_language_model(settings, m
 def test_a_language_model_goes_on_from_another_one(settings, language_model, tmp_path):
     short = "--train.epochs 1 --train.learning_rate 1e-9 --train.warmup_fraction 0 --pretrain.output_dropout 0.2"
     drop = ("--model.units", "--model.embedding_dim", "--model.bidirectional")
-    words = [word for pair in zip(settings[::2], settings[1::2]) if pair[0] not in drop for word in pair]
-    pretrain(words, tmp_path / "run", *short.split(), "--init_from", language_model)
+    arguments = [argument for pair in zip(settings[::2], settings[1::2]) if pair[0] not in drop for argument in pair]
+    pretrain(arguments, tmp_path / "run", *short.split(), "--init_from", language_model)
     before, after = (read_pretrained(run / "encoder").weights for run in (language_model, tmp_path / "run"))
     assert before.keys() == after.keys()
     for name, weight in before.items():
@@ -235,9 +235,11 @@ def test_a_classifier_begins_with_the_weights_of_a_pre_training_run_and_learns(
         return train_model(model, *arguments)
 
     monkeypatch.setattr(classification, "train_model", train)
-    words = f"--data.csv {tiny_csv} --data.cache_dir {tiny_csv.parent / 'cache'} --train.epochs 2 --train.batch_size 8"
+    arguments = (
+        f"--data.csv {tiny_csv} --data.cache_dir {tiny_csv.parent / 'cache'} --train.epochs 2 --train.batch_size 8"
+    )
     run_dir = train_run(
-        parse_config([*words.split(), "--init_from", str(language_model), "--run_dir", str(tmp_path / "run")])
+        parse_config([*arguments.split(), "--init_from", str(language_model), "--run_dir", str(tmp_path / "run")])
     )
     shown = capsys.readouterr().out
     assert "init_from: 4 weights from tiny_lm; starting anew: head\n" in shown  # concat pooling has no weights
