@@ -20,11 +20,6 @@ def suggest(name: str, known) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
-def require(condition: bool, key: str, value, expected: str):
-    if not condition:
-        raise ValueError(f"{key}: received {value!r}, expected {expected}.")
-
-
 class Terminated(KeyboardInterrupt):
     """SIGTERM has come: what Ctrl-C ends, it ends too, but nothing long is begun any more."""
 

@@ -41,7 +41,7 @@ def tiny_csv(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_settings(tiny_csv) -> list[str]:
-    """Command-line words of a run that takes seconds and learns the tiny file."""
+    """Command-line arguments of a run that takes seconds and learns the tiny file."""
     return (
         f"--name tiny --data.csv {tiny_csv} --text.sequence_length 12 --model.units 8 --model.embedding_dim 6 "
         "--train.epochs 12 --train.batch_size 8 --train.learning_rate 0.03 --model.embedding_dropout 0.1 "
@@ -59,8 +59,8 @@ def language_model():
     from keras_senti.models.weights import name_weights
     from keras_senti.settings.command_line import parse_config
 
-    words = "--name tiny_lm --task language_model --data.source tweets --model.bidirectional false --model.units 5"
-    config = parse_config([*words.split(), "--model.embedding_dim", "4", "--text.lowercase", "false"])
+    arguments = "--name tiny_lm --task language_model --data.source tweets --model.bidirectional false --model.units 5"
+    config = parse_config([*arguments.split(), "--model.embedding_dim", "4", "--text.lowercase", "false"])
     vocabulary = ["[PAD]", "[UNK]", "the", "was", "film", "hotel", "good", "awful"]
     model = build_language_model(config, len(vocabulary))
     rng = np.random.default_rng(0)

@@ -51,8 +51,10 @@ def run_install_cell(source: str, device: str, monkeypatch) -> list[list[str]]:
 
 
 def find_distributions(command: list[str]) -> set[str]:
-    words = [word for word in command[4:] if not word.startswith("-") and word != "."]
-    return {re.match(r"[\w.-]+", word)[0].lower().replace("_", "-") for word in words if word[0].isalnum()}
+    arguments = [argument for argument in command[4:] if not argument.startswith("-") and argument != "."]
+    return {
+        re.match(r"[\w.-]+", argument)[0].lower().replace("_", "-") for argument in arguments if argument[0].isalnum()
+    }
 
 
 def test_on_a_tpu_no_plain_tensorflow_is_asked_for(cells, monkeypatch):

@@ -37,7 +37,7 @@ def main(argv):
         received = f"{len(options.config)} files, {', '.join(options.config)}"
         raise UserError(f"--config: received {received}, expected one, or two files of different names.")
     folder = Path(options.out or Path("logs") / "studies" / "-".join(configs))
-    if not any(word.split("=")[0] == "--train.evaluate_test" for word in arguments):
+    if not any(argument.split("=")[0] == "--train.evaluate_test" for argument in arguments):
         arguments = [*arguments, "--train.evaluate_test", "false"]
     result = run_study(configs, list(range(options.seeds)), folder, arguments, options.jobs)
     print(f"\n{format_summary(result)}\n\nall scores: {folder / 'table.md'}, {folder / 'study.json'}; picture: "

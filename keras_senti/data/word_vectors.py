@@ -12,34 +12,12 @@ from tqdm import tqdm
 
 from keras_senti.data.tables import read_lines
 from keras_senti.errors import UserError
-from keras_senti.settings.schema import Config
 from keras_senti.storage.files import compute_sha256
 
 
-def check_word_vectors(config: Config):
-    """Checks the settings against each other and the file's first line, before anything slow begins.
-
-    Raises:
-        UserError: for a file that is missing or of another width, vectors beside init_from, or an embedding
-            that would be frozen as it is drawn at random.
-    """
-    if config.text.word_vectors and config.init_from:
-        raise UserError(
-            f"text.word_vectors: received {config.text.word_vectors} beside init_from, whose model has its own "
-            "vectors. Leave one of them out."
-        )
-    if config.text.word_vectors is not None:
-        next(_read_lines(config.text.word_vectors, config.model.embedding_dim), None)
-    elif not config.model.embedding_trainable and config.init_from is None:
-        raise UserError(
-            "model.embedding_trainable: received false without text.word_vectors, which would freeze random vectors. "
-            "Name a file of word vectors or a model (init_from), or leave the setting out."
-        )
-    if not config.model.embedding_trainable and config.model.bigram_buckets and config.init_from is None:
-        raise UserError(
-            f"model.bigram_buckets: received {config.model.bigram_buckets} beside model.embedding_trainable false, "
-            "which would freeze random vectors of pairs: a file of word vectors has none. Leave one of the two out."
-        )
+def check_word_vectors(path, embedding_dim: int):
+    """Raises a UserError for a file that is missing or of another width; reads its first lines only."""
+    next(_read_lines(path, embedding_dim), None)
 
 
 def load_word_vectors(model: keras.Model, path, vocabulary: list[str], token_ids: np.ndarray, seed: int) -> dict:

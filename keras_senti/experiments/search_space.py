@@ -13,9 +13,9 @@ from pathlib import Path
 
 import yaml
 
-from keras_senti.errors import UserError, require, suggest
+from keras_senti.errors import UserError, suggest
 from keras_senti.settings.command_line import parse_config, to_arguments
-from keras_senti.settings.yaml_file import list_keys
+from keras_senti.settings.schema import list_settings
 from keras_senti.settings.yaml_text import parse_yaml, read_text
 
 # With another split, seed or task, trials would be scored on something else.
@@ -101,10 +101,12 @@ def _read_range(key: str, entry, before: list[Range]) -> Range:
     """Raises a ValueError for what cannot be searched."""
 
     def expect(condition, expected: str):
-        require(condition, key, entry, expected)
+        if not condition:
+            raise ValueError(f"{key}: received {entry!r}, expected {expected}.")
 
-    if key not in list_keys():
-        raise ValueError(f"unknown key '{key}'.{suggest(key, list_keys())} `train.py --help` lists every key.")
+    keys = list_settings()
+    if key not in keys:
+        raise ValueError(f"unknown key '{key}'.{suggest(key, keys)} `train.py --help` lists every key.")
     if key in REFUSED or key.startswith("data."):
         raise ValueError(f"'{key}' cannot be searched: trials would not be scored on the same thing.")
     expect(isinstance(entry, dict) and ("choices" in entry or {"low", "high"} <= set(entry)), EXAMPLE)

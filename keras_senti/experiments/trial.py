@@ -22,8 +22,8 @@ from keras_senti.errors import UserError, run_command
 from keras_senti.experiments.local_workers import describe_exit, end_workers
 from keras_senti.settings.command_line import parse_config, to_arguments
 from keras_senti.settings.portable import resolve_paths
-from keras_senti.settings.schema import Config
-from keras_senti.settings.yaml_file import list_keys, read_config, write_yaml
+from keras_senti.settings.schema import Config, list_settings
+from keras_senti.settings.yaml_file import read_config, write_yaml
 from keras_senti.storage.files import read_json, write_text
 from keras_senti.storage.run_folder import read_manifest
 
@@ -194,7 +194,7 @@ def format_duration(seconds: float) -> str:
 def find_differences(wanted: Config, stored: Config) -> dict[str, tuple]:
     """Returns (stored value, wanted value) by key where two configs differ, but for where a run lies."""
     stored, wanted = resolve_paths(stored), resolve_paths(wanted)
-    both = {key: (attrgetter(key)(stored), attrgetter(key)(wanted)) for key in list_keys()}
+    both = {key: (attrgetter(key)(stored), attrgetter(key)(wanted)) for key in list_settings()}
     return {key: pair for key, pair in both.items() if pair[0] != pair[1] and key not in ("run_dir", "resume")}
 
 

@@ -1,12 +1,11 @@
 """What a model hands down to what is trained further from it."""
 
-import dataclasses
 import os
 from pathlib import Path
 
 from keras_senti.errors import UserError
-from keras_senti.settings.schema import Config, check_source
-from keras_senti.settings.yaml_file import list_keys, read_config
+from keras_senti.settings.schema import list_settings, read_setting
+from keras_senti.settings.yaml_file import read_config
 from keras_senti.storage.model_folder import check_file, find_model
 
 _NOT_INHERITED = ("extend_vocabulary", "word_vectors", "embedding_trainable")  # by init_from
@@ -24,21 +23,16 @@ def read_model_settings(model_dir: str, task: str | None) -> dict:
     is_encoder = model.task == "language_model"
     if task == "language_model" and not is_encoder:
         raise UserError(
-            f"init_from: {model_dir} is a classifier, which has no weights that predict the next token, but task is "
-            "language_model. Name a language model to train it further, or leave init_from out."
+            f"init_from: received {model_dir}, a classifier, but task is language_model. Expected a language model; or "
+            "leave init_from out."
         )
     without = (*_NOT_INHERITED, *(_NOT_FROM_ENCODER if is_encoder else ()))
-    keys = [key for key in list_keys() if key.startswith(("text.", "model.")) and key.split(".")[1] not in without]
+    keys = [key for key in list_settings() if key.startswith(("text.", "model.")) and key.split(".")[1] not in without]
     if task == "language_model":
         keys.append("pretrain.tie_embeddings")
     elif is_encoder:
         keys = [key for key in keys if "drop" not in key]  # its dropouts suit another task
-    return {key: _get(model, key) for key in keys}
-
-
-def _get(config: Config, key: str):
-    section, name = key.split(".")
-    return getattr(getattr(config, section), name)
+    return {key: read_setting(model, key) for key in keys}
 
 
 def _find_model_config(folder) -> Path | None:
@@ -62,51 +56,13 @@ def find_model_dir(model_dir: str) -> str:
     finished = [folder for folder in path.glob("*/") if _find_model_config(folder)] if os.path.isdir(path) else []
     if finished:
         return str(max(finished, key=lambda folder: _find_model_config(folder).stat().st_mtime))
-    what = "neither a finished run nor a SavedModel of ours, nor a compact folder with config.yaml and weights.npz"
-    if not os.path.isdir(path):
-        what = "no such folder"
+    what = "no finished run, SavedModel of ours or weights folder" if os.path.isdir(path) else "no such folder"
     recipe = Path("configs") / f"{path.name}.yaml"
     if os.path.isfile(path / "manifest.json"):
-        what = (
-            "this run has neither saved_model/ nor encoder/, one of which it leaves at its end. If it was stopped, "
-            f"`python train.py --resume {path}` continues it"
-        )
+        what = f"this run has left no model. If it was stopped, `python train.py --resume {path}` continues it"
     elif os.path.isfile(recipe):
-        what += f", but {recipe} makes one: run `python train.py --config {recipe}` first"
+        what += f". `python train.py --config {recipe}` makes one"
     raise UserError(
-        f"init_from: {path}: {what}. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z, its saved_model, "
-        "a folder of runs (the newest finished one is taken), or a compact folder such as pretrained/imdb_encoder."
+        f"init_from: {path}: {what}. Expected a run folder, a folder of runs (the newest finished one is taken), a "
+        "SavedModel, or a weights folder such as pretrained/imdb_encoder."
     )
-
-
-def check_inherited(config: Config, model_settings: dict):
-    """Raises a ValueError that names all settings that contradict the model in init_from, weight or no weight."""
-    wrong, reasons = [], {}
-    for key, value in model_settings.items():
-        received = _get(config, key)
-        if received != value and "drop" not in key:  # dropouts act in training only
-            does, why = ("was made with", "its weights mean something with its own settings only")
-            if key.startswith("text."):
-                does, why = ("reads text with", "text must be read as the model learned it")
-            wrong.append(f"{key}: received {received!r}, but the model in init_from {does} {value!r}")
-            reasons[why] = None
-    if wrong:
-        what = "this setting" if len(wrong) == 1 else "these settings"
-        raise ValueError(f"{'; '.join(wrong)}. Leave {what} out: {', and '.join(reasons)}.")
-
-
-def check_settings(config: Config) -> Config:
-    """Checks settings that were built in code as `parse_config` does; returns them with the folder of `init_from`.
-
-    Raises:
-        UserError: if they do not go together, or contradict the model in `init_from`.
-    """
-    check_source(config)
-    if config.init_from is None or config.resume is not None:
-        return config
-    config = dataclasses.replace(config, init_from=find_model_dir(config.init_from))
-    try:
-        check_inherited(config, read_model_settings(config.init_from, config.task))
-    except ValueError as error:
-        raise UserError(f"settings: {error}") from None
-    return config

@@ -1,88 +1,113 @@
-"""What a single setting may be, in a file, on the command line and in code."""
+"""What a single setting may be: one conversion for YAML, the command line and code."""
 
+import datetime
 import math
 import numbers
 import os
+import reprlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Literal
+from typing import Annotated, Literal, NamedTuple
 
-from keras_senti.errors import require, suggest
-
-
-def require_fraction(key: str, value: float):
-    require(0 <= value < 1, key, value, "a fraction of at least 0 and below 1")
+from keras_senti.errors import suggest
 
 
-def require_at_least(minimum, key: str, value):
-    require(not isinstance(value, int) or value < 2**31, key, value, "less than 2**31")  # TensorFlow's sizes are int32
-    require(value is None or (math.isfinite(value) and value >= minimum), key, value, f"at least {minimum}")
+class Limit(NamedTuple):
+    """Within `Annotated`: what a value of the type must be, said and computed."""
+
+    expected: str
+    holds: Callable
 
 
-_EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list"}
+def at_least(least) -> Limit:
+    return Limit(f"at least {least} and below 2**31", lambda value: least <= value < 2**31)  # TensorFlow's int32
 
 
-def _convert(value, hint):
-    """Returns a value from code as the plain Python object of its type hint, which YAML can write.
+PositiveInt = Annotated[int, at_least(1)]
+NonNegativeInt = Annotated[int, at_least(0)]
+PositiveFloat = Annotated[float, Limit("a number above 0", lambda value: 0 < value < math.inf)]
+Fraction = Annotated[float, Limit("a fraction of at least 0 and below 1", lambda value: 0 <= value < 1)]
+Seed = Annotated[int, Limit("0 to 4294967295", lambda value: 0 <= value < 2**32)]  # NumPy's limit
+
+_EXPECTED = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list", dict: "a mapping",
+    types.NoneType: "null",
+}  # fmt: skip
+_shorten = reprlib.Repr()  # bounded: a stranger's YAML may be deep
+_shorten.maxstring = _shorten.maxother = 150
+
+
+def format_value(value) -> str:
+    """Returns a value as a message shows it: in one short line."""
+    return " ".join(_shorten.repr(value).split())
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def convert(value, hint):
+    """Returns a value as the plain Python object of its type hint, which YAML can write.
 
     Raises:
-        TypeError: with what was expected, in words.
+        TypeError: whose arguments say what was expected, one of them.
     """
     if hasattr(value, "tolist"):  # of NumPy: a number, a text or an array
         value = value.tolist()
     kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if kind is types.UnionType:
-        reasons = []
-        for one in inner:
-            try:
-                return _convert(value, one)
-            except TypeError as error:
-                reasons.append(str(error))
-        raise TypeError(", or ".join(reasons))
+    if kind is Annotated:
+        value, limit = convert(value, inner[0]), inner[1]
+        if limit.holds(value):
+            return value
+        raise TypeError(limit.expected)
+    if kind in (types.UnionType, typing.Union):
+        return _convert_to_one(value, inner)
     if kind is Literal:
         if isinstance(value, str) and value in inner:
             return str(value)
         raise TypeError(f"one of {', '.join(inner)}")
     if kind is str and isinstance(value, str | os.PathLike) and isinstance(os.fspath(value), str):
         return str(os.fspath(value))
-    if kind in (int, float) and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+    if kind in (int, float) and _is_number(value) and isinstance(value, numbers.Integral):
         return int(value)
-    if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
+    if kind is float and _is_number(value):
         return float(value)
     if kind is list and isinstance(value, list | tuple):
-        return [_convert(one, inner[0]) for one in value]
+        return [convert(one, inner[0]) for one in value]
     if kind is dict and isinstance(value, Mapping):
-        return {_convert(key, inner[0]): _convert(one, inner[1]) for key, one in value.items()}
+        labels = (str(key) if _is_number(key) else key for key in value)  # which may be numbers in code
+        return {convert(key, inner[0]): convert(one, inner[1]) for key, one in zip(labels, value.values())}
     if kind not in (int, float, str, list, dict) and isinstance(value, kind):  # bool, None, or a section
         return value
-    raise TypeError("null" if kind is types.NoneType else _EXPECTED.get(kind, f"a {kind.__name__}"))
+    quotes = " (in quotes)" if kind is str and isinstance(value, bool | numbers.Real | datetime.date) else ""
+    raise TypeError(_EXPECTED.get(kind, f"a {kind.__name__}") + quotes)
 
 
-def convert_all(settings, section: str = ""):
-    """Converts the values of settings that were built in code; see `_convert`.
-
-    Raises:
-        ValueError: for one that the settings do not take.
-    """
-    for item in fields(settings):
-        value, key = getattr(settings, item.name), section + item.name
-        if key == "data.label_map":  # DataConfig cleans it: labels may be numbers
-            require(value is None or isinstance(value, Mapping), key, value, "a mapping, or null for no map")
-            continue
+def _convert_to_one(value, hints):
+    """Returns a value as the first of the types that takes it."""
+    reasons = {}
+    for hint in hints:
         try:
-            object.__setattr__(settings, item.name, _convert(value, item.type))
+            return convert(value, hint)
         except TypeError as error:
-            choices = typing.get_args(item.type) if typing.get_origin(item.type) is Literal else ()
-            near = suggest(value.lower(), choices) if isinstance(value, str) else ""
-            received = " ".join(repr(value).split())
-            received = received if len(received) <= 200 else received[:199] + "…"
-            raise ValueError(f"{key}: received {received}, expected {error}.{near}") from None
+            reasons |= dict.fromkeys(error.args)
+    raise TypeError(*reasons)
 
 
-BOOLEAN_LABEL = (
-    "received the label {0} as true or false, which is how YAML reads an unquoted yes, no, on or off. "
-    'Put labels in quotes: {{"no": negative}}.'
-)
-LARGEST_SEED = 2**32 - 1  # NumPy's limit
+class Settings:
+    """Frozen settings, whose values are converted where they are made, in code or from a file: see `convert`."""
+
+    def __post_init__(self):
+        """Raises a ValueError for a value that its setting does not take."""
+        section = type(self).__name__.removesuffix("Config").lower()
+        for item in fields(self):
+            value = getattr(self, item.name)
+            try:
+                object.__setattr__(self, item.name, convert(value, item.type))
+            except TypeError as error:
+                key, expected = f"{section}.{item.name}".strip("."), ", or ".join(error.args)
+                choices = typing.get_args(item.type) if typing.get_origin(item.type) is Literal else ()
+                near = suggest(value.lower(), choices) if isinstance(value, str) else ""
+                raise ValueError(f"{key}: received {format_value(value)}, expected {expected}.{near}") from None

@@ -1,4 +1,4 @@
-"""All checks of settings against each other, and against the device, before any data is read."""
+"""What is checked before any data is read: the settings, what they need to be installed, and the device."""
 
 from keras_senti.data import word_vectors
 from keras_senti.data.unicode import make_simplifier
@@ -7,13 +7,12 @@ from keras_senti.evaluation import baselines
 from keras_senti.evaluation.metrics import METRICS
 from keras_senti.models.build import list_learning_layers
 from keras_senti.models.encoder import check_activation
-from keras_senti.settings.inherit import check_settings
+from keras_senti.settings.checks import check_settings
 from keras_senti.settings.portable import resolve_paths
 from keras_senti.settings.schema import Config
 from keras_senti.storage import run_folder
 from keras_senti.training.devices import Device
 from keras_senti.training.optimizers import check_train_from_epoch
-from keras_senti.training.pretraining import check_language_model
 
 
 def check_run(config: Config) -> Config:
@@ -24,9 +23,7 @@ def check_run(config: Config) -> Config:
     """
     config = check_settings(resolve_paths(config))
     check_activation(config.model)
-    if config.task == "language_model":
-        check_language_model(config)
-    else:
+    if config.task == "classification":
         baselines.check_packages(config.baselines.models)
         monitors = ["val_loss", *(f"val_{name}" for name, metric in METRICS.items() if metric.each_epoch), "none"]
         if config.train.monitor not in monitors:
@@ -43,8 +40,8 @@ def check_on_device(config: Config, device: Device):
     check_replicas(config, device)
     if config.train.train_from_epoch:
         check_train_from_epoch(config.train, list_learning_layers(config.model))
-    if config.resume is None:
-        word_vectors.check_word_vectors(config)
+    if config.resume is None and config.text.word_vectors is not None:
+        word_vectors.check_word_vectors(config.text.word_vectors, config.model.embedding_dim)
 
 
 def check_replicas(config: Config, device: Device):

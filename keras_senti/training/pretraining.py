@@ -13,10 +13,8 @@ import tensorflow as tf
 
 from keras_senti.data.dataset import EncodedTexts
 from keras_senti.data.token_cache import Corpus
-from keras_senti.errors import UserError
 from keras_senti.models.build import find_learning_layers
 from keras_senti.models.language_model import LanguageModel
-from keras_senti.settings.schema import Config
 from keras_senti.training.callbacks import Speed, TrainedRun
 from keras_senti.training.checkpoints import Progress
 from keras_senti.training.fit import KerasLoop, fit_model
@@ -126,26 +124,6 @@ class CarryState(keras.callbacks.Callback):
 
     def on_test_begin(self, logs=None):
         self.model.reset_states()
-
-
-def check_language_model(config: Config):
-    """Raises a UserError if these settings make no language model."""
-    model, train = config.model, config.train
-    reads_ahead = "it sees the token that is to be predicted"
-    pairs = "a window's first token has lost the one before it, with which it makes a pair"
-    for key, received, expected, why in (
-        ("model.bidirectional", model.bidirectional, (False,), "its backward half has read the token to be predicted"),
-        ("model.conv_filters", model.conv_filters, (0,), reads_ahead),
-        ("model.bigram_buckets", model.bigram_buckets, (0,), pairs),
-        ("train.monitor", train.monitor, ("val_loss", "none"), "there are no classes to be right about"),
-        ("train.label_smoothing", train.label_smoothing, (0.0,), "it is for classifiers"),
-        ("train.class_weights", train.class_weights, ("none",), "it is for classifiers"),
-        ("train.batch_tokens", train.batch_tokens, (None,), "it is for classifiers"),
-        ("train.train_from_epoch", train.train_from_epoch, (None,), "it is for classifiers"),
-    ):
-        if received not in expected:
-            usual = " or ".join(map(str, expected))
-            raise UserError(f"{key}: received {received!r} with task language_model, expected {usual}: {why}.")
 
 
 def train_language_model(model: LanguageModel, corpus: Corpus, run: Run) -> tuple[TrainedRun, dict]:

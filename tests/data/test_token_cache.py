@@ -12,6 +12,7 @@ from keras_senti.settings.command_line import parse_config
 
 ROWS = [(f"{'good' if i % 2 else 'bad'} film {'and ' * (i % 5)}number {i % 7}", "pn"[i % 2]) for i in range(60)]
 ROWS = [(f"{text} {i}", label) for i, (text, label) in enumerate(ROWS)]
+LANGUAGE_MODEL = ("--task", "language_model", "--model.bidirectional", "false")
 
 
 @pytest.fixture
@@ -23,8 +24,8 @@ def load(tmp_path):
         content = "text,sentiment\n" + "".join(f"{t},{label}\n" for t, label in rows)
         if not path.exists() or path.read_text(encoding="utf-8") != content:
             path.write_text(content, encoding="utf-8")
-        words = ["--data.csv", str(path), "--data.cache_dir", str(tmp_path / "cache"), *options]
-        config = parse_config(words)
+        arguments = ["--data.csv", str(path), "--data.cache_dir", str(tmp_path / "cache"), *options]
+        config = parse_config(arguments)
         text = dataclasses.replace(config.text, extend_vocabulary=extend)
         return load_corpus(dataclasses.replace(config, text=text), vocabulary)
 
@@ -38,7 +39,7 @@ def load_language_model(load, tmp_path):
     def load_it(*options, texts=("a new text", "a new text", "words", ""), **others):
         path = tmp_path / "unlabeled.csv"
         path.write_text("text\n" + "".join(f'"{text}"\n' for text in texts), encoding="utf-8")
-        return load("--task", "language_model", "--data.unlabeled_csv", str(path), *options, **others)
+        return load(*LANGUAGE_MODEL, "--data.unlabeled_csv", str(path), *options, **others)
 
     return load_it
 
@@ -236,11 +237,11 @@ def test_a_second_run_of_a_language_model_takes_the_ids_from_disk(load_language_
 
 
 def test_task_and_unlabelled_texts_have_caches_of_their_own(load_language_model, load):
-    names = [found.folder for found in (load(), load("--task", "language_model"), load_language_model())]
+    names = [found.folder for found in (load(), load(*LANGUAGE_MODEL), load_language_model())]
     names.append(load_language_model(texts=["others"]).folder)
     assert len(set(names)) == 4 and names == [
         load().folder,
-        load("--task", "language_model").folder,
+        load(*LANGUAGE_MODEL).folder,
         load_language_model().folder,
         names[3],
     ]

@@ -10,7 +10,7 @@ from keras_senti.data import word_vectors
 from keras_senti.errors import UserError
 from keras_senti.models.build import build_model
 from keras_senti.settings.command_line import parse_config
-from keras_senti.settings.schema import Config, ModelConfig, TextConfig
+from keras_senti.settings.schema import ModelConfig
 from keras_senti.tasks import train
 
 VOCABULARY = ["[PAD]", "[UNK]", "film", "great", "[URL]", "好", "."]
@@ -117,24 +117,12 @@ def test_a_damaged_or_packed_file_is_refused(write, content, name, message):
 
 
 def test_the_check_before_a_run_reads_the_first_lines_only(write, tmp_path):
-    def check(init_from=None, path=None, **model):
-        text = TextConfig(word_vectors=path and str(path))
-        word_vectors.check_word_vectors(Config(init_from=init_from, text=text, model=ModelConfig(**model)))
-
-    check()
-    check(path=write(GLOVE + "cut 1"), embedding_dim=2)
+    word_vectors.check_word_vectors(write(GLOVE + "cut 1"), 2)
     with pytest.raises(UserError, match="embedding_dim is 3. Add --model.embedding_dim 2"):
-        check(path=write(GLOVE), embedding_dim=3)
+        word_vectors.check_word_vectors(write(GLOVE), 3)
     for path in (tmp_path / "nowhere.txt", tmp_path):
         with pytest.raises(UserError, match=f"{path}: cannot be read"):
-            check(path=path)
-    with pytest.raises(UserError, match="embedding_trainable: received false without text.word_vectors"):
-        check(embedding_trainable=False)
-    with pytest.raises(UserError, match=r"bigram_buckets: received 7 beside .* would freeze random vectors of pairs"):
-        check(path=write(GLOVE), embedding_dim=2, embedding_trainable=False, bigram_buckets=7)
-    check(init_from="a model", embedding_trainable=False, bigram_buckets=7)
-    with pytest.raises(UserError, match="text.word_vectors: received .* beside init_from, whose model has its own"):
-        check(init_from="a model", path=write(GLOVE), embedding_dim=2)
+            word_vectors.check_word_vectors(path, 2)
 
 
 def test_coverage_counts_words_and_tokens(write, capsys):
@@ -150,9 +138,9 @@ def test_coverage_counts_words_and_tokens(write, capsys):
 @pytest.mark.parametrize("trainable", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_run_starts_from_the_vectors_and_keeps_frozen_ones(tiny_settings, tmp_path, write, trainable):
     path = write("film 1 2 3 4 5 6\ngreat .5 .5 .5 .5 .5 .5\n")
-    words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--train.epochs", "1", "--train.learning_rate", "1e-6"]
-    words += ["--text.word_vectors", str(path), "--model.embedding_trainable", str(trainable).lower()]
-    run_dir = train.train_run(parse_config(words))
+    arguments = [*tiny_settings, "--run_dir", f"{tmp_path}/run", "--train.epochs", "1", "--train.learning_rate", "1e-6"]
+    arguments += ["--text.word_vectors", str(path), "--model.embedding_trainable", str(trainable).lower()]
+    run_dir = train.train_run(parse_config(arguments))
     entry = json.loads((run_dir / "manifest.json").read_text())["word_vectors"]
     assert set(entry) == {"file", "sha256", "vocabulary_coverage", "token_coverage"}
     assert 0 < entry["vocabulary_coverage"] < 1 and 0 < entry["token_coverage"] < 1
@@ -165,7 +153,7 @@ def test_a_run_starts_from_the_vectors_and_keeps_frozen_ones(tiny_settings, tmp_
 
 
 def test_bad_vectors_are_refused_before_a_folder_is_made(tiny_settings, tmp_path):
-    words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--text.word_vectors", str(tmp_path / "nowhere.txt")]
+    arguments = [*tiny_settings, "--run_dir", f"{tmp_path}/run", "--text.word_vectors", f"{tmp_path}/nowhere.txt"]
     with pytest.raises(UserError, match="nowhere.txt: cannot be read"):
-        train.train_run(parse_config(words))
+        train.train_run(parse_config(arguments))
     assert not (tmp_path / "run").exists()

@@ -247,8 +247,8 @@ def test_a_package_that_is_not_installed_is_named_before_training(monkeypatch):
 
 
 def test_the_models_are_a_setting():
-    words = ["--data.source", "tweets", "--baselines.models"]
-    assert parse_config(words[:2]).baselines.models == ["majority", "words_characters"]
-    assert parse_config([*words, "[majority, vader]"]).baselines.models == ["majority", "vader"]
+    arguments = ["--data.source", "tweets", "--baselines.models"]
+    assert parse_config(arguments[:2]).baselines.models == ["majority", "words_characters"]
+    assert parse_config([*arguments, "[majority, vader]"]).baselines.models == ["majority", "vader"]
     with pytest.raises(UserError, match=r"baselines\.models.*vadr"):
-        parse_config([*words, "[vadr]"])
+        parse_config([*arguments, "[vadr]"])

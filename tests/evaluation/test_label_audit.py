@@ -301,7 +301,11 @@ def test_nothing_is_written_over(reviews, tmp_path):
         ([("good", ""), ("bad", "")], [], r"0 usable rows of 0 class\(es\)"),
         ([], [], "has a header line and no rows"),
         ([("good", "a")], ["--data.label_column", "stars"], r"no column 'stars' \(data\.label_column\)"),
-        ([("good", "a")], ["--task", "language_model"], "received language_model, expected classification"),
+        (
+            [("good", "a")],
+            ["--task", "language_model", "--model.bidirectional", "false"],
+            "received language_model, expected classification",
+        ),
         ([("good", "a")], ["--data.cvs", "x"], r"Did you mean 'data\.csv'"),
     ],
     ids=["one class", "one row of a class", "no labels", "no rows", "no label column", "language model", "misspelt"],

@@ -134,7 +134,11 @@ def test_the_best_is_trained_again_with_fresh_seeds_beside_what_the_search_began
         ({"hours": 0}, [], "--hours: received 0.0"),
         ({"confirm": -1}, [], "--confirm: received -1, expected at least 0"),
         ({"seed": -1}, [], "--seed: received -1"),
-        ({}, ["--task", "language_model"], "a language model's config, expected a classifier's"),
+        (
+            {},
+            ["--task", "language_model", "--model.bidirectional", "false"],
+            "a language model's config, expected a classifier's",
+        ),
         ({}, ["--run_dir", "x"], "each trial has a folder of its own"),
         ({"sampler": "grid"}, [], r"train\.weight_decay: a grid cannot take all numbers"),
         ({}, ["--model.unit", "3"], r"model\.unit.*Did you mean"),

@@ -154,7 +154,7 @@ def test_what_runs_is_ended_if_the_study_is_stopped_and_goes_on_afterwards(tmp_p
         (["--config", "configs/tweets.yaml"], "expected one, or two files of different names"),
         (["--config", "configs/imdb.yaml", "--config", "configs/document.yaml"], "received 3 files"),
         (["--train.epoch", "3"], r"train\.epochs"),
-        (["--task", "language_model"], "tweets is a language model's config"),
+        (["--task", "language_model", "--model.bidirectional", "false"], "tweets is a language model's config"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

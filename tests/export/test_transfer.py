@@ -300,7 +300,7 @@ def test_what_is_no_model_of_ours_is_refused(kind, tmp_path):
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2 and "init_from: " in done.stderr and "Traceback" not in done.stderr
-    assert ("no such folder" if kind == "nothing" else "neither a finished run nor a SavedModel of ours") in done.stderr
+    assert ("no such folder" if kind == "nothing" else "no finished run, SavedModel of ours or weights") in done.stderr
 
 
 def test_a_model_whose_weights_and_assets_do_not_belong_together_is_refused(trained_run, tmp_path):

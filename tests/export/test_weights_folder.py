@@ -74,9 +74,9 @@ def test_float16_halves_the_weights_and_keeps_three_digits(classifier, tmp_path)
 
 
 def test_its_settings_name_no_place_and_can_be_read(classifier, tmp_path):
-    words = [f"--data.{key} {tmp_path}/{key}" for key in ("csv", "validation_csv", "test_csv")]
+    arguments = [f"--data.{key} {tmp_path}/{key}" for key in ("csv", "validation_csv", "test_csv")]
     more = f"--data.cache_dir {tmp_path}/cache --text.word_vectors {tmp_path}/v.txt --run_dir {tmp_path}/run"
-    config = parse_config(f"{' '.join(words)} {more} --data.text_column review".split())
+    config = parse_config(f"{' '.join(arguments)} {more} --data.text_column review".split())
     further = dataclasses.replace(config.text, extend_vocabulary=3)
     data = dataclasses.replace(config.data, unlabeled_csv=f"{tmp_path}/u.csv")  # as a language model has it
     config = dataclasses.replace(
@@ -220,8 +220,8 @@ def test_weights_of_another_kind_or_size_are_refused(folder, bias, message):
 
 @pytest.mark.slow
 def test_the_command_makes_a_folder_from_a_finished_run(trained_run, classifier, tmp_path):
-    words = [str(trained_run), str(tmp_path / "models" / "small"), "--dtype", "float16"]
-    command = [sys.executable, "-m", "keras_senti", "export", *words]
+    arguments = [str(trained_run), str(tmp_path / "models" / "small"), "--dtype", "float16"]
+    command = [sys.executable, "-m", "keras_senti", "export", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert re.search(r"small: 9 weights of tiny in float16, 0\.0 MB\n", done.stdout)

@@ -194,9 +194,9 @@ print(json.dumps(found))
 def test_keras_own_tests_of_recurrent_layers_hold_for_ours(tmp_path):
     if util.find_spec("keras.src.layers.rnn.lstm_test") is None:
         pytest.skip("this Keras comes without its test files")
-    words = [sys.executable, "-c", RUN_KERAS_TESTS, str(tmp_path / "pytest.ini")]
+    arguments = [sys.executable, "-c", RUN_KERAS_TESTS, str(tmp_path / "pytest.ini")]
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["failed"] == [] and len(found["passed"]) >= 35, found  # Keras itself skips those of another backend

@@ -30,8 +30,8 @@ def read_manifest(run_dir) -> dict:
     return json.loads((run_dir / "manifest.json").read_text())
 
 
-def resume(run_dir, *words):
-    return train.train_run(parse_config(["--resume", str(run_dir), *words]))
+def resume(run_dir, *arguments):
+    return train.train_run(parse_config(["--resume", str(run_dir), *arguments]))
 
 
 def describe(folder: Path) -> dict:
@@ -46,10 +46,10 @@ def run_that_stopped(tiny_settings, tmp_path_factory):
         raise OSError("the export ended here")
 
     run_dir = tmp_path_factory.mktemp("stopped") / "run"
-    words = [*tiny_settings, "--train.epochs", "2", "--run_dir", str(run_dir)]
+    arguments = [*tiny_settings, "--train.epochs", "2", "--run_dir", str(run_dir)]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="the export ended here"):
         patch.setattr(saved_model, "export_model", fail)
-        train.train_run(parse_config(words))
+        train.train_run(parse_config(arguments))
     return run_dir
 
 
@@ -83,10 +83,10 @@ def test_a_run_with_relative_paths_is_resumed_from_anywhere(tiny_settings, tiny_
         raise OSError("the export ended here")
 
     monkeypatch.chdir(tiny_csv.parent)
-    words = [*tiny_settings, "--data.csv", tiny_csv.name, "--data.cache_dir", "cache", "--train.epochs", "1"]
+    arguments = [*tiny_settings, "--data.csv", tiny_csv.name, "--data.cache_dir", "cache", "--train.epochs", "1"]
     with monkeypatch.context() as patch, pytest.raises(OSError, match="the export ended here"):
         patch.setattr(saved_model, "export_model", fail)
-        train.train_run(parse_config([*words, "--run_dir", str(tmp_path / "run")]))
+        train.train_run(parse_config([*arguments, "--run_dir", str(tmp_path / "run")]))
     monkeypatch.chdir(tmp_path)
     resume(tmp_path / "run")
     assert read_manifest(tmp_path / "run")["status"] == "finished"
@@ -176,9 +176,9 @@ def test_a_folder_that_vanishes_in_training_is_what_the_message_says(tiny_settin
 @pytest.mark.slow
 def test_layers_join_in_their_epochs_also_if_the_run_was_stopped_before(tiny_settings, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run_folder, "remove_checkpoints", lambda run_dir: None)  # they are to be compared
-    words = [*tiny_settings, "--train.epochs", "3", "--train.checkpoint_minutes", "1e-6", "--train.monitor", "none"]
-    words += ["--train.train_from_epoch", "{embedding: 3, recurrent_0: 2}", "--train.layer_rate_decay", "2.6"]
-    whole = train.train_run(parse_config([*words, "--run_dir", str(tmp_path / "whole")]))
+    arguments = [*tiny_settings, "--train.epochs", "3", "--train.checkpoint_minutes", "1e-6", "--train.monitor", "none"]
+    arguments += ["--train.train_from_epoch", "{embedding: 3, recurrent_0: 2}", "--train.layer_rate_decay", "2.6"]
+    whole = train.train_run(parse_config([*arguments, "--run_dir", str(tmp_path / "whole")]))
 
     def stop(self, batch, logs=None):
         if self.progress.epoch == 1 and self.progress.step == 2:
@@ -186,7 +186,7 @@ def test_layers_join_in_their_epochs_also_if_the_run_was_stopped_before(tiny_set
 
     with monkeypatch.context() as patch, pytest.raises(KeyError, match="stopped here"):
         patch.setattr(SaveProgress, "on_train_batch_begin", stop, raising=False)
-        train.train_run(parse_config([*words, "--run_dir", str(tmp_path / "stopped")]))
+        train.train_run(parse_config([*arguments, "--run_dir", str(tmp_path / "stopped")]))
     capsys.readouterr()
     resume(tmp_path / "stopped")
     assert [line for line in capsys.readouterr().out.splitlines() if "learn:" in line] == [
@@ -220,8 +220,10 @@ sys.exit(run_command(train.main))
 @pytest.mark.slow
 def test_a_full_disk_ends_clearly_and_the_run_goes_on_from_its_last_good_state(tiny_settings, trained_run, tmp_path):
     run_dir = tmp_path / "run"
-    words = [sys.executable, "-c", FULL_DISK, *tiny_settings, "--run_dir", str(run_dir)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    arguments = [sys.executable, "-c", FULL_DISK, *tiny_settings, "--run_dir", str(run_dir)]
+    done = subprocess.run(
+        arguments, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: cannot write")]
     assert "File too large" in line and f"train.py --resume {run_dir}` continues from the last good state" in line
@@ -253,12 +255,12 @@ sys.exit(run_command(train.main))
 
 def start(run_dir: Path, tiny_csv) -> subprocess.Popen:
     if (run_dir / "config.yaml").exists():
-        words = ["--resume", str(run_dir)]
+        arguments = ["--resume", str(run_dir)]
     else:  # killed in the first moment, before there was a run
         shutil.rmtree(run_dir, ignore_errors=True)
-        words = ["--data.csv", str(tiny_csv), "--run_dir", str(run_dir), *SETTINGS]
+        arguments = ["--data.csv", str(tiny_csv), "--run_dir", str(run_dir), *SETTINGS]
     with open(f"{run_dir}.out", "a") as out:
-        return subprocess.Popen([sys.executable, "-c", TRAIN, *words], cwd=ROOT, stdout=out, stderr=out)
+        return subprocess.Popen([sys.executable, "-c", TRAIN, *arguments], cwd=ROOT, stdout=out, stderr=out)
 
 
 def newest(run_dir: Path) -> str:

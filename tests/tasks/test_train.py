@@ -34,8 +34,8 @@ from keras_senti.training.trackers.tensorboard import TensorBoard
 ROOT = Path(__file__).parents[2]
 
 
-def run(*words, cwd=ROOT):
-    return subprocess.run([sys.executable, *map(str, words)], cwd=cwd, capture_output=True, text=True)
+def run(*arguments, cwd=ROOT):
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
 
 
 def fingerprint(folder: Path) -> dict:
@@ -272,8 +272,8 @@ def test_what_was_not_read_as_it_stands_is_said_of_a_predicted_file_too(trained_
 def test_the_label_map_of_a_predicted_file_takes_labels_as_they_stand_and_null(trained_run, tmp_path, capsys):
     other = tmp_path / "stars.csv"
     other.write_text("text,stars\nthe film was great,5.0\nan awful hotel,+1\nthe table was stone,3.0\n")
-    words = ["--run", str(trained_run), "--data.csv", str(other), "--data.label_column", "stars"]
-    evaluate_command.main([*words, "--data.label_map", '{"5.0": positive, "1.0": negative, 3: null}'])
+    arguments = ["--run", str(trained_run), "--data.csv", str(other), "--data.label_column", "stars"]
+    evaluate_command.main([*arguments, "--data.label_map", '{"5.0": positive, "1.0": negative, 3: null}'])
     assert "1 rows have a label that label_map leaves out" in (shown := capsys.readouterr().out) and "accuracy" in shown
 
 
@@ -310,9 +310,9 @@ def test_a_few_texts_give_a_table(trained_run):
 def test_separate_files_dropped_rows_and_an_unscored_test_part(tiny_settings, tiny_csv, tmp_path):
     extra = tmp_path / "validation.csv"
     extra.write_text("text,sentiment\ngood film,positive\n ,positive\nbad film,negative\nno label,\nso so,neutral\n")
-    words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--data.validation_csv", str(extra)]
-    words += ["--train.evaluate_test", "false", "--train.epochs", "1", "--train.class_weights", "balanced"]
-    run_dir = train_run(parse_config(words))
+    arguments = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--data.validation_csv", str(extra)]
+    arguments += ["--train.evaluate_test", "false", "--train.epochs", "1", "--train.class_weights", "balanced"]
+    run_dir = train_run(parse_config(arguments))
     metrics = json.loads((run_dir / "metrics.json").read_text())
     assert "test" not in metrics and metrics["validation"]["rows"] == 3 and metrics["baselines_part"] == "validation"
     with open(run_dir / "dropped_rows.csv", newline="") as file:
@@ -337,9 +337,9 @@ def test_a_failed_run_says_so_and_is_not_evaluated(tiny_settings, tmp_path, monk
         raise OSError("disk full")
 
     monkeypatch.setattr(saved_model, "export_model", fail)
-    words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--train.epochs", "1"]
+    arguments = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--train.epochs", "1"]
     with pytest.raises(OSError, match="disk full"):
-        train_run(parse_config(words))
+        train_run(parse_config(arguments))
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["status"] == "failed" and "disk full" in manifest["error"]
     assert list((tmp_path / "run" / "checkpoints").glob("step-*.npz"))
@@ -382,18 +382,18 @@ def test_a_page_that_cannot_be_drawn_loses_no_predictions_of_a_file(trained_run,
 
 
 @pytest.mark.parametrize(
-    "words,message",
+    "arguments,message",
     [
         (["train.py", "--data.csv", "nowhere.csv"], "nowhere.csv: no such file"),
         (["train.py", "--model.unit", "3"], "Did you mean 'model.units'?"),
         (["train.py", "--config", "configs/tweet.yaml"], "Did you mean 'configs/tweets.yaml'?"),
         (["evaluate.py", "--run", "nowhere"], "nowhere: no such folder"),
         (["evaluate.py", "--run", "logs", "--data.text_column", "t"], "Add --data.csv FILE"),
-        (["evaluate.py", "--run", "logs", "--compare", "logs", "--text", "t"], "expected one of them"),
+        (["evaluate.py", "--run", "logs", "--compare", "logs", "--text", "t"], "not allowed with argument"),
     ],
 )
-def test_bad_input_ends_with_exit_code_2_and_no_traceback(words, message):
-    done = run(*words)
+def test_bad_input_ends_with_exit_code_2_and_no_traceback(arguments, message):
+    done = run(*arguments)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
 
 
@@ -410,17 +410,17 @@ def test_settings_without_data_are_refused_in_code_as_on_the_command_line():
 
 
 def test_a_layer_that_the_model_does_not_have_is_named_before_there_is_a_folder(tiny_settings, tmp_path):
-    words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--train.train_from_epoch", "{recurrent_1: 2}"]
+    arguments = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--train.train_from_epoch", "{recurrent_1: 2}"]
     with pytest.raises(UserError, match=r"received 'recurrent_1', .*: embedding, recurrent_0, head\. Did you mean"):
-        train_run(parse_config(words))
+        train_run(parse_config(arguments))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_baseline_whose_package_is_missing_is_named_before_there_is_a_folder(tiny_settings, tmp_path, monkeypatch):
     monkeypatch.setattr(baselines.importlib.util, "find_spec", lambda package: None)
-    words = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--baselines.models", "[vader]"]
+    arguments = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--baselines.models", "[vader]"]
     with pytest.raises(UserError, match="vader needs the package vaderSentiment, which is not installed"):
-        train_run(parse_config(words))
+        train_run(parse_config(arguments))
     assert not list(tmp_path.iterdir())
 
 
@@ -440,10 +440,10 @@ def test_a_text_may_begin_with_a_dash_and_was_typed_in_utf_8(monkeypatch, capsys
 @pytest.mark.slow
 def test_ctrl_c_keeps_scores_and_exports_the_best_epoch(tiny_settings, tmp_path):
     run_dir = tmp_path / "run"
-    words = [sys.executable, "train.py", *tiny_settings, "--train.epochs", "100000", "--run_dir", str(run_dir)]
+    arguments = [sys.executable, "train.py", *tiny_settings, "--train.epochs", "100000", "--run_dir", str(run_dir)]
     with open(tmp_path / "out.txt", "w") as out:
         process = subprocess.Popen(
-            words,
+            arguments,
             cwd=ROOT,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -471,9 +471,9 @@ def test_ctrl_c_keeps_scores_and_exports_the_best_epoch(tiny_settings, tmp_path)
 def test_1200_classes_of_three_rows_take_little_memory_and_leave_pages_to_be_read(tmp_path):
     rows = "".join(f"this is topic{i} with word{(7 * i + j) % 50},class {i}\n" for i in range(1200) for j in range(3))
     (tmp_path / "many.csv").write_text("text,sentiment\n" + rows)
-    words = "--train.epochs 1 --model.units 8 --model.embedding_dim 8 --baselines.models [majority]".split()
-    words += ["--data.csv", tmp_path / "many.csv", "--data.cache_dir", tmp_path / "cache"]
-    done = run("train.py", *words, "--run_dir", tmp_path / "run")
+    arguments = "--train.epochs 1 --model.units 8 --model.embedding_dim 8 --baselines.models [majority]".split()
+    arguments += ["--data.csv", tmp_path / "many.csv", "--data.cache_dir", tmp_path / "cache"]
+    done = run("train.py", *arguments, "--run_dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["memory_gb"] < 3
     assert max(map(len, done.stdout.splitlines())) < 1000 and "PerformanceWarning" not in done.stderr
