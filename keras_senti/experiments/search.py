@@ -127,11 +127,7 @@ class Searcher:
         self.metric, self.stop = trials.plan.metric, threading.Event()
 
     def run(self, _job: int):
-        """Runs one trial after the other, until there are as many as wished, the time is over, or it is stopped.
-
-        Raises:
-            UserError: if all trials fail.
-        """
+        """Runs trials until there are as many as wished, the time is over, or it is stopped; raises if all fail."""
         while time.monotonic() < self.deadline and not self.stop.is_set():
             with contextlib.ExitStack() as stack:
                 trial = self.trials.take(stack)
@@ -232,7 +228,9 @@ def _draw(trials: SharedTrials) -> dict[str, Figure]:
     axes.set(xlabel="trial", ylabel=label)
     axes.legend()
     try:
-        shares = get_param_importances(trials.study)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that of few trials all are equal
+            shares = get_param_importances(trials.study)
     except (ValueError, RuntimeError):  # of one trial, or without a difference between two
         return {"history.png": history}
     axes = importance.subplots()

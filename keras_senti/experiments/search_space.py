@@ -166,11 +166,7 @@ def _try_values(path: Path, space: list[Range], arguments: list[str]):
 
 
 def list_combinations(space: list[Range], path) -> list[dict]:
-    """Returns all combinations of values, those of a key that is off left out.
-
-    Raises:
-        UserError: if a range has no end of values.
-    """
+    """Returns all combinations of values, those of a key that is off left out; raises a UserError for too many."""
     combinations = [{}]
     for values in space:
         listed = values.list_values()

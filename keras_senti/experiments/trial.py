@@ -29,7 +29,6 @@ from keras_senti.storage.run_folder import read_manifest
 
 SECONDS_BETWEEN_LOOKS = 0.5
 COMMAND = [sys.executable, "-m", "keras_senti.experiments.trial"]
-PARENT = "KERAS_SENTI_PARENT"  # environment variable with the process that a trial ends with
 GROWTH = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}  # else the first of several trials would take a GPU's whole memory
 
 
@@ -50,11 +49,7 @@ class TrialStopped(Exception):
 
 
 def make_folder(path: Path, lock: str):
-    """Makes the folder of a study or a search, if it is not there; it is known by the file of its lock.
-
-    Raises:
-        UserError: if it cannot be made, or holds something else.
-    """
+    """Makes the folder of a study or a search; raises a UserError if there is one without the file of its lock."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         is_foreign = not (path / lock).is_file() and any(path.iterdir())
@@ -113,15 +108,15 @@ def run_trial(arguments: list[str], run_dir: Path, watch=None, stop: threading.E
     log = run_dir.with_name(f"{run_dir.name}.log")
     with open(log, "ab") as file:
         begin = file.tell()
-        # A group of its own: Ctrl-C would let it end early and count as finished.
-        environment = {**GROWTH, **os.environ, PARENT: str(os.getpid())}
-        process = subprocess.Popen(
-            [*COMMAND, *arguments], stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
-        try:
-            _wait(process, run_dir / "history.csv", watch, stop)
-        finally:
-            end_workers([process])
+        with subprocess.Popen(
+            [*COMMAND, *arguments], stdout=file, stderr=subprocess.STDOUT, env={**GROWTH, **os.environ},
+            stdin=subprocess.PIPE,  # see end_with_parent
+            start_new_session=True,  # Ctrl-C would let it end early and count as finished
+        ) as process:  # fmt: skip
+            try:
+                _wait(process, run_dir / "history.csv", watch, stop)
+            finally:
+                end_workers([process])
     if process.returncode and not _has_finished(run_dir):  # after that, only a picture of the report can fail
         raise TrialFailed(_find_last_words(log, begin, process.returncode))
     return read_json(run_dir / "metrics.json")
@@ -232,16 +227,13 @@ def _find_last_words(log: Path, begin: int, code: int) -> str:
 
 
 def end_with_parent():
-    """Lets this process end soon after the one that has started it as a trial, also if that one was killed."""
-    parent = int(os.environ.get(PARENT, 0))
+    """Lets this process end with the one that has started it as a trial, also if that one was killed."""
 
     def watch():
-        while os.getppid() == parent:
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+        os.read(0, 1)  # ends with the pipe from the parent, which writes nothing
         os._exit(1)  # at once, as kill -9 would
 
-    if parent:
-        threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main(argv):

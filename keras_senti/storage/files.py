@@ -23,10 +23,7 @@ class WriteError(UserError):
 def replace(path: Path):
     """Yields a path for a file or a folder that takes the place of `path` when it is whole and on the disk.
 
-    A crash leaves the old one. A folder takes no other's place: there must be none.
-
-    Raises:
-        WriteError: if it cannot be written.
+    A crash leaves the old one. A folder takes no other's place: there must be none. Raises a WriteError if it fails.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="writing-", dir=path.parent, ignore_cleanup_errors=True) as folder:
@@ -59,11 +56,7 @@ def write_json(path: Path, content):
 
 
 def read_json(path: Path):
-    """Reads a JSON file of a run folder.
-
-    Raises:
-        UserError: if it is missing or damaged.
-    """
+    """Reads a JSON file of a run folder; raises a UserError if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -120,11 +113,7 @@ def read_arrays(path: Path, check=None) -> dict[str, np.ndarray]:
 
 
 def compute_sha256(path) -> str:
-    """Returns the SHA-256 of a file.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
+    """Returns the SHA-256 of a file; raises a UserError if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

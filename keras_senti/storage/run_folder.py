@@ -37,11 +37,7 @@ def check_new_run_dir(run_dir) -> Path:
 
 
 def create_run_dir(name: str, run_dir: str | None = None) -> Path:
-    """Creates the folder of a new run: `run_dir` exactly, or logs/<name>/<UTC time>.
-
-    Raises:
-        UserError: if `run_dir` is a file, is not empty, or cannot be written.
-    """
+    """Creates the folder of a new run: `run_dir` exactly, or logs/<name>/<UTC time>; raises a UserError if it fails."""
     try:
         if run_dir is None:
             return create_stamped_dir(Path("logs") / name)
@@ -146,11 +142,7 @@ _READ_LATER = (
 
 
 def read_manifest(path) -> dict:
-    """Returns the manifest of a run folder.
-
-    Raises:
-        UserError: if it is no run folder, a file in it is no plain one, or the manifest is damaged.
-    """
+    """Returns a run's manifest; raises a UserError for another folder, a damaged manifest, or a file that is none."""
     path = Path(path)
     if not os.path.isdir(path):  # unlike Path.is_dir also for a name that is too long, or a folder that is closed
         raise UserError(f"{path}: no such folder. Expected a run folder such as logs/tweets/2026-01-31T12-00-00Z.")
