@@ -24,8 +24,8 @@ def main(argv):
         allow_abbrev=False,
     )
     parser.add_argument("--out", required=True, metavar="FILE", type=Path, help="new CSV file of the findings")
-    options, words = parser.parse_known_args(argv)
-    config = parse_config(words)
+    options, arguments = parser.parse_known_args(argv)
+    config = parse_config(arguments)
     if config.resume is not None:
         raise UserError("--resume: there is no run to continue here. Leave it out.")
     if config.task == "language_model":
