@@ -47,7 +47,9 @@ def find_deciding_words(texts: list[str], labels: np.ndarray, num_classes: int, 
     lengths = np.array([len(word) for word in words[decides]], int)  # of runs that stand together, the longest
     decides = decides[np.lexsort((-lengths, -score[decides]))][: 10 * MOST_WORDS]
     shared = (present[:, decides].T @ present[:, decides]).toarray()  # (words, words), texts that have both
-    expected = _name_sentiment(words[decides], lexicons)
+    expected = np.zeros(len(decides), bool)
+    for lexicon in lexicons:
+        expected |= score_texts(lexicon, words[decides]) != 0
     listed, kept = [], []
     for position, index in enumerate(decides):
         told = any(shared[position, other] > 0.8 * rows[index] for other in kept)
@@ -63,8 +65,3 @@ def find_deciding_words(texts: list[str], labels: np.ndarray, num_classes: int, 
         if len(listed) == MOST_WORDS:
             break
     return pd.DataFrame(listed, columns=columns)
-
-
-def _name_sentiment(words, lexicons) -> np.ndarray:
-    """Returns (words,) bool: whether a lexicon gives the word a score."""
-    return np.any([np.zeros(len(words), bool), *(score_texts(name, words) != 0 for name in lexicons)], axis=0)

@@ -60,12 +60,8 @@ def assign_folds(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
     Args:
         groups: (rows,) uint64, in random order, as hashes are. labels: (rows,) int.
     """
-    unique, group_of_row = np.unique(groups, return_inverse=True)
-    label_of_group = np.full(len(unique), labels.max(initial=0))
-    np.minimum.at(label_of_group, group_of_row, labels)
-    fold_of_group = np.empty(len(unique), int)
-    fold_of_group[np.lexsort((unique, label_of_group))] = np.arange(len(unique)) % FOLDS
-    return fold_of_group[group_of_row]
+    ordered = pd.Series(labels).groupby(groups).min().sort_values(kind="stable").index
+    return pd.Series(np.arange(len(ordered)) % FOLDS, index=ordered).loc[groups].to_numpy()
 
 
 def predict_held_out(texts: list[str], labels: np.ndarray, folds: np.ndarray) -> np.ndarray:

@@ -15,7 +15,8 @@ from keras_senti.data.tables import Table, read_text
 from keras_senti.errors import UserError
 from keras_senti.storage import files
 
-CHUNK_ROWS = 50_000
+CHUNK_ROWS = 50_000  # read at a time
+PREDICTED_ROWS = 5000  # predicted or written at a time
 MOST_VALUES = 12  # different values of a column that makes categories
 ROWS_A_VALUE = 5  # on average at least: else almost every row has a value of its own
 
@@ -142,9 +143,6 @@ def make_table(texts, probabilities: np.ndarray, class_names) -> pd.DataFrame:
     columns = {"text": pd.Series(texts, dtype=object), "label": names[probabilities.argmax(axis=1)]}
     columns |= {f"probability_{name}": probabilities[:, index] for index, name in enumerate(class_names)}
     return pd.DataFrame(columns)
-
-
-PREDICTED_ROWS = 5000
 
 
 def write_run_predictions(path: Path, parts: dict[str, ScoredPart], class_names):
