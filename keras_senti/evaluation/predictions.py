@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import union_categoricals
 from tqdm import tqdm
 
 from keras_senti.data.tables import Table, read_text
@@ -51,7 +52,7 @@ def read_parts(path: Path, class_names) -> dict[str, ScoredPart]:
     for chunk in read_chunks(path, list(types), types):
         labels = chunk["label"].map(index).to_numpy(float)
         if np.isnan(labels).any():
-            row = int(np.flatnonzero(np.isnan(labels))[0])
+            row = int(np.isnan(labels).argmax())
             raise UserError(
                 f"{path}, row {chunk.index[row] + 1}: unknown label '{chunk['label'].iloc[row]}', expected one of "
                 f"{', '.join(class_names)}. The file was changed after the run; restore it, or train again."
@@ -116,16 +117,15 @@ def read_categories(path: Path, columns, rows: np.ndarray) -> dict[str, tuple[li
     Args:
         rows: (rows,) ascending row numbers in the file.
     """
-    values, codes = {name: {} for name in columns}, {name: [] for name in columns}
+    pieces = {name: [] for name in columns}
     for chunk in _read_rows(path, columns, rows) if columns else ():
-        for name, known in list(values.items()):
-            found, where = np.unique(chunk[name].to_numpy(object), return_inverse=True)
-            index = [known.setdefault(value, len(known)) for value in found]
-            codes[name].append(np.array(index, int)[where])
-            if len(known) > MOST_VALUES:
-                del values[name], codes[name]
-    most = len(rows) / ROWS_A_VALUE
-    return {n: (list(known), np.concatenate(codes[n])) for n, known in values.items() if 2 <= len(known) <= most}
+        for name in list(pieces):
+            pieces[name].append(pd.Categorical(chunk[name].to_numpy(object)))
+            if len(pieces[name][-1].categories) > MOST_VALUES:
+                del pieces[name]
+    found = {name: union_categoricals(of_chunks) for name, of_chunks in pieces.items()}
+    most = min(MOST_VALUES, len(rows) / ROWS_A_VALUE)
+    return {n: (list(c.categories), c.codes.astype(int)) for n, c in found.items() if 2 <= len(c.categories) <= most}
 
 
 def _read_rows(path: Path, columns: list[str], rows: np.ndarray):
