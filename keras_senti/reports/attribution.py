@@ -54,7 +54,7 @@ class Explanation:
     """What is known of one prediction. T tokens are read, C classes.
 
     tokens: as the model reads them, but unknown ones as they were written. is_unknown: (T,) bool, read as [UNK].
-    has_space: (T,) bool, whether a space is shown before the token.
+    spaces: what is shown before each token, " " or "".
     probabilities: (C,). class_index: of the class that is explained.
     gradients: (T,), integrated gradients of log p of that class. log_probability, reference: f(x), f(x').
     steps: of the integral.
@@ -65,7 +65,7 @@ class Explanation:
 
     tokens: tuple[str, ...]
     is_unknown: np.ndarray
-    has_space: np.ndarray
+    spaces: tuple[str, ...]
     class_names: tuple[str, ...]
     probabilities: np.ndarray
     class_index: int
@@ -82,7 +82,7 @@ class Explanation:
     @property
     def pieces(self) -> list[str]:
         """Each token with the space before it."""
-        return _join_spaces(self.tokens, self.has_space)
+        return [space + token for space, token in zip(self.spaces, self.tokens)]
 
     @property
     def class_name(self) -> str:
@@ -154,7 +154,7 @@ class Explainer:
                 f"--explain_class: received '{class_name}', but this model knows {', '.join(self.class_names)}."
                 f"{suggest(class_name, self.class_names)}"
             )
-        ids, tokens, total = self._split(text)
+        ids, tokens, spaces, total = self._split(text)
         log_probabilities, attention = self._read(ids[np.newaxis], np.ones((1, len(ids)), bool))
         probabilities = np.exp(log_probabilities[0])
         index = self.class_names.index(class_name) if class_name is not None else int(probabilities.argmax())
@@ -164,7 +164,7 @@ class Explainer:
         explanation = Explanation(
             tokens=tokens,
             is_unknown=ids == 1,
-            has_space=_find_spaces(tokens, self.encoder.settings.split == "character"),
+            spaces=spaces,
             class_names=self.class_names,
             probabilities=probabilities,
             class_index=index,
@@ -187,18 +187,20 @@ class Explainer:
         """
         found = []
         for text, index in zip(texts, tqdm(class_indices, "colouring words", unit=" texts", delay=2)):
-            ids, tokens, _ = self._split(text)
-            spaces = _find_spaces(tokens, self.encoder.settings.split == "character")
-            found.append(list(zip(_join_spaces(tokens, spaces), self.integrate_gradients(ids, int(index))[0].tolist())))
+            ids, tokens, spaces, _ = self._split(text)
+            weights = self.integrate_gradients(ids, int(index))[0].tolist()
+            found.append([(space + token, weight) for space, token, weight in zip(spaces, tokens, weights)])
         return found
 
-    def _split(self, text: str) -> tuple[np.ndarray, tuple[str, ...], int]:
-        """Returns the ids that the model reads (T,), their tokens as they were written, and how many the text has."""
+    def _split(self, text: str) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...], int]:
+        """Returns the ids that the model reads (T,), their tokens as they were written, the spaces before them, and how
+        many tokens the whole text has."""
         texts = encode_utf8([text])
         ids = np.asarray(self.encoder.encode(texts)[0])
         tokens = self.encoder.split(texts)
         total, tokens = int(tokens.row_lengths()[0]), self.encoder.cut(tokens)[0].numpy()
-        return ids, tuple(token.decode("utf-8") for token in tokens) or (UNKNOWN,), total
+        tokens = tuple(token.decode("utf-8") for token in tokens) or (UNKNOWN,)
+        return ids, tokens, _find_spaces(tokens, self.encoder.settings.split == "character"), total
 
     def _collect_notes(self, explanation: Explanation, total: int, width: int) -> list[str]:
         settings, notes, read = self.encoder.settings, [], len(explanation.tokens)
@@ -319,12 +321,7 @@ def make_explainer(classifier: Pretrained) -> Explainer:
     return Explainer(model, Tokenizer(config.text, classifier.vocabulary), classifier.class_names)
 
 
-def _join_spaces(tokens, has_space) -> list[str]:
-    return [" " * bool(space) + token for token, space in zip(tokens, has_space)]
-
-
-def _find_spaces(tokens, is_character_split: bool) -> np.ndarray:
-    """Returns (T,) bool: none before the first token, and none between two characters of Chinese or Japanese."""
+def _find_spaces(tokens, is_character_split: bool) -> tuple[str, ...]:
+    """Returns "" before the first token and between two characters of Chinese or Japanese, else " "."""
     is_wide = [len(token) == 1 and unicodedata.east_asian_width(token) in "WF" for token in tokens]
-    between = [not (is_character_split or before and now) for before, now in zip(is_wide, is_wide[1:])]
-    return np.array([False, *between])
+    return ("", *("" if is_character_split or both == (True, True) else " " for both in zip(is_wide, is_wide[1:])))

@@ -62,12 +62,12 @@ _GREENS, _REDS = (194, 157, 120, 83, 40), (224, 217, 210, 209, 202)
 def format_words(explanation: Explanation, values: np.ndarray, color: bool) -> str:
     """Returns the tokens on green (for the class) or red (against it), or with the values that matter behind them."""
     shares, pieces = _scale(values), []
-    for token, space, value, share in zip(explanation.tokens, explanation.has_space, values, shares):
+    for token, space, value, share in zip(explanation.tokens, explanation.spaces, values, shares):
         token = _plain(token)
         if abs(share) >= 0.1:
             shade = (_GREENS if share > 0 else _REDS)[min(4, int(abs(share) * 5))]
             token = f"\x1b[48;5;{shade}m\x1b[38;5;16m{token}\x1b[0m" if color else f"{token}({value:+.2f})"
-        pieces.append(" " * int(space) + token)
+        pieces.append(space + token)
     return "".join(pieces)
 
 

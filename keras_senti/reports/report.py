@@ -14,16 +14,7 @@ from keras_senti.evaluation.baselines import choose_rival
 from keras_senti.evaluation.metrics import DECISIVE, METRICS
 from keras_senti.evaluation.predictions import ScoredPart, read_categories
 from keras_senti.evaluation.result import Result
-from keras_senti.reports import weakness_cards
-from keras_senti.reports.cards import (
-    draw_baselines,
-    draw_calibration,
-    draw_classes,
-    draw_confidence,
-    draw_confusion_matrix,
-    draw_coverage,
-    draw_numbers,
-)
+from keras_senti.reports import cards, weakness_cards
 from keras_senti.reports.charts import Axis, Curve, Mark, draw_chart
 from keras_senti.reports.page import (
     Bar,
@@ -147,8 +138,8 @@ def _draw_scored(source: ReportInput, ours: dict, baselines: list[BaselineResult
     few = len(part.labels) < FEW_ROWS
     head = make_head(source.title, verdict, f"{detail} {source.note}".strip(), () if few else tiles)
     systems = [("this model", metrics), *((baseline.name, baseline.metrics) for baseline in baselines)]
-    numbers = draw_numbers(source.what, systems, [("this model", metrics)])
-    matrix = draw_confusion_matrix(metrics)
+    numbers = cards.draw_numbers(source.what, systems, [("this model", metrics)])
+    matrix = cards.draw_confusion_matrix(metrics)
     closing = (
         make_section("Its surest mistakes", weakness_cards.draw_errors(source)),
         *last,
@@ -159,12 +150,12 @@ def _draw_scored(source: ReportInput, ours: dict, baselines: list[BaselineResult
     categories, (lengths, _) = list(source.categories.items())[:SHOWN_CATEGORIES], source.texts
     return [
         head,
-        make_section("How good is it?", draw_baselines(ours, baselines), draw_classes(metrics), matrix),
+        make_section("How good is it?", cards.draw_baselines(ours, baselines), cards.draw_classes(metrics), matrix),
         make_section(
             "Can it be trusted when it is sure?",
-            draw_calibration(source),
-            draw_confidence(part.probabilities, part.right),
-            draw_coverage(source),
+            cards.draw_calibration(source),
+            cards.draw_confidence(part.probabilities, part.right),
+            cards.draw_coverage(source),
         ),
         make_section(
             "Where is it weak?",
@@ -200,17 +191,17 @@ def _draw_unlabelled(source: ReportInput) -> list[str]:
         colors = {i: class_color(i, len(names)) for i in shown}
         return draw_bars(Bar(names[i], counts[i] / counts.sum(), f"{counts[i]:,}", None, colors[i]) for i in shown)
 
-    cards = [make_card(f"“{escape(common)}” is the commonest prediction", draw_shares(counts), how)]
-    cards.append(draw_confidence(probabilities, None))
+    drawn = [make_card(f"“{escape(common)}” is the commonest prediction", draw_shares(counts), how)]
+    drawn.append(cards.draw_confidence(probabilities, None))
     for column, (values, codes) in list(source.categories.items())[:SHOWN_CATEGORIES]:
         table = np.zeros((len(values), len(names)), int)
         np.add.at(table, (codes, predicted), 1)
         groups = (f"<h4>{escape(v or '(empty)')}</h4>{draw_shares(found)}" for v, found in zip(values, table))
-        cards.append(make_card(f"Predicted classes by column “{escape(column)}”", "".join(groups), how))
+        drawn.append(make_card(f"Predicted classes by column “{escape(column)}”", "".join(groups), how))
     unsure = make_card(finding, weakness_cards.draw_texts(source), hint, wide=True)
     return [
         make_head(source.title, verdict),
-        make_section("What does it say?", *cards),
+        make_section("What does it say?", *drawn),
         make_section("Where is it unsure?", unsure),
     ]
 
@@ -227,7 +218,7 @@ def _draw_learning(facts: RunFacts) -> list[str]:
         "loss": "Less is better; on train texts dropout and label smoothing may add to it.",
         DECISIVE.name: "More is better; on train texts it is measured while they are learned.",
     }
-    cards = []
+    drawn = []
     for key, name, find in (("loss", "loss", np.nanargmin), (DECISIVE.name, DECISIVE.title, np.nanargmax)):
         if not {key, f"val_{key}"} <= set(history) or not np.isfinite(history[f"val_{key}"]).any():
             continue
@@ -241,8 +232,8 @@ def _draw_learning(facts: RunFacts) -> list[str]:
         curves = [Curve(epochs, train, "--c7", "train"), Curve(epochs, validation, name="validation")]
         chart = draw_chart(curves, (x_axis, y_axis), f"Learning curve: {name}", *marks)
         how = f"{hints[key]} Where validation gets worse and train better, the model overfits."
-        cards.append(make_card(finding, chart, how))
-    return cards
+        drawn.append(make_card(finding, chart, how))
+    return drawn
 
 
 def _draw_run(manifest: dict) -> str:

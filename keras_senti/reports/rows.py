@@ -1,4 +1,4 @@
-"""What a report is about: rows, what a model says of them, and which of them to show."""
+"""What a report is about: the rows of a part, what a model and simple ones say of them, and which of them to show."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -34,7 +34,7 @@ def format_metrics(metrics: dict, class_names, title: str) -> str:
 
 
 def _format_scores(metrics: dict) -> list[str]:
-    """Returns a line of the main scores and, unless the run is older than these, one of the others."""
+    """Returns a line of the main scores and one of the others; a metric may be newer than the run."""
     main, others = [], []
     for metric in METRICS.values():
         if metric.name not in metrics:
