@@ -29,7 +29,8 @@ def add_to_cache(path: Path):
         if not path.is_dir():
             reason = error if isinstance(error, WriteError) else f"cannot write {path}: {error.strerror}."
             raise UserError(
-                f"data.cache_dir: {reason} Make room (texts and token ids take the size of the file and 5 bytes a word), or name another folder."
+                f"data.cache_dir: {reason} Make room (for the texts, and about 5 bytes a word for token ids), or name "
+                "another folder."
             ) from None
 
 

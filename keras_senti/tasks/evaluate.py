@@ -1,6 +1,5 @@
 """From a finished run or a model to scores, predictions and pages."""
 
-import contextlib
 import math
 from pathlib import Path
 
@@ -156,10 +155,8 @@ def evaluate_file(run_dir, csv_file, text_column=None, label_column=None, label_
         table.require_column(label_column, "--data.label_column")
     if label_column == "":
         label_column = None
-    elif label_column is None:
-        with contextlib.suppress(UserError):
-            table.require_column(settings.label_column, "--data.label_column")
-            label_column = settings.label_column
+    elif label_column is None and table.may_have(settings.label_column):
+        label_column = settings.label_column
     # The first pass finds whatever is wrong with the file before the slow second one begins.
     # An older model's names may not be as labels are read now.
     index = {clean_label(name): i for i, name in enumerate(class_names)} | {n: i for i, n in enumerate(class_names)}

@@ -122,6 +122,16 @@ def test_a_file_is_parsed_once_and_not_at_all_by_a_second_run(load, monkeypatch)
     assert len(lines) == 62
 
 
+def test_json_lines_are_not_read_twice_to_learn_their_columns(tmp_path, monkeypatch):
+    path, loads, parsed = tmp_path / "a.jsonl", json.loads, []
+    rows = [{"of": {"text": text}, "sentiment": label} for text, label in ROWS]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in [{"id": 7}, *rows]))
+    monkeypatch.setattr(tables.json, "loads", lambda line: parsed.append(line) or loads(line))
+    words = ["--data.csv", str(path), "--data.cache_dir", str(tmp_path / "cache"), "--data.text_column", "of.text"]
+    assert load_corpus(parse_config(words)).check["dropped_rows"] == {"no text": 1}
+    assert len([line for line in parsed if "film" in line]) == 60
+
+
 def test_training_settings_do_not_matter_to_the_cache(load):
     assert load().folder == load("--train.epochs", "2", "--model.units", "3").folder
 
