@@ -110,16 +110,20 @@ def read_text(row: dict, column: str, where: str) -> str:
         return " ".join(tokens) if found.startswith(_LISTS) and (tokens := _parse_tokens(found)) else found
     if isinstance(found.value, list) and all(isinstance(token, str) for token in found.value):
         return _replace_surrogates(" ".join(found.value))
-    if isinstance(found.value, dict):
-        inner = next(iter(found.value), "text")
-        raise UserError(
-            f"{where}: '{column}' is an object, expected a text. Name what is inside it with a dot, such as "
-            f"'{column}.{inner}'."
-        )
+    refuse_object(found, column, where)
     raise UserError(
-        f"{where}: '{column}' is a list that holds more than strings ({_shorten(found)}), expected a text or its "
-        "tokens. Write the text itself."
+        f"{where}: '{column}' is a list that holds more than strings ({found[:40]}), expected a text or its tokens. "
+        "Write the text itself."
     )
+
+
+def refuse_object(value, column: str, where: str):
+    """Raises a UserError for a JSON object."""
+    if isinstance(value, JsonValue) and isinstance(value.value, dict):
+        raise UserError(
+            f"{where}: '{column}' is an object, expected a text or a label. Name what is inside it with a dot, such as "
+            f"'{column}.{next(iter(value.value), 'text')}'."
+        )
 
 
 def _parse_tokens(text: str) -> list[str] | None:
@@ -133,10 +137,6 @@ def _parse_tokens(text: str) -> list[str] | None:
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
     return list(found) if isinstance(found, list | tuple) and all(isinstance(token, str) for token in found) else None
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 40 else text[:39] + "…"
 
 
 def _replace_surrogates(text: str) -> str:
@@ -162,18 +162,7 @@ class Table:
 
     def __init__(self, path, damaged: str = "strict"):
         self.path, self.damaged = Path(path), damaged
-        try:
-            is_folder, is_there = self.path.is_dir(), self.path.exists()
-            if is_there and not is_folder:
-                check_regular(self.path)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
-        if is_folder:
-            raise UserError(f"{path}: is a folder, expected a CSV, TSV or JSON Lines file. Name the file inside it.")
-        if not is_there:
-            folder = self.path.parent
-            names = [p.name for p in folder.iterdir() if p.is_file()] if folder.is_dir() else []
-            raise UserError(f"{path}: no such file (looked in {folder.resolve()}).{suggest(self.path.name, names)}")
+        self._check_there()
         name = self.path.name.lower().removesuffix(".gz").removesuffix(".xz")
         self.is_json = name.endswith((".jsonl", ".ndjson", ".json"))
         self.delimiter = "\t" if name.endswith((".tsv", ".tab")) else ","
@@ -187,6 +176,21 @@ class Table:
         repeated = [name for name, count in Counter(self.columns).items() if count > 1]
         if repeated:
             raise UserError(f"{path}, line 1: the column '{repeated[0]}' occurs twice. Give each column its own name.")
+
+    def _check_there(self):
+        try:
+            if self.path.is_dir():
+                raise UserError(
+                    f"{self.path}: is a folder, expected a CSV, TSV or JSON Lines file. Name the file inside it."
+                )
+            if self.path.exists():
+                check_regular(self.path)
+                return
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read: {error.strerror}.") from None
+        folder = self.path.parent
+        names = [p.name for p in folder.iterdir() if p.is_file()] if folder.is_dir() else []
+        raise UserError(f"{self.path}: no such file (looked in {folder.resolve()}).{suggest(self.path.name, names)}")
 
     def _read_header(self) -> list[str]:
         try:
@@ -245,8 +249,9 @@ class Table:
         excel = EXCEL_LINE.fullmatch(lines[0]) if lines else None
         delimiter, lines = excel[1] if excel else self.delimiter, lines[excel is not None :]
         separator = guess_separator(lines, delimiter, column)
-        found = [f"separated by {separator!r}"] if separator else []
-        found += [f"encoded in {encoding.upper()}"] if encoding else []
+        found = [f"separated by {separator!r}"] * bool(separator) + [f"encoded in {str(encoding).upper()}"] * bool(
+            encoding
+        )
         if not found:
             return ""
         separator = separator or (delimiter if delimiter != "," else None)
