@@ -78,8 +78,8 @@ def check_classes(path, rows: Dataset, class_names, label_map):
         )
     rare = np.flatnonzero(counts < 2).tolist()
     if rare:
-        lines = {label: line for label, line in zip(labels.tolist(), rows.lines.tolist()) if counts[label] < 2}
-        rare = [f"'{class_names[i]}' (line {lines[i]})" if i in lines else f"'{class_names[i]}' (none)" for i in rare]
+        lines = dict(zip(labels.tolist(), rows.lines.tolist()))
+        rare = [f"'{class_names[i]}' ({f'line {lines[i]}' if i in lines else 'none'})" for i in rare]
         shown = ", ".join(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
         raise UserError(
             f"{path}: fewer than two rows of the class {shown}. Expected at least two of each: bring more rows, join "
@@ -131,6 +131,22 @@ def check_data(parts: dict[str, Dataset], class_names, dropped: dict[str, int]) 
 
 def format_check(check: dict) -> str:
     """Returns the data check as lines for the terminal."""
+    length = check["length_percentiles"]
+    lines = _format_sizes(check)
+    for unit in ("words", "characters"):
+        pairs = zip(length["percentile"], length[unit])
+        lines.append(f"{unit} a text: " + ", ".join(f"{v:,} ({'most' if p == 100 else f'{p}%'})" for p, v in pairs))
+    dropped = ", ".join(f"{n:,} with {reason}" for reason, n in check["dropped_rows"].items()) or "none"
+    lines.append(f"dropped rows: {dropped}; repeated texts: {check['duplicate_rows']:,}")
+    if check["class_names"]:
+        lines[-1] += f"; texts with conflicting labels: {check['texts_with_conflicting_labels']:,}"
+    lines += _format_labels(check) + format_reading(check.get("notes", [])) + _format_tokens(check.get("reads", {}))
+    if check.get("group_column"):
+        lines.append(f"split by {check['group_column']}: rows that share it are in the same part")
+    return "\n".join(lines + _format_split(check))
+
+
+def _format_sizes(check: dict) -> list[str]:
     shown = check["class_names"] if len(check["class_names"]) <= LISTED_CLASSES else []
     width = max([10, *(len(name) for name in shown)])
     lines = [" " * 12 + f"{'rows':>9}" + "".join(f"  {name:>{width}}" for name in shown)]
@@ -140,16 +156,11 @@ def format_check(check: dict) -> str:
         if counts and not shown:
             shares = f"  {min(counts):,} to {max(counts):,} in each of {len(counts):,} classes"
         lines.append(f"{part:12}{rows:9,}{shares}")
-    length = check["length_percentiles"]
-    for unit in ("words", "characters"):
-        pairs = zip(length["percentile"], length[unit])
-        lines.append(f"{unit} a text: " + ", ".join(f"{v:,} ({'most' if p == 100 else f'{p}%'})" for p, v in pairs))
-    dropped = ", ".join(f"{n:,} with {reason}" for reason, n in check["dropped_rows"].items()) or "none"
-    lines.append(f"dropped rows: {dropped}; repeated texts: {check['duplicate_rows']:,}")
-    if check["class_names"]:
-        lines[-1] += f"; texts with conflicting labels: {check['texts_with_conflicting_labels']:,}"
-    lines += _format_labels(check) + format_reading(check.get("notes", []))
-    reads = check.get("reads", {})
+    return lines
+
+
+def _format_tokens(reads: dict) -> list[str]:
+    lines = []
     if (script := reads.get("script_without_spaces")) and reads["split"] == "word":
         lines.append(
             f"WARNING: most letters of the texts are {script}, which has no spaces between words, but text.split is "
@@ -161,9 +172,12 @@ def format_check(check: dict) -> str:
             f"vocabulary, so the model cannot read them. Does text.split ({reads['split']}) suit the script, "
             "text.max_tokens the data, and the model of init_from, if any, the language?"
         )
-    if check.get("group_column"):
-        lines.append(f"split by {check['group_column']}: rows that share it are in the same part")
-    split = sum(check["rows"][part] for part in ("train", "validation", "test"))
+    return lines
+
+
+def _format_split(check: dict) -> list[str]:
+    """Returns what is to be said of parts that are not as they should be."""
+    lines, split = [], sum(check["rows"][part] for part in ("train", "validation", "test"))
     for part, asked in check.get("asked", {}).items():
         rows = check["rows"][part]
         # Rounding may cost a row a class.
@@ -183,7 +197,7 @@ def format_check(check: dict) -> str:
         if missing and check["rows"][part]:
             more = f" and {len(missing) - LISTED_CLASSES:,} more" if len(missing) > LISTED_CLASSES else ""
             lines.append(f"WARNING: the {part} part has no row of {', '.join(missing[:LISTED_CLASSES])}{more}")
-    return "\n".join(lines)
+    return lines
 
 
 def _format_labels(check: dict) -> list[str]:

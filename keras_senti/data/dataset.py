@@ -72,10 +72,8 @@ class Dataset:
 
     def take(self, indices) -> "Dataset":
         """Returns the rows with these ascending indices."""
-        return Dataset(self.texts.take(indices), **{name: array[indices] for name, array in self.arrays().items()})
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "texts"}
+        items = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return Dataset(items.pop("texts").take(indices), **{name: array[indices] for name, array in items.items()})
 
 
 def sample_rows(rows: int, at_most: int, seed: int = 0) -> np.ndarray:

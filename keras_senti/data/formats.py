@@ -97,6 +97,17 @@ def guess_separator(lines: list[str], expected: str, column: str = "") -> str | 
     return None
 
 
+def detect_wide_encoding(raw: bytes) -> str | None:
+    """Returns the encoding of a first line in which a character has two or four bytes."""
+    if raw[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        return "utf-32"
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    if raw.count(b"\0") > len(raw) // 3:
+        return "utf-16-be" if raw[0] == 0 else "utf-16-le"
+    return None
+
+
 def guess_encoding(sample: bytes) -> str | None:
     """Returns the probable encoding of whole lines that are not UTF-8, None if they are.
 

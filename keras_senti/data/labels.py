@@ -5,16 +5,23 @@ import re
 import unicodedata
 
 from keras_senti.data.records import INVISIBLE
-from keras_senti.data.tables import JsonValue
+from keras_senti.data.tables import JsonValue, refuse_object
 from keras_senti.errors import UserError, suggest
 
 # What programs write for a missing value. It may be a word too, so it is kept, and said.
 MISSING_WORDS = frozenset(r"nan -nan none null (null) \n nil <na> nat n/a n.a. #n/a na undefined missing".split())
-_BRACKETS = ("[", "(", "{")
+_BRACKETS, _CLOSING = ("[", "(", "{"), ("]", ")", "}")
 SEVERAL_LABELS = (
     "Make a column of each label with yes or no in it, and a model of each column; or, where each label is about an "
     "aspect of the text, write a row for each aspect."
 )
+
+
+@functools.lru_cache(maxsize=10_000)
+def _is_list(label: str) -> bool:
+    """Says whether a label is a list as Python or JSON, or as NumPy writes one."""
+    is_list = label[:1] in _BRACKETS and label[-1:] in _CLOSING and "," in label
+    return is_list or re.fullmatch(r"""\[ ?[-+\d'"].* .*\]""", label) is not None
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -70,14 +77,7 @@ def read_label(row: dict, column: str, label_map: dict | None, where: str) -> tu
     """
     raw = row.get(column) or ""
     label = clean_label(raw)
-    is_list = isinstance(raw, JsonValue) or (label[:1] in _BRACKETS and label[-1] in "])}" and "," in label)
-    is_list = is_list or re.fullmatch(r"""\[ ?[-+\d'"].* .*\]""", label) is not None  # as NumPy writes one
-    if is_list and label not in (label_map or ()):
-        if isinstance(raw, JsonValue) and isinstance(raw.value, dict):
-            inner = next(iter(raw.value), "label")
-            raise UserError(
-                f"{where}: '{column}' is an object, expected a label. Name what is inside it with a dot, such as "
-                f"'{column}.{inner}'."
-            )
+    if (isinstance(raw, JsonValue) or _is_list(label)) and label not in (label_map or ()):
+        refuse_object(raw, column, where)
         raise UserError(f"{where}: the label is a list ({label[:60]}), expected one label a text. {SEVERAL_LABELS}")
     return raw, label

@@ -155,11 +155,9 @@ def _prepare_imdb(settings: DataConfig, task: str) -> Source:
     if task != "language_model" or settings.unlabeled_csv:
         files["unlabeled"] = None
     elif files.get("unlabeled") is None:
-        what = (
-            "holds no unlabeled.csv[.gz]" if named.is_dir() else "is the table of the train part, no unlabeled.csv[.gz]"
-        )
+        what = "holds no" if named.is_dir() else "is the table of the train part, no"
         print(
-            f"WARNING: {named} {what}: the language model reads the train part alone, without the "
+            f"WARNING: {named} {what} unlabeled.csv[.gz]: the language model reads the train part alone, without the "
             f"{IMDB_ROWS['unlabeled']:,} unlabelled reviews. Name their table with --data.unlabeled_csv FILE.",
             flush=True,
         )

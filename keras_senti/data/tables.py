@@ -1,7 +1,6 @@
 """Reading a user's CSV, TSV or JSON Lines file, with a message for everything that can be wrong with it.
 
-Files are read line by line with the standard library, so that an error can name the line where it happened. Nothing is
-kept of them, so they are read several times: `read_stamp` tells whether they are still the same.
+Files are read line by line with the standard library, so that an error can name the line where it happened.
 """
 
 import ast
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from keras_senti.data.formats import (
     describe_format,
+    detect_wide_encoding,
     guess_encoding,
     guess_separator,
     suggest_conversion,
@@ -110,16 +110,20 @@ def read_text(row: dict, column: str, where: str) -> str:
         return " ".join(tokens) if found.startswith(_LISTS) and (tokens := _parse_tokens(found)) else found
     if isinstance(found.value, list) and all(isinstance(token, str) for token in found.value):
         return _replace_surrogates(" ".join(found.value))
-    if isinstance(found.value, dict):
-        inner = next(iter(found.value), "text")
-        raise UserError(
-            f"{where}: '{column}' is an object, expected a text. Name what is inside it with a dot, such as "
-            f"'{column}.{inner}'."
-        )
+    refuse_object(found, column, where)
     raise UserError(
-        f"{where}: '{column}' is a list that holds more than strings ({_shorten(found)}), expected a text or its "
-        "tokens. Write the text itself."
+        f"{where}: '{column}' is a list that holds more than strings ({found[:40]}), expected a text or its tokens. "
+        "Write the text itself."
     )
+
+
+def refuse_object(value, column: str, where: str):
+    """Raises a UserError for a JSON object."""
+    if isinstance(value, JsonValue) and isinstance(value.value, dict):
+        raise UserError(
+            f"{where}: '{column}' is an object, expected a text or a label. Name what is inside it with a dot, such as "
+            f"'{column}.{next(iter(value.value), 'text')}'."
+        )
 
 
 def _parse_tokens(text: str) -> list[str] | None:
@@ -135,10 +139,6 @@ def _parse_tokens(text: str) -> list[str] | None:
     return list(found) if isinstance(found, list | tuple) and all(isinstance(token, str) for token in found) else None
 
 
-def _shorten(text: str) -> str:
-    return text if len(text) <= 40 else text[:39] + "…"
-
-
 def _replace_surrogates(text: str) -> str:
     return text.encode("utf-8", "replace").decode()  # half an emoji ("\\ud83d") could not be written again
 
@@ -147,13 +147,14 @@ class Table:
     """A CSV, TSV or JSON Lines file, plain, .gz or .xz, as an iterable of (line number, {column: value}).
 
     Iterating again reads the file again, so it never has to fit in memory. Values are strings, or None where a JSON
-    object lacks a key or has null or NaN there.
+    object has null or NaN.
 
     Args:
         path: the file. Its name decides the format, its first bytes the compression.
         damaged: "strict" refuses bytes that are not UTF-8; "replace" turns them into U+FFFD.
     Attributes:
-        columns: names; an empty one is named by its place, as pandas does ("Unnamed: 0").
+        columns: names; an empty one is named by its place, as pandas does ("Unnamed: 0"). Of JSON Lines those of the
+            rows read so far.
         records: of the last iteration, see `Records`; None for JSON.
     Raises:
         UserError: for whatever is wrong with the file, with its name and the line.
@@ -161,32 +162,37 @@ class Table:
 
     def __init__(self, path, damaged: str = "strict"):
         self.path, self.damaged = Path(path), damaged
-        try:
-            is_folder, is_there = self.path.is_dir(), self.path.exists()
-            if is_there and not is_folder:
-                check_regular(self.path)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
-        if is_folder:
-            raise UserError(f"{path}: is a folder, expected a CSV, TSV or JSON Lines file. Name the file inside it.")
-        if not is_there:
-            folder = self.path.parent
-            names = [p.name for p in folder.iterdir() if p.is_file()] if folder.is_dir() else []
-            raise UserError(f"{path}: no such file (looked in {folder.resolve()}).{suggest(self.path.name, names)}")
+        self._check_there()
         name = self.path.name.lower().removesuffix(".gz").removesuffix(".xz")
         self.is_json = name.endswith((".jsonl", ".ndjson", ".json"))
         self.delimiter = "\t" if name.endswith((".tsv", ".tab")) else ","
-        self.records, self.nested = None, []
-        self.columns = self._find_columns()
+        self.records, self.columns, self.nested, self.required = None, [], [], {}
+        if self.is_json:
+            next(self._json_rows(), None)
+        else:
+            self.columns = self._read_header()
         if not self.columns:
             raise UserError(f"{path}: is empty, expected a header line and rows. Is it the right file?")
         repeated = [name for name, count in Counter(self.columns).items() if count > 1]
         if repeated:
             raise UserError(f"{path}, line 1: the column '{repeated[0]}' occurs twice. Give each column its own name.")
 
-    def _find_columns(self) -> list[str]:
-        if self.is_json:
-            return list(dict.fromkeys(key for _, row in self._json_rows() for key in row))
+    def _check_there(self):
+        try:
+            if self.path.is_dir():
+                raise UserError(
+                    f"{self.path}: is a folder, expected a CSV, TSV or JSON Lines file. Name the file inside it."
+                )
+            if self.path.exists():
+                check_regular(self.path)
+                return
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read: {error.strerror}.") from None
+        folder = self.path.parent
+        names = [p.name for p in folder.iterdir() if p.is_file()] if folder.is_dir() else []
+        raise UserError(f"{self.path}: no such file (looked in {folder.resolve()}).{suggest(self.path.name, names)}")
+
+    def _read_header(self) -> list[str]:
         try:
             return next(iter(Records(self.path, self._lines(), self.delimiter)), (1, []))[1]
         except CsvError:  # such as a header of quoted names between other separators
@@ -194,14 +200,26 @@ class Table:
                 raise
             raise UserError(f"{self.path}, line 1: the header is not separated by {self.delimiter!r}.{hint}") from None
 
+    def may_have(self, name: str) -> bool:
+        """Says whether the file has a column; of JSON Lines, any row of which may have it: True.
+
+        "a.b" names the value of b inside a there, which is a column of its own from then on.
+        """
+        self.nested += [name] if "." in name else []
+        return self.is_json or name in self.columns
+
     def require_column(self, name: str, setting: str, remedy: str = ""):
         """Raises a UserError, with the nearest name and what else may help, unless the file has the column.
 
-        In JSON Lines "a.b" names the value of b inside a, which is a column of its own from then on.
+        If a file of JSON Lines lacks it, the error comes behind the last row.
         """
-        if name not in self.columns and self.is_json and "." in name:
-            self.nested.append(name)
-            self.columns = self._find_columns()
+        if self.is_json:
+            self.may_have(name)
+            self.required[name] = setting, remedy
+        else:
+            self._check_column(name, setting, remedy)
+
+    def _check_column(self, name: str, setting: str, remedy: str):
         if name not in self.columns:
             shown = ", ".join(f"'{c}'" for c in self.columns[:20])
             hint = suggest(name, self.columns)
@@ -231,8 +249,9 @@ class Table:
         excel = EXCEL_LINE.fullmatch(lines[0]) if lines else None
         delimiter, lines = excel[1] if excel else self.delimiter, lines[excel is not None :]
         separator = guess_separator(lines, delimiter, column)
-        found = [f"separated by {separator!r}"] if separator else []
-        found += [f"encoded in {encoding.upper()}"] if encoding else []
+        found = [f"separated by {separator!r}"] * bool(separator) + [f"encoded in {str(encoding).upper()}"] * bool(
+            encoding
+        )
         if not found:
             return ""
         separator = separator or (delimiter if delimiter != "," else None)
@@ -245,19 +264,8 @@ class Table:
     def _lines(self):
         """Yields the lines as text with their line ends."""
         for number, raw in read_lines(self.path):
-            if number == 1:
-                if raw.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")) or raw.count(b"\0") > len(raw) // 3:
-                    has_mark = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
-                    name = (
-                        "utf-32"
-                        if raw[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
-                        else "utf-16"
-                        if has_mark
-                        else "utf-16-be"
-                        if raw[0] == 0
-                        else "utf-16-le"
-                    )
-                    raise UserError(f"{self.path}: is not UTF-8.{self._explain_format('', name)}")
+            if number == 1 and (name := detect_wide_encoding(raw)):
+                raise UserError(f"{self.path}: is not UTF-8.{self._explain_format('', name)}")
             raw = raw.removeprefix(b"\xef\xbb\xbf")  # also inside, where files were joined
             if b"\0" in raw:
                 raise UserError(
@@ -280,31 +288,37 @@ class Table:
             yield line, dict(zip(columns, record))
 
     def _json_rows(self):
-        number = 0
+        known = set(self.columns)
+        for number, line in enumerate(self._json_lines(), 1):
+            if not line.strip():
+                continue
+            found = self._parse_json(line, number)
+            row = {key or "Unnamed: 0": _keep_json(value) for key, value in found.items()}
+            for name in self.nested:
+                if name not in row and (value := _find_nested(found, name)) is not None:
+                    row[name] = _keep_json(value)
+            if not known.issuperset(row):
+                self.columns += [name for name in row if name not in known]
+                known.update(row)
+            yield number, row
+        for name, (setting, remedy) in self.required.items():
+            self._check_column(name, setting, remedy)
+
+    def _json_lines(self):
         for lines in self._lines():
-            for line in lines.rstrip("\r\n").split("\r"):  # which cannot stand inside a JSON string
-                number += 1
-                if not line.strip():
-                    continue
-                try:
-                    found = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    is_list = number == 1 and line.startswith("[")
-                    hint = f" {suggest_json_lines(self.path)}" if is_list else ""
-                    raise UserError(
-                        f"{self.path}, line {number}: not JSON ({error}). Expected one object a line.{hint}"
-                    ) from None
-                if not isinstance(found, dict):
-                    hint = f" {suggest_json_lines(self.path)}" if number == 1 and isinstance(found, list) else ""
-                    raise UserError(
-                        f"{self.path}, line {number}: received {type(found).__name__}, expected one JSON object a "
-                        f"line.{hint}"
-                    )
-                row = {key or "Unnamed: 0": _keep_json(value) for key, value in found.items()}
-                for name in self.nested:
-                    if name not in row and (value := _find_nested(found, name)) is not None:
-                        row[name] = _keep_json(value)
-                yield number, row
+            yield from lines.rstrip("\r\n").split("\r")  # which cannot stand inside a JSON string
+
+    def _parse_json(self, line: str, number: int) -> dict:
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            problem = f"not JSON ({error}). Expected one object a line."
+        else:
+            if isinstance(found, dict):
+                return found
+            problem = f"received {type(found).__name__}, expected one JSON object a line."
+        hint = f" {suggest_json_lines(self.path)}" if number == 1 and line.startswith("[") else ""
+        raise UserError(f"{self.path}, line {number}: {problem}{hint}") from None
 
 
 def _keep_json(value) -> str | None:

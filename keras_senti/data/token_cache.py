@@ -11,11 +11,9 @@ scored. Its test part is found, so that the split is that of a classifier with t
 
 import dataclasses
 import hashlib
-import inspect
 import itertools
 import json
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,31 +21,20 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from keras_senti.data import (
-    batches,
-    cache_folder,
-    dataset,
-    labels,
-    reading,
-    records,
-    splits,
-    tables,
-    texts,
-    tokenizer,
-    unicode,
-)
 from keras_senti.data.batches import ENCODE_ROWS
-from keras_senti.data.cache_folder import add_to_cache
+from keras_senti.data.cache_folder import add_to_cache, share_cache
 from keras_senti.data.dataset import EncodedDataset, EncodedTexts
 from keras_senti.data.reading import load_splits
 from keras_senti.data.sources import Source, prepare_source
 from keras_senti.data.texts import StoredTexts, map_file
-from keras_senti.data.tokenizer import Tokenizer, encode_utf8, fit_vocabulary
+from keras_senti.data.tokenizer import Tokenizer, encode_utf8, fit_vocabulary, read_stop_words
+from keras_senti.data.unicode import find_script_without_spaces
 from keras_senti.errors import UserError
 from keras_senti.settings.schema import Config, TextConfig
 from keras_senti.storage import environment
 from keras_senti.storage.files import compute_sha256, read_json, write_json
 
+ROOM = Path(__file__).parent  # whose code decides what a cache holds
 WHOLE = 2**31 - 1  # tokens: longer than any text
 SAMPLE_ROWS = 1000  # train texts whose script is looked at
 ENCODE_CHARACTERS = 8_000_000  # of the texts that are turned into ids at once, as they may be whole books
@@ -92,7 +79,7 @@ def load_corpus(config: Config, vocabulary: list[str] | None = None) -> Corpus:
     if config.task == "language_model":
         whole = dataclasses.replace(config.text, sequence_length=WHOLE, truncate="tail")
         config = dataclasses.replace(config, text=whole)
-    with cache_folder.share_cache(Path(config.data.cache_dir)):
+    with share_cache(Path(config.data.cache_dir)):
         source = prepare_source(config.data, config.task)
         files = {str(path): compute_sha256(path) for path in source.stamps if path.is_file()}
         folder = Path(config.data.cache_dir) / f"ids-{_compute_key(config, source, files, vocabulary)}"
@@ -114,24 +101,9 @@ def _compute_key(config: Config, source: Source, files: dict[str, str], vocabula
     settings = dataclasses.asdict(source.settings)
     for name in ("csv", "validation_csv", "test_csv", "unlabeled_csv", "cache_dir", "source"):
         settings.pop(name)  # content counts, not the place
-    code = [
-        inspect.getsource(module)
-        for module in (
-            batches,
-            dataset,
-            labels,
-            reading,
-            records,
-            splits,
-            tables,
-            texts,
-            tokenizer,
-            unicode,
-            sys.modules[__name__],
-        )
-    ]
+    code = [path.read_text(encoding="utf-8") for path in sorted(ROOM.glob("*.py"))]
     versions = environment.describe_environment()["versions"]
-    words = tokenizer.read_stop_words(config.text.stop_words) if config.text.stop_words else None
+    words = read_stop_words(config.text.stop_words) if config.text.stop_words else None
     paths = (source.main, source.validation, source.test, source.unlabeled)
     reader = [source.damaged, source.labelled, [path and (path.suffixes, files.get(str(path))) for path in paths]]
     how = {**dataclasses.asdict(config.text), "word_vectors": None}  # which change no id
@@ -141,7 +113,7 @@ def _compute_key(config: Config, source: Source, files: dict[str, str], vocabula
 
 def _write(folder: Path, config: Config, source: Source, vocabulary: list[str] | None):
     (folder / "texts").mkdir(parents=True)
-    splits = load_splits(source, folder / "texts")
+    splits, unknown = load_splits(source, folder / "texts"), {}
     if vocabulary is None or config.text.extend_vocabulary:
         read = [part.texts for name, part in splits.parts().items() if name in ("train", "unlabeled")]
         batches = (_batch(part, "counting words") for part in read)
@@ -153,28 +125,15 @@ def _write(folder: Path, config: Config, source: Source, vocabulary: list[str] |
         arrays = {"labels": part.labels, "weights": part.weights, "lines": part.lines, "spans": part.texts.spans}
         for column, array in arrays.items():
             np.save(folder / name / f"{column}.npy", array)
-        _write_ids(folder / name, part.texts, tokenizer)
+        unknown[name] = _write_ids(folder / name, part.texts, tokenizer)
     sample = list(itertools.islice(splits.train.texts, SAMPLE_ROWS))
-    reads = {"split": config.text.split, "script_without_spaces": unicode.find_script_without_spaces(sample)}
-    reads["unknown_tokens"] = _compute_unknown_share(folder / "validation" / "flat.bin")
-    splits.check["reads"] = reads
+    reads = {"split": config.text.split, "script_without_spaces": find_script_without_spaces(sample)}
+    splits.check["reads"] = {**reads, "unknown_tokens": unknown["validation"]}
     tokenizer.save(folder / "vocabulary.txt")
     facts = {"parts": list(parts), "class_names": splits.class_names, "check": splits.check, "dropped": splits.dropped}
     sums = {str(p.relative_to(folder)): compute_sha256(p) for p in sorted(folder.glob("**/*")) if p.is_file()}
     write_json(folder / "facts.json", {**facts, "sha256": sums})
     source.check_unchanged()  # the cache's name says of which content it is
-
-
-def _compute_unknown_share(flat: Path) -> float:
-    """Returns the share of [UNK] among the token ids in a file, read piece by piece."""
-    unknown = sum(int((piece == 1).sum()) for piece in _read_pieces(flat))
-    return unknown / max(flat.stat().st_size // 4, 1)
-
-
-def _read_pieces(flat: Path):
-    with open(flat, "rb") as file:
-        while len(piece := np.fromfile(file, np.int32, 1_000_000)):
-            yield piece
 
 
 def _batch(texts: StoredTexts, title: str):
@@ -199,14 +158,18 @@ def _extend(old: list[str] | None, batches, settings: TextConfig) -> list[str]:
     return old + [token for token in fitted if token not in known][:limit]
 
 
-def _write_ids(folder: Path, texts: StoredTexts, tokenizer: Tokenizer):
-    lengths = [np.zeros(1, np.int64)]
+def _write_ids(folder: Path, texts: StoredTexts, tokenizer: Tokenizer) -> float:
+    """Returns the share of [UNK] among the token ids that it writes."""
+    lengths, unknown = [np.zeros(1, np.int64)], 0
     with open(folder / "flat.bin", "wb") as flat:
         for batch in _batch(texts, "encoding"):
             ids = tokenizer.encode(tf.constant(encode_utf8(batch), tf.string))
             flat.write(ids.flat_values.numpy().tobytes())
             lengths.append(ids.row_lengths().numpy())
-    np.save(folder / "offsets.npy", np.cumsum(np.concatenate(lengths)))
+            unknown += int((ids.flat_values.numpy() == 1).sum())
+    offsets = np.cumsum(np.concatenate(lengths))
+    np.save(folder / "offsets.npy", offsets)
+    return unknown / max(int(offsets[-1]), 1)
 
 
 def _check_sums(folder: Path):

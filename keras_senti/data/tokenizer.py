@@ -4,6 +4,7 @@ There is one implementation. Training calls it eagerly, the SavedModel holds the
 ids. Words: `token_ids` (batch, time) int32; id 0 is padding, id 1 is [UNK], an unknown token.
 """
 
+import heapq
 import re
 import unicodedata
 from collections import Counter
@@ -13,7 +14,7 @@ import keras
 import tensorflow as tf
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-from keras_senti.data.unicode import compose, fold_full_width, make_simplifier, map_characters
+from keras_senti.data.unicode import FULL_WIDTH, compose, fold_full_width, make_simplifier, map_characters
 from keras_senti.errors import UserError
 from keras_senti.settings.portable import read_words
 from keras_senti.settings.schema import TextConfig
@@ -75,7 +76,7 @@ def standardize(texts: tf.Tensor, settings: TextConfig) -> tf.Tensor:
         texts = replace(replace(texts, r"\p{Cc}", " "), _INVISIBLE, "")
     texts = compose(texts)
     if settings.fold_full_width:
-        texts = fold_full_width(texts)
+        texts = _change_where(texts, FULL_WIDTH, fold_full_width)
     if settings.simplify_chinese:
         texts = map_characters(texts, make_simplifier())
     if settings.lowercase:  # before the tokens [URL] and [USER], which nobody can type then
@@ -83,10 +84,7 @@ def standardize(texts: tf.Tensor, settings: TextConfig) -> tf.Tensor:
     if settings.strip_html_tags:
         texts = replace(texts, _TAG, " ")
     if settings.decode_html_entities:
-        # &amp; first, and twice, because what was escaped twice, as many tweets are, is to be decoded twice.
-        for name, character in [("amp", "&"), *HTML_ENTITIES.items()]:
-            texts = replace(texts, f"&{name};", character)
-        texts = replace(texts, _ANY_ENTITY, " ")
+        texts = _change_where(texts, "&", _decode_html_entities)
     if settings.urls != "keep":
         texts = replace(texts, _URL, f" {URL_TOKEN} " if settings.urls == "token" else " ")
     if settings.mentions != "keep":
@@ -100,6 +98,19 @@ def standardize(texts: tf.Tensor, settings: TextConfig) -> tf.Tensor:
     texts = replace(texts, rf"({_PLACEHOLDER})|([\p{{P}}\p{{S}}])", r" \1\2 ")
     texts = replace(texts, _LETTER_APOSTROPHE, "'")
     return tf.strings.strip(replace(texts, _SPACES, " "))
+
+
+def _change_where(texts: tf.Tensor, pattern: str, change) -> tf.Tensor:
+    """Applies a change to those texts that hold the pattern: of a slow change, most need none."""
+    rows = tf.where(tf.strings.regex_full_match(texts, f"(?s).*{pattern}.*"))
+    return tf.tensor_scatter_nd_update(texts, rows, change(tf.gather_nd(texts, rows)))
+
+
+def _decode_html_entities(texts: tf.Tensor) -> tf.Tensor:
+    # &amp; first, and twice, because what was escaped twice, as many tweets are, is to be decoded twice.
+    for name, character in [("amp", "&"), *HTML_ENTITIES.items()]:
+        texts = tf.strings.regex_replace(texts, f"&{name};", character)
+    return tf.strings.regex_replace(texts, _ANY_ENTITY, " ")
 
 
 def split_tokens(texts: tf.Tensor, settings: TextConfig) -> tf.RaggedTensor:
@@ -133,7 +144,13 @@ class Tokenizer:
     def __init__(self, settings: TextConfig, vocabulary: list[str]):
         check_vocabulary(vocabulary)
         self.settings, self.vocabulary = settings, list(vocabulary)
-        self.vectorizer = _build_vectorizer(settings, vocabulary=_compose_tokens(self.vocabulary[2:]))
+        self.vectorizer = keras.layers.TextVectorization(
+            standardize=lambda texts: standardize(texts, settings),
+            split=lambda texts: split_tokens(texts, settings),
+            ragged=True,
+            vocabulary=_compose_tokens(self.vocabulary[2:]),
+            name="text",
+        )
 
     def __call__(self, texts) -> tf.Tensor:
         return self.encode(texts).to_tensor(0)
@@ -213,46 +230,19 @@ def _compose_tokens(tokens: list[str]) -> list[str]:
 
 
 def fit_vocabulary(settings: TextConfig, batches) -> list[str]:
-    """Returns the most frequent tokens, [PAD] and [UNK] first: pass the train part only.
+    """Returns the most frequent tokens, [PAD] and [UNK] first; of equally frequent ones the last by the alphabet.
 
     Args:
-        batches: an iterable of lists of texts, read once and never kept.
+        batches: an iterable of lists of texts, of the train part only; read once and never kept.
     """
-    vectorizer, failed = _build_vectorizer(settings), []
-
-    def generate():
-        try:
-            yield from map(encode_utf8, batches)
-        except UserError as error:  # TensorFlow would bury it in one of its own
-            failed.append(error)
-
-    try:
-        spec = tf.TensorSpec((None,), tf.string)
-        vectorizer.adapt(tf.data.Dataset.from_generator(generate, output_signature=spec))
-        tokens = [str(token) for token in vectorizer.get_vocabulary(include_special_tokens=False)]
-    except ValueError as error:
-        if failed:
-            raise failed[0] from None
-        if "empty vocabulary" not in str(error):
-            raise
-        tokens = []  # Tokenizer says it better
-    if failed:
-        raise failed[0]
-    return [PADDING, UNKNOWN, *tokens]
+    counts = Counter()
+    for texts in batches:
+        texts = tf.constant(encode_utf8(texts), tf.string)
+        counts.update(split_tokens(standardize(texts, settings), settings).flat_values.numpy().tolist())
+    kept = heapq.nlargest(settings.max_tokens - 2, counts, key=lambda token: (counts[token], token))
+    return [PADDING, UNKNOWN, *(token.decode() for token in kept)]
 
 
 def encode_utf8(texts) -> list[bytes]:
     """A lone surrogate (half an emoji in JSON) is not UTF-8; standardising replaces it like any damaged byte."""
     return [text.encode("utf-8", "surrogatepass") for text in texts]
-
-
-def _build_vectorizer(settings: TextConfig, vocabulary=None) -> keras.layers.TextVectorization:
-    return keras.layers.TextVectorization(
-        max_tokens=settings.max_tokens if vocabulary is None else None,
-        standardize=lambda texts: standardize(texts, settings),
-        split=lambda texts: split_tokens(texts, settings),
-        output_mode="int",
-        ragged=True,
-        vocabulary=vocabulary,
-        name="text",
-    )

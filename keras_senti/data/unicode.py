@@ -16,6 +16,7 @@ _RANGES = {
     "Burmese": "\u1000-\u109f",
     "Khmer": "\u1780-\u17ff",
 }
+FULL_WIDTH = r"[\x{FF01}-\x{FF5E}\x{3000}]"
 CODES = 2**21  # more than there are code points
 
 

@@ -4,6 +4,7 @@ A line is `word v1 v2 ... vn`, in UTF-8; word2vec and fastText put a line `count
 as they stand in the vocabulary, so lower-cased text finds nothing in a file that has capitals only.
 """
 
+import itertools
 from pathlib import Path
 
 import keras
@@ -95,7 +96,13 @@ def _read_lines(path, embedding_dim: int):
     """Yields (line number from 1, `word v1 ... vn`) with at least embedding_dim spaces a line, and shows progress."""
     path, number = Path(path), 0
     for number, raw in tqdm(read_lines(path), desc="word vectors", unit=" lines", delay=2):
-        line = _decode(raw, path, number).rstrip(" \r\n")
+        try:
+            line = raw.decode("utf-8").rstrip(" \r\n")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path}, line {number}: byte 0x{raw[error.start]:02x} is not UTF-8. Convert another encoding with "
+                "iconv, and word2vec's binary format (.bin) to its text format."
+            ) from None
         if number == 1:
             width, is_header = _read_width(line, path)
             if width != embedding_dim:
@@ -117,24 +124,12 @@ def _read_lines(path, embedding_dim: int):
         raise UserError(f"{path}: is empty, expected `word v1 v2 ...` lines.")
 
 
-def _decode(raw: bytes, path: Path, number: int) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}, line {number}: byte 0x{raw[error.start]:02x} is not UTF-8. Expected a text file: convert another "
-            "encoding with iconv, and word2vec's binary format (.bin) to its text format."
-        ) from None
-
-
 def _read_width(line: str, path: Path) -> tuple[int, bool]:
     """Returns how many numbers a vector has, as the first line tells, and whether that line is a header `count n`."""
     fields = line.split(" ")
     if len(fields) == 2 and all(field.isdecimal() for field in fields):
         return int(fields[1]), True
-    width = 0
-    while width < len(fields) - 1 and _is_number(fields[-1 - width]):
-        width += 1
+    width = len(list(itertools.takewhile(_is_number, reversed(fields[1:]))))
     if width == 0:
         raise UserError(f"{path}, line 1: expected `word v1 v2 ...` with spaces between, received '{line[:40]}'.")
     return width, False

@@ -1,6 +1,5 @@
 """From a finished run or a model to scores, predictions and pages."""
 
-import contextlib
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -264,10 +263,8 @@ def _find_label_column(table: Table, asked: str | None, usual: str) -> str | Non
     """Returns the column of the labels; None if there are none. usual: that of the run's settings."""
     if asked:
         table.require_column(asked, "--data.label_column")
-    elif asked is None:
-        with contextlib.suppress(UserError):
-            table.require_column(usual, "--data.label_column")
-            return usual
+    elif asked is None and table.may_have(usual):
+        return usual
     return asked or None
 
 

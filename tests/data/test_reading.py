@@ -131,8 +131,8 @@ def test_half_an_emoji_escaped_in_json_is_replaced(write):
 def test_a_table_can_be_read_again_and_keeps_all_columns(write):
     table = Table(write("a.jsonl", b'{"text": "a", "n": 1.5}\n{"text": null, "m": true}\n'))
     rows = [(1, {"text": "a", "n": "1.5"}), (2, {"text": None, "m": "true"})]
-    assert table.columns == ["text", "n", "m"]
     assert list(table) == rows
+    assert table.columns == ["text", "n", "m"]
     assert list(table) == rows
 
 

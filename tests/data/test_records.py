@@ -167,4 +167,4 @@ def test_a_line_above_the_limit_is_refused_before_it_is_in_memory(tmp_path):
         file.write(b'{"text": "a"}\n{"text": "')
         file.truncate(65 * 2**20)  # zeros that take no space on the disk
     with pytest.raises(UserError, match=r"a\.jsonl, line 2: is longer than 64 MB"):
-        Table(path)
+        list(Table(path))

@@ -100,10 +100,10 @@ def test_other_stop_words_in_the_same_file_get_a_cache_of_their_own(load, tmp_pa
     assert other.folder != first.folder and "film" in other.tokenizer.vocabulary
 
 
-def test_other_code_gets_a_cache_of_its_own(load, monkeypatch):
+def test_other_code_gets_a_cache_of_its_own(load, monkeypatch, tmp_path):
     first = load()
-    source = token_cache.inspect.getsource
-    monkeypatch.setattr(token_cache.inspect, "getsource", lambda module: source(module) + " ")
+    (tmp_path / "tokenizer.py").write_text("other code")
+    monkeypatch.setattr(token_cache, "ROOM", tmp_path)
     assert load().folder != first.folder
 
 
@@ -121,6 +121,16 @@ def test_a_file_is_parsed_once_and_not_at_all_by_a_second_run(load, monkeypatch)
     assert lines == [1, *range(1, 62)]  # the header, then all of it
     assert [list(part.texts) for part in load().parts.values()] == [list(part.texts) for part in parts]
     assert len(lines) == 62
+
+
+def test_json_lines_are_not_read_twice_to_learn_their_columns(tmp_path, monkeypatch):
+    path, loads, parsed = tmp_path / "a.jsonl", json.loads, []
+    rows = [{"of": {"text": text}, "sentiment": label} for text, label in ROWS]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in [{"id": 7}, *rows]))
+    monkeypatch.setattr(tables.json, "loads", lambda line: parsed.append(line) or loads(line))
+    words = ["--data.csv", str(path), "--data.cache_dir", str(tmp_path / "cache"), "--data.text_column", "of.text"]
+    assert load_corpus(parse_config(words)).check["dropped_rows"] == {"no text": 1}
+    assert len([line for line in parsed if "film" in line]) == 60
 
 
 def test_training_settings_do_not_matter_to_the_cache(load):
