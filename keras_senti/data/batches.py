@@ -59,7 +59,7 @@ class Batching:
 
     @classmethod
     def from_settings(cls, settings: TrainConfig, sequence_length: int, few_lengths: bool = False) -> "Batching":
-        """Args: few_lengths: as a TPU needs them, also where the settings name none."""
+        """Returns what the settings say; with few_lengths, as a TPU needs them, also where they name no lengths."""
         lengths = settings.bucket_lengths if settings.bucket_by_length else []
         if lengths is None and few_lengths:
             lengths = [max(1, sequence_length // 4), max(1, sequence_length // 2)]
@@ -139,6 +139,10 @@ class TextBatches:
         """Returns the row numbers of each batch of an epoch, from a step on."""
         return self.batching.plan(self.lengths, epoch)[first_step:]
 
+    def find_length(self, rows: np.ndarray) -> int:
+        """Returns the time steps of a batch."""
+        return self.batching.padded_length(self.lengths[rows])
+
     def make(self, rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns token_ids (rows, length) int32, labels (rows, classes) float32, weights (rows,) float32."""
         return self.part.token_ids.pad(rows, length), self.one_hot[self.part.labels[rows]], self.part.weights[rows]
@@ -152,7 +156,7 @@ class TextBatches:
 
         def generate():
             for rows in make_batches():
-                yield self.make(rows, self.batching.padded_length(self.lengths[rows]))
+                yield self.make(rows, self.find_length(rows))
 
         signature = (
             tf.TensorSpec((None, None), tf.int32),

@@ -252,9 +252,9 @@ class Speed(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         seconds = self.seconds or time.perf_counter() - self.begin
-        logs["tokens_per_second"] = self.done * self.tokens_per_step / seconds
         if self.examples is not None:
             logs["examples_per_second"] = self.examples / seconds
+        logs["tokens_per_second"] = self.done * self.tokens_per_step / seconds
 
 
 class AddScores(keras.callbacks.Callback):

@@ -41,20 +41,16 @@ class Shares:
     def __init__(self, data: TextBatches, replicas: int):
         self.data, self.replicas = data, replicas
 
-    def find_length(self, rows: np.ndarray) -> int:
-        """Returns the time steps of a batch."""
-        return self.data.batching.padded_length(self.data.lengths[rows])
-
     def find_shape(self, rows: np.ndarray) -> tuple[int, int] | None:
         """Returns the shape (rows, time) of each share of this batch, None if it is known only when it is made."""
         if self.data.batching.fixed_lengths is None:
             return None
-        length = self.find_length(rows)
+        length = self.data.find_length(rows)
         return math.ceil(self.data.batching.count_rows(length) / self.replicas), length
 
     def make(self, rows: np.ndarray, replica: int) -> tuple:
         """Returns the share of a replica: token_ids, labels and weights as of `TextBatches.make`."""
-        size, length = self.find_shape(rows) or (math.ceil(len(rows) / self.replicas), self.find_length(rows))
+        size, length = self.find_shape(rows) or (math.ceil(len(rows) / self.replicas), self.data.find_length(rows))
         own = rows[replica :: self.replicas]
         made = self.data.make(own, length)
         filled = [np.zeros((size, *column.shape[1:]), column.dtype) for column in made]

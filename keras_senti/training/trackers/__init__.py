@@ -8,5 +8,5 @@ from keras_senti.training.trackers.tensorboard import TensorBoard
 
 
 def make_trackers(config: Config, folder: Path) -> list[Tracker]:
-    """Args: folder: of the run."""
+    """Returns what follows the run of this folder."""
     return [TensorBoard(config, folder / "tensorboard")]
