@@ -85,7 +85,6 @@ def export_model(model: keras.Model, tokenizer: Tokenizer, class_names, config: 
         tokenize: text → token_ids
     calibrated_probabilities are `calibration.apply_temperature` of probabilities, with the temperature in
     calibration.json; it belongs to these weights, and who trains them further needs another one.
-    The ASSETS of the run folder become assets of the SavedModel.
     """
     portable, serving = (  # whatever the run computed with, in float32
         build_model(config.model, len(tokenizer.vocabulary), len(class_names), kernel) for kernel in ("loop", "serving")
@@ -118,12 +117,9 @@ class Classifier:
         self._tokenize = tf.function(self.tokenizer, input_signature=[TEXTS])
         # Where the rows of a batch are known, no choice between ways to compute it has to be traced, which takes longer
         # than all the rest of loading.
-        self._run = {
-            rows: tf.function(
-                functools.partial(model, training=False), input_signature=[tf.TensorSpec((rows, None), tf.int32)]
-            )
-            for rows in (1, SCORED_ROWS, None)
-        }
+        self._run, call = {}, functools.partial(model, training=False)
+        for rows in (1, SCORED_ROWS, None):
+            self._run[rows] = tf.function(call, input_signature=[tf.TensorSpec((rows, None), tf.int32)])
 
     def __repr__(self):
         model = self._config.model
@@ -144,10 +140,8 @@ class Classifier:
         """Returns the probabilities, (rows, classes) float32, in the order of `class_names`; arguments of `predict`."""
         _check_process()
         if calibrated and self.calibration is None:
-            raise UserError(
-                f"predict: received calibrated=True, but {self.path} is from before models had a temperature. Leave it "
-                "out, or train the model again."
-            )
+            received = f"predict: received calibrated=True, but {self.path} is from before models had a temperature"
+            raise UserError(f"{received}. Leave it out, or train the model again.")
         texts, parts = _clean(texts), [np.zeros((0, len(self.class_names)), np.float32)]
         for begin in range(0, len(texts), chunk_rows):
             encoded = encode_texts(self._tokenize, texts[begin : begin + chunk_rows])
@@ -169,8 +163,7 @@ class Classifier:
             chunk_rows: texts that are in memory as ids at once.
             calibrated: give probabilities that are as high as the model is right (see `calibration.fit_temperature`);
                 the labels are the same. The thresholds in `calibration` are for those that are not calibrated.
-        Returns:
-            One row a text, in order: text, label, and probability_<class> for each class.
+        Returns: one row a text, in order: text, label, and probability_<class> for each class.
         Raises:
             UserError: for what is no text, if the model has no temperature, or in a process that forked after loading.
         """

@@ -26,13 +26,11 @@ def build_model(
     Args:
         vocabulary_size: tokens, padding and [UNK] included.
         num_classes: size of the output, at least 2.
-        kernel: loop | xla | keras, what computes the recurrent layers: see `kernel_choice.choose_kernel`; serving: see
-            `recurrent.LSTM`. The weights are the same; `loop` and `serving` hold nothing that needs a GPU or XLA, so a
-            model with one of them can be exported, and one with `serving` gives the same graph on every machine.
+        kernel: loop | xla | keras | serving, what computes the recurrent layers with the same weights: see
+            `kernel_choice.choose_kernel` and `recurrent.LSTM`. `loop` and `serving` need no GPU and no XLA, so they can
+            be exported; `serving` gives the same graph on every machine.
         precision: float32 | mixed_bfloat16, Keras' dtype policy of all layers but the last.
     Returns: a model from token_ids (batch, time) int32, 0 = padding, to probabilities (batch, num_classes) float32.
-    Raises:
-        UserError: for an activation that Keras does not know.
     """
     # A residual connection adds to every state, so the last state can be taken only behind it.
     needs_pooling = settings.pooling != "last" or settings.residual
@@ -58,8 +56,6 @@ def build_language_model(config: Config, vocabulary_size: int, kernel: str = "lo
     Returns: a model from token_ids (streams, time) int32, 0 = between two texts, to vectors (streams, time, features),
         which its output layer compares with those of all tokens. The padding id has a second meaning here, so no mask
         is made: every position is read.
-    Raises:
-        UserError: for an activation that Keras does not know.
     """
     settings, pretrain, streams = config.model, config.pretrain, config.train.batch_size
     with _use_precision(config.device.precision):

@@ -141,9 +141,8 @@ def _lstm_forward(batch: Batch, weights: Weights, keep: bool, sequences: bool):
 
     def step(now, h, c):
         z, real = now
-        y = tf.tanh(
-            tf.cast(z, tf.float32) + tf.cast(_project(tf.cast(h, x.dtype), recurrent_kernels, h_masks), tf.float32)
-        )
+        inner = _project(tf.cast(h, x.dtype), recurrent_kernels, h_masks)
+        y = tf.tanh(tf.cast(z, tf.float32) + tf.cast(inner, tf.float32))
         i, f, g, o = tf.split(y, 4, 1)
         new_c = _sigmoid(f) * c + _sigmoid(i) * g
         new_h = _sigmoid(o) * tf.tanh(new_c)

@@ -69,10 +69,8 @@ def check_activation(settings: ModelConfig):
     try:
         keras.activations.get(settings.activation)
     except ValueError:
-        raise UserError(
-            f"model.activation: received '{settings.activation}', expected the name of a Keras activation such as "
-            "tanh, relu or selu."
-        ) from None
+        received = f"model.activation: received '{settings.activation}'"
+        raise UserError(f"{received}, expected the name of a Keras activation such as tanh, relu or selu.") from None
 
 
 def _build_embedding(settings: ModelConfig, vocabulary_size: int, mask_zero: bool) -> keras.layers.Embedding:

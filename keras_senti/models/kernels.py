@@ -37,8 +37,7 @@ def run(cell: str, batch: Batch, weights: Weights, *, sequences, training, compi
         cell: lstm | gru (the one with `reset_after`), with tanh and σ.
         batch: its inputs (B, T, E) and mask (B, T) with the batch first.
         sequences: return all states.
-        training: with the gradient of `cells`; otherwise (see `own_gradient`) TensorFlow derives one itself, if it
-            is asked for, and keeps far more in memory.
+        training: with the gradient of `cells`; otherwise TensorFlow derives one, if asked, and needs far more memory.
         compiled: by XLA, anew for each shape, so only where shapes are few.
         serving: for a graph that goes to other machines. One text alone may be computed by an operation that XLA cannot
             compile, and a batch of any size is cut into SERVED_PARTS, not into as many as this machine has threads.

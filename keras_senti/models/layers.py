@@ -105,8 +105,8 @@ class BigramEmbedding(Embedding):
 
         x_t = E[i_t] + B[h(i_{t-1}, i_t)],   h(a, b) = (65521 (a mod 32719) + b) mod buckets
 
-    Pairs are hashed, so two may share a vector; the first token of a text has no pair. Linear models owe pairs of
-    neighbours much of their strength, and a network has too few labelled texts to find each of them out by itself.
+    Pairs are hashed, so two may share a vector; the first token of a text has no pair. Linear models owe pairs much of
+    their strength, and a network has too few labelled texts to find each of them out by itself.
 
     Args:
         buckets: vectors for pairs, at least 1. The others are those of `Embedding`.

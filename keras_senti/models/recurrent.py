@@ -27,9 +27,9 @@ class _FastRecurrence:
         settings = {"cell": self.kind, **self.get_config(), "dtype": self.compute_dtype}
         if kernel == "auto" and self.use_cudnn is True:
             kernel = "keras"  # which says so where there is no cuDNN
-        self.used_kernel = (
-            kernel_choice.choose_kernel(kernel_choice.find_device_kind(), settings)[0] if kernel == "auto" else kernel
-        )
+        self.used_kernel = kernel
+        if kernel == "auto":
+            self.used_kernel, _ = kernel_choice.choose_kernel(kernel_choice.find_device_kind(), settings)
         obstacle = kernel_choice.find_obstacle(settings)
         if obstacle and kernel != "keras":
             warnings.warn(f"{self.name}: {obstacle}; Keras' own, slower loop is used.", stacklevel=3)
@@ -123,14 +123,13 @@ class LSTM(_FastRecurrence, keras.layers.LSTM):
 
     Args:
         weight_drop: share of the entries of recurrent_kernel that are dropped in training, the same for all rows and
-            steps of a batch; what is left is divided by 1 - weight_drop. Unlike recurrent_dropout it keeps cuDNN.
+            steps of a batch; the others are divided by 1 - weight_drop. Unlike recurrent_dropout it keeps cuDNN.
         kernel: what computes it, see `kernel_choice.choose_kernel`; auto: that function decides, unless use_cudnn is
             True, which asks for Keras' layer. `xla` is the fastest where batches have few shapes, inside of a
             tf.function. Other activations than tanh and sigmoid, float64 and unroll are left to Keras, with a warning.
             `serving`: the loop, the same for every machine, and for one text alone TensorFlow's fused operation.
-        implementation: 2 (default): one mask of `dropout` and one of `recurrent_dropout` a sequence, for all gates; 1:
-            one a gate, which is slower, and what Keras' layer (so also the kernel `keras`) does wherever
-            recurrent_dropout is set. Gal & Ghahramani 2016, https://arxiv.org/abs/1512.05287: tied and untied.
+        implementation: 2 (default): one mask of each dropout a sequence, for all gates; 1: one a gate, which is slower,
+            and what Keras' layer does wherever recurrent_dropout is set (Gal & Ghahramani 2016: tied and untied).
         The others are those of keras.layers.LSTM.
     Call: inputs (batch, time, features), mask (batch, time) bool. Returns (batch, units) or (batch, time, units).
     Reference: Hochreiter & Schmidhuber 1997, https://doi.org/10.1162/neco.1997.9.8.1735, with the forget gate of Gers
@@ -149,13 +148,12 @@ class GRU(_FastRecurrence, keras.layers.GRU):
         h̃_t = tanh(W_h x_t + b_h + r_t * (U_h h_{t-1} + b'_h))
         h_t = z_t * h_{t-1} + (1 - z_t) * h̃_t
 
-    W and U stand side by side, in the order z, r, h, in `kernel` and `recurrent_kernel`; b_z and b_r are sums of
-    the two rows of `bias`.
+    W and U stand side by side, in the order z, r, h, in `kernel` and `recurrent_kernel`; b_z and b_r are sums of both
+    rows of `bias`.
 
     Args:
-        weight_drop, kernel, implementation: as for LSTM; `reset_after=False` is left to Keras' loop too, and there is
-            no fused operation.
-        The others are those of keras.layers.GRU.
+        weight_drop, kernel, implementation: as for LSTM; `reset_after=False` is left to Keras too. The others are those
+            of keras.layers.GRU.
     Call: inputs (batch, time, features), mask (batch, time) bool. Returns (batch, units) or (batch, time, units).
     Reference: Cho et al. 2014, https://arxiv.org/abs/1406.1078; the reset gate behind the product as in cuDNN.
     """
