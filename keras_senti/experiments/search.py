@@ -353,8 +353,8 @@ def run_search(options, arguments: list[str]):
         import optuna  # noqa: F401
     except ImportError:
         raise UserError('search needs Optuna: python -m pip install -e ".[search]"') from None
+    check_trial_config(["--config", options.config, *arguments])
     start = ["--config", options.config, *arguments, "--train.monitor", f"val_{options.metric}"]
-    check_trial_config(start)
     space = read_space(options.space, start)
     combinations = list_combinations(space, options.space) if options.sampler == "grid" else None
     folder = make_folder(options.out or Path("logs") / "searches" / Path(options.config).stem, "search.lock")

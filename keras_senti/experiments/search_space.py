@@ -131,7 +131,7 @@ def _read_range(path: Path, key: str, entry, before: list[Range]) -> Range:
         return Range(key, tuple(choices), condition=condition)
     low, high, step, log = entry["low"], entry["high"], entry.get("step"), entry.get("log", False)
     if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in (low, high)):
-        fail("numbers as low and high (YAML reads 1e-3 as text: write 0.001)")
+        fail("numbers as low and high")
     if low >= high:
         fail("low below high: the range is empty")
     if not isinstance(log, bool) or (log and low <= 0):
