@@ -14,16 +14,13 @@ def main(argv):
         print("done. What this worker and the others have trained is in the first one's run folder.")
         return
     quoted = shlex.quote(str(run_dir))
-    if config.task == "language_model":
-        print(f"""done. Everything is in {run_dir}
-  the curves:    tensorboard --logdir {shlex.quote(str(run_dir.parent))}
-  its score:     python evaluate.py --run {quoted}
-  to fine-tune:  python train.py --config CONFIG --init_from {quoted}""")
-        return
     print(f"""done. Everything is in {run_dir}
   the curves:    tensorboard --logdir {shlex.quote(str(run_dir.parent))}
-  its score:     python evaluate.py --run {quoted}
-  the report:    {run_dir / "report.html"}
+  its score:     python evaluate.py --run {quoted}""")
+    if config.task == "language_model":
+        print(f"  to fine-tune:  python train.py --config CONFIG --init_from {quoted}")
+    else:
+        print(f"""  the report:    {run_dir / "report.html"}
   another text:  python evaluate.py --run {quoted} --text "What a wonderful morning!"
   another file:  python evaluate.py --run {quoted} --data.csv FILE
   to serve:      {run_dir / "saved_model"} (strings in, probabilities out)""")

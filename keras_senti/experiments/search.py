@@ -53,8 +53,8 @@ def run_search(options, arguments: list[str]):
         import optuna  # noqa: F401
     except ImportError:
         raise UserError('search needs Optuna: python -m pip install -e ".[search]"') from None
+    check_trial_config(["--config", options.config, *arguments])
     arguments = ["--config", options.config, *arguments, "--train.monitor", f"val_{options.metric}"]
-    check_trial_config(arguments)
     space = read_space(options.space, arguments)
     combinations = list_combinations(space, options.space) if options.sampler == "grid" else None
     most = options.trials if combinations is None else min(options.trials, len(combinations))

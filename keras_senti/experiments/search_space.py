@@ -142,7 +142,7 @@ def _is_number(value) -> bool:
 
 def _read_numbers(entry: dict, expect) -> dict:
     low, high, step, log = entry["low"], entry["high"], entry.get("step"), entry.get("log", False)
-    expect(_is_number(low) and _is_number(high), "numbers as low and high (YAML reads 1e-3 as text: write 0.001)")
+    expect(_is_number(low) and _is_number(high), "numbers as low and high")
     expect(low < high, "low below high: the range is empty")
     expect(isinstance(log, bool) and (not log or low > 0), "with log: true a low above 0")
     expect(step is None or (_is_number(step) and step > 0 and not log), "a step above 0, and none with log: true")

@@ -70,10 +70,9 @@ def convert(value, hint):
         raise TypeError(f"one of {', '.join(inner)}")
     if kind is str and isinstance(value, str | os.PathLike) and isinstance(os.fspath(value), str):
         return str(os.fspath(value))
-    if kind in (int, float) and _is_number(value) and isinstance(value, numbers.Integral):
-        return int(value)
-    if kind is float and _is_number(value):
-        return float(value)
+    is_whole = isinstance(value, numbers.Integral)
+    if _is_number(value) and (kind is float or (kind is int and is_whole)):
+        return int(value) if is_whole else float(value)
     if kind is list and isinstance(value, list | tuple):
         return [convert(one, inner[0]) for one in value]
     if kind is dict and isinstance(value, Mapping):

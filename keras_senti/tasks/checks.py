@@ -21,7 +21,7 @@ def check_run(config: Config) -> Config:
     Raises:
         UserError: for settings that cannot work, whatever the device; starts nothing.
     """
-    config = check_settings(resolve_paths(config))
+    config = check_settings(resolve_paths(config))  # of those built in code; `parse_config` calls it before TensorFlow
     check_activation(config.model)
     if config.task == "classification":
         baselines.check_packages(config.baselines.models)

@@ -127,6 +127,9 @@ def test_the_best_is_trained_again_with_fresh_seeds_beside_what_the_search_began
     assert len(list((tmp_path / "out" / "confirmed").glob("*/seed-*/metrics.json"))) == 4
 
 
+LANGUAGE_MODEL = ["--config", str(ROOT / "configs" / "tweets_language_model.yaml")]
+
+
 @pytest.mark.parametrize(
     "options,arguments,message",
     [
@@ -134,11 +137,7 @@ def test_the_best_is_trained_again_with_fresh_seeds_beside_what_the_search_began
         ({"hours": 0}, [], "--hours: received 0.0"),
         ({"confirm": -1}, [], "--confirm: received -1, expected at least 0"),
         ({"seed": -1}, [], "--seed: received -1"),
-        (
-            {},
-            ["--task", "language_model", "--model.bidirectional", "false"],
-            "a language model's config, expected a classifier's",
-        ),
+        ({}, LANGUAGE_MODEL, "a language model's config, expected a classifier's"),
         ({}, ["--run_dir", "x"], "each trial has a folder of its own"),
         ({"sampler": "grid"}, [], r"train\.weight_decay: a grid cannot take all numbers"),
         ({}, ["--model.unit", "3"], r"model\.unit.*Did you mean"),

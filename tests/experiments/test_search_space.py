@@ -66,7 +66,7 @@ def test_values_become_arguments_of_the_command_line():
         ("model.units: {choices: [3], log: true}", "without log"),
         ("model.units: {low: 9, high: 9}", "expected low below high: the range is empty"),
         ("model.units: {low: 9, high: 3}", "the range is empty"),
-        ("train.learning_rate: {low: 1e-3, high: 1e-2}", "YAML reads 1e-3 as text: write 0.001"),
+        ("train.learning_rate: {low: '1e-3', high: 1e-2}", "expected numbers as low and high"),
         ("model.dropout: {low: 0.0, high: 0.5, log: true}", "with log: true a low above 0"),
         ("model.dropout: {low: 0.0, high: 0.5, step: 0}", "a step above 0"),
         ("model.dropout: {low: 0.0, high: 1.5}", r"model\.dropout: 1\.5 is no value for it: .*received 1\.5"),

@@ -146,6 +146,9 @@ def test_what_runs_is_ended_if_the_study_is_stopped_and_goes_on_afterwards(tmp_p
     assert time.monotonic() - begin < 60 and original(tmp_path / "long" / "seed-0")["status"] == "running"
 
 
+LANGUAGE_MODEL = ["--config", "configs/tweets_language_model.yaml"]
+
+
 @pytest.mark.parametrize(
     "arguments,message",
     [
@@ -154,7 +157,7 @@ def test_what_runs_is_ended_if_the_study_is_stopped_and_goes_on_afterwards(tmp_p
         (["--config", "configs/tweets.yaml"], "expected one, or two files of different names"),
         (["--config", "configs/imdb.yaml", "--config", "configs/document.yaml"], "received 3 files"),
         (["--train.epoch", "3"], r"train\.epochs"),
-        (["--task", "language_model", "--model.bidirectional", "false"], "tweets is a language model's config"),
+        (LANGUAGE_MODEL, "tweets_language_model is a language model's config"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
