@@ -78,18 +78,18 @@ def test_every_train_command_parses(command, monkeypatch, tmp_path):
     assets = tmp_path / "saved_model" / "assets"  # what --init_from reads of a run, before its weights
     assets.mkdir(parents=True)
     (assets / "config.yaml").write_text(write_yaml(read_config("configs/tweets.yaml")))
-    words = shlex.split(command.replace("logs/tweets/<run>", str(tmp_path)).split("&&")[-1])
+    arguments = shlex.split(command.replace("logs/tweets/<run>", str(tmp_path)).split("&&")[-1])
     try:
-        parse_config(words[words.index("train.py") + 1 :])
+        parse_config(arguments[arguments.index("train.py") + 1 :])
     except SystemExit as end:  # --help, --print_config
         assert end.code == 0
 
 
 def test_the_command_that_audits_labels_parses():
     (command,) = AUDIT
-    words = shlex.split(command)
-    assert words[:4] == ["python", "-m", "keras_senti", "audit"] and words[-2:] == ["--out", "audit.csv"]
-    assert parse_config(words[4:-2]).data.source == "tweets"
+    arguments = shlex.split(command)
+    assert arguments[:4] == ["python", "-m", "keras_senti", "audit"] and arguments[-2:] == ["--out", "audit.csv"]
+    assert parse_config(arguments[4:-2]).data.source == "tweets"
 
 
 def test_the_commands_of_a_study_and_a_search_parse(monkeypatch):
@@ -99,12 +99,12 @@ def test_the_commands_of_a_study_and_a_search_parse(monkeypatch):
     monkeypatch.setattr(study, "run_study", lambda *arguments: found.append(arguments))
     monkeypatch.setattr(study, "format_summary", lambda result: "")
     study.main(shlex.split(command)[4:])
-    ((configs, seeds, _, words, _),) = found
+    ((configs, seeds, _, arguments, _),) = found
     assert list(configs) == ["tweets", "document"] and seeds == [0, 1, 2, 3, 4]
-    assert words == ["--train.evaluate_test", "false"]
+    assert arguments == ["--train.evaluate_test", "false"]
     (command,) = SEARCH
-    options, words = search._read_options(shlex.split(command)[4:])
-    assert read_space(options.space, ["--config", options.config]) and not words
+    options, arguments = search._read_options(shlex.split(command)[4:])
+    assert read_space(options.space, ["--config", options.config]) and not arguments
 
 
 def test_the_settings_shown_are_settings(tmp_path):
@@ -117,13 +117,17 @@ def test_the_settings_shown_are_settings(tmp_path):
 @pytest.mark.parametrize("command", EVALUATE)
 def test_every_evaluate_command_runs(command, trained_run, tiny_csv, tmp_path, monkeypatch, capsys):
     run_dir = shutil.copytree(trained_run, tmp_path / "run")
-    words = shlex.split(re.sub("logs/tweets/<(run|other)>", str(run_dir), command).replace("more.csv", str(tiny_csv)))
-    monkeypatch.setattr(sys, "argv", words[1:])
+    arguments = shlex.split(
+        re.sub("logs/tweets/<(run|other)>", str(run_dir), command).replace("more.csv", str(tiny_csv))
+    )
+    monkeypatch.setattr(sys, "argv", arguments[1:])
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as ended:
-        runpy.run_path(words[1], run_name="__main__")
+        runpy.run_path(arguments[1], run_name="__main__")
     shown = capsys.readouterr()
-    expected = "speaks for" if "--explain" in words else "probability_positive" if "--text" in words else "accuracy"
+    expected = (
+        "speaks for" if "--explain" in arguments else "probability_positive" if "--text" in arguments else "accuracy"
+    )
     assert not ended.value.code and expected in shown.out, shown.err
 
 

@@ -128,8 +128,8 @@ def test_json_lines_are_not_read_twice_to_learn_their_columns(tmp_path, monkeypa
     rows = [{"of": {"text": text}, "sentiment": label} for text, label in ROWS]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in [{"id": 7}, *rows]))
     monkeypatch.setattr(tables.json, "loads", lambda line: parsed.append(line) or loads(line))
-    words = ["--data.csv", str(path), "--data.cache_dir", str(tmp_path / "cache"), "--data.text_column", "of.text"]
-    assert load_corpus(parse_config(words)).check["dropped_rows"] == {"no text": 1}
+    arguments = ["--data.csv", str(path), "--data.cache_dir", str(tmp_path / "cache"), "--data.text_column", "of.text"]
+    assert load_corpus(parse_config(arguments)).check["dropped_rows"] == {"no text": 1}
     assert len([line for line in parsed if "film" in line]) == 60
 
 

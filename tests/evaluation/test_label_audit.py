@@ -234,9 +234,9 @@ def reviews(tmp_path_factory):
 
 
 def test_the_command_writes_a_row_a_finding_and_prints_the_first(reviews, tmp_path):
-    words = ["--data.csv", str(reviews), "--out", str(tmp_path / "audit.csv")]
+    arguments = ["--data.csv", str(reviews), "--out", str(tmp_path / "audit.csv")]
     done = subprocess.run(
-        [sys.executable, "-m", "keras_senti", "audit", *words], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "keras_senti", "audit", *arguments], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
     table = pd.read_csv(tmp_path / "audit.csv", keep_default_na=False)
@@ -262,9 +262,9 @@ def test_the_command_writes_a_row_a_finding_and_prints_the_first(reviews, tmp_pa
 
 
 def test_the_test_part_is_left_alone_where_the_settings_say_so(reviews):
-    words = ["--data.csv", str(reviews)]
-    assert set(read_rows(parse_config(words))[0]["part"]) == {"train", "validation", "test"}
-    assert set(read_rows(parse_config([*words, "--train.evaluate_test", "false"]))[0]["part"]) == {
+    arguments = ["--data.csv", str(reviews)]
+    assert set(read_rows(parse_config(arguments))[0]["part"]) == {"train", "validation", "test"}
+    assert set(read_rows(parse_config([*arguments, "--train.evaluate_test", "false"]))[0]["part"]) == {
         "train",
         "validation",
     }
@@ -285,16 +285,16 @@ def test_equal_texts_in_two_files_are_one_group(tmp_path):
 
 def test_nothing_is_written_over(reviews, tmp_path):
     (tmp_path / "mine.csv").write_text("mine")
-    words = ["--data.csv", str(reviews), "--out"]
+    arguments = ["--data.csv", str(reviews), "--out"]
     with pytest.raises(UserError, match=r"--out: .*mine\.csv is there already\. Name a new file"):
-        audit.main([*words, str(tmp_path / "mine.csv")])
+        audit.main([*arguments, str(tmp_path / "mine.csv")])
     assert (tmp_path / "mine.csv").read_text() == "mine"
     with pytest.raises(UserError, match=r"--out: there is no folder .*nowhere\. Make it"):
-        audit.main([*words, str(tmp_path / "nowhere" / "f.csv")])
+        audit.main([*arguments, str(tmp_path / "nowhere" / "f.csv")])
 
 
 @pytest.mark.parametrize(
-    "rows,words,message",
+    "rows,arguments,message",
     [
         ([("good", "a"), ("bad", "a")], [], r"2 usable rows of 1 class\(es\) \(a\), expected at least two classes"),
         ([("good", "a"), ("fine", "a"), ("bad", "b")], [], r"fewer than two rows of the class 'b' \(line 4\)"),
@@ -310,10 +310,10 @@ def test_nothing_is_written_over(reviews, tmp_path):
     ],
     ids=["one class", "one row of a class", "no labels", "no rows", "no label column", "language model", "misspelt"],
 )
-def test_what_cannot_be_examined_is_said_before_anything_is_written(tmp_path, rows, words, message):
+def test_what_cannot_be_examined_is_said_before_anything_is_written(tmp_path, rows, arguments, message):
     path = write(tmp_path / "r.csv", rows)
     with pytest.raises(UserError, match=message):
-        audit.main(["--data.csv", str(path), *words, "--out", str(tmp_path / "f.csv")])
+        audit.main(["--data.csv", str(path), *arguments, "--out", str(tmp_path / "f.csv")])
     assert not (tmp_path / "f.csv").exists()
 
 

@@ -129,11 +129,11 @@ def test_one_entry_in_the_table_is_measured_and_shown_everywhere(monkeypatch):
 
 
 def test_only_what_is_measured_after_each_epoch_can_decide_which_was_best():
-    words = ["--data.source", "tweets", "--train.monitor"]
+    arguments = ["--data.source", "tweets", "--train.monitor"]
     for wrong in ("val_log_loss", "macro_f1"):
         message = rf"train\.monitor: received '{wrong}', expected one of val_loss, val_accuracy, val_macro_f1, none\."
         with pytest.raises(UserError, match=message):
-            check_run(parse_config([*words, wrong]))
+            check_run(parse_config([*arguments, wrong]))
 
 
 def test_what_is_printed_names_the_classes_and_the_baselines():

@@ -26,23 +26,23 @@ ROOT = Path(__file__).parents[2]
 SHORT = ["--train.epochs", "1", "--train.learning_rate", "1e-9", "--train.warmup_fraction", "0"]
 
 
-def train(words, *more):
-    return train_run(parse_config([*words, *map(str, more)]))
+def train(arguments, *more):
+    return train_run(parse_config([*arguments, *map(str, more)]))
 
 
-def drop(words, *keys):
+def drop(arguments, *keys):
     """The settings without some keys: those that the model brings."""
-    pairs = list(zip(words[::2], words[1::2]))
-    return [word for pair in pairs if pair[0].removeprefix("--") not in keys for word in pair]
+    pairs = list(zip(arguments[::2], arguments[1::2]))
+    return [argument for pair in pairs if pair[0].removeprefix("--") not in keys for argument in pair]
 
 
 @pytest.fixture
-def words(tiny_settings):
+def arguments(tiny_settings):
     return drop(tiny_settings, "text.sequence_length", "model.units", "model.embedding_dim")
 
 
-def test_training_goes_on_from_the_weights_vocabulary_and_settings_of_a_run(words, trained_run, tmp_path, capsys):
-    run_dir = train(words, *SHORT, "--init_from", trained_run, "--run_dir", tmp_path / "run")
+def test_training_goes_on_from_the_weights_vocabulary_and_settings_of_a_run(arguments, trained_run, tmp_path, capsys):
+    run_dir = train(arguments, *SHORT, "--init_from", trained_run, "--run_dir", tmp_path / "run")
     assert "init_from: " in capsys.readouterr().out
     assert (run_dir / "vocabulary.txt").read_bytes() == (trained_run / "vocabulary.txt").read_bytes()
     before, after = read_pretrained(trained_run), read_pretrained(run_dir)
@@ -55,9 +55,9 @@ def test_training_goes_on_from_the_weights_vocabulary_and_settings_of_a_run(word
 
 
 @pytest.mark.slow
-def test_a_saved_model_does_as_well_also_where_its_run_is_gone(words, trained_run, tmp_path):
+def test_a_saved_model_does_as_well_also_where_its_run_is_gone(arguments, trained_run, tmp_path):
     alone = shutil.copytree(trained_run / "saved_model", tmp_path / "alone")
-    run_dir = train(words, *SHORT, "--init_from", alone, "--run_dir", tmp_path / "run")
+    run_dir = train(arguments, *SHORT, "--init_from", alone, "--run_dir", tmp_path / "run")
     shutil.rmtree(alone)
     assert "film" in evaluate.evaluate_texts(run_dir, ["the film was good"])  # the new run does not need it
 
@@ -73,11 +73,11 @@ def test_one_that_was_trained_further_in_plain_tensorflow_brings_its_new_weights
 
 
 @pytest.mark.slow
-def test_other_classes_get_a_new_head_and_that_is_said(words, trained_run, tiny_csv, tmp_path, capsys):
+def test_other_classes_get_a_new_head_and_that_is_said(arguments, trained_run, tiny_csv, tmp_path, capsys):
     path = tmp_path / "two.csv"
     path.write_text(tiny_csv.read_text().replace("neutral", "positive"))
-    words = [*drop(words, "data.csv"), "--data.csv", str(path), *SHORT]
-    run_dir = train(words, "--init_from", trained_run, "--run_dir", tmp_path / "run")
+    arguments = [*drop(arguments, "data.csv"), "--data.csv", str(path), *SHORT]
+    run_dir = train(arguments, "--init_from", trained_run, "--run_dir", tmp_path / "run")
     assert (
         "its classes were negative, neutral, positive and are now negative, positive; starting anew: head\n"
     ) in capsys.readouterr().out
@@ -98,11 +98,11 @@ def test_for_other_classes_all_but_the_head_is_kept():
 
 
 @pytest.mark.slow
-def test_new_words_join_the_vocabulary_with_the_mean_vector(words, trained_run, tiny_csv, tmp_path):
+def test_new_words_join_the_vocabulary_with_the_mean_vector(arguments, trained_run, tiny_csv, tmp_path):
     path = tmp_path / "new.csv"
     path.write_text(tiny_csv.read_text().replace("the ", "a quite ").replace("film", "movie"))
-    words = [*drop(words, "data.csv"), "--data.csv", str(path), *SHORT, "--text.extend_vocabulary", "2"]
-    run_dir = train(words, "--init_from", trained_run, "--run_dir", tmp_path / "run")
+    arguments = [*drop(arguments, "data.csv"), "--data.csv", str(path), *SHORT, "--text.extend_vocabulary", "2"]
+    run_dir = train(arguments, "--init_from", trained_run, "--run_dir", tmp_path / "run")
     after, before = read_pretrained(run_dir), read_pretrained(trained_run)
     assert after.vocabulary[:-2] == before.vocabulary and set(after.vocabulary[-2:]) == {"a", "quite"}
     old = before.weights["embedding/embeddings"]
@@ -111,8 +111,8 @@ def test_new_words_join_the_vocabulary_with_the_mean_vector(words, trained_run, 
     np.testing.assert_allclose(new[len(old) :], np.tile(old[2:].mean(axis=0), (2, 1)), atol=1e-5)
 
 
-def test_dropout_may_differ_but_reading_may_not(words, trained_run):
-    start = [*words, "--init_from", str(trained_run)]
+def test_dropout_may_differ_but_reading_may_not(arguments, trained_run):
+    start = [*arguments, "--init_from", str(trained_run)]
     assert parse_config([*start, "--model.dropout", "0.4"]).model.dropout == 0.4
     assert parse_config([*start, "--text.sequence_length", "12"]).text.sequence_length == 12  # as the model's
     message = (
@@ -128,15 +128,17 @@ def test_dropout_may_differ_but_reading_may_not(words, trained_run):
 
 
 @pytest.mark.slow
-def test_a_run_with_stop_words_needs_their_file_no_more(words, tiny_csv, tmp_path, monkeypatch):
+def test_a_run_with_stop_words_needs_their_file_no_more(arguments, tiny_csv, tmp_path, monkeypatch):
     (tmp_path / "words.txt").write_text("the\nwas\n")
     monkeypatch.chdir(tmp_path)
-    words = [*words, *SHORT, "--text.stop_words", "words.txt"]
-    first = train(words, "--run_dir", "first")
-    again = train(words, "--run_dir", "again", "--init_from", "first")  # the words are the model's: no contradiction
+    arguments = [*arguments, *SHORT, "--text.stop_words", "words.txt"]
+    first = train(arguments, "--run_dir", "first")
+    again = train(
+        arguments, "--run_dir", "again", "--init_from", "first"
+    )  # the words are the model's: no contradiction
     (tmp_path / "words.txt").unlink()
     monkeypatch.chdir("/")
-    third = train(words[:-2], "--run_dir", tmp_path / "third", "--init_from", tmp_path / again)
+    third = train(arguments[:-2], "--run_dir", tmp_path / "third", "--init_from", tmp_path / again)
     assert read_pretrained(third).config.text.stop_words == ["the", "was"]
     assert "the" not in read_pretrained(tmp_path / first).vocabulary
     assert "film" in evaluate.evaluate_texts(third, ["the film was good"])
@@ -181,10 +183,10 @@ def test_a_weights_folder_begins_with_the_predictions_of_its_run(trained_run, tm
 
 
 @pytest.mark.slow
-def test_a_classifier_is_trained_from_the_encoder_of_a_language_models_run(words, language_model, tmp_path, capsys):
+def test_a_classifier_is_trained_from_the_encoder_of_a_language_models_run(arguments, language_model, tmp_path, capsys):
     write_weights_folder(tmp_path / "encoder", language_model)
     more = ["--init_from", tmp_path / "encoder", "--text.sequence_length", "9", "--model.pooling", "attention"]
-    run_dir = train(words, *SHORT, *more, "--run_dir", tmp_path / "run")
+    run_dir = train(arguments, *SHORT, *more, "--run_dir", tmp_path / "run")
     assert "init_from: 4 weights from tiny_lm; starting anew: pooling, head\n" in capsys.readouterr().out
     after = read_pretrained(run_dir)
     assert after.vocabulary == language_model.vocabulary and after.class_names == ("negative", "neutral", "positive")

@@ -279,12 +279,12 @@ MODES = {
 
 
 def write_reviews(path: Path, rows: int):
-    words = ["good", "bad", "plain", *(f"w{i}" for i in range(40))]
+    arguments = ["good", "bad", "plain", *(f"w{i}" for i in range(40))]
     rng = np.random.default_rng(0)
     lines = ["text,sentiment"]
     for i in range(rows):
         label = i % 3
-        text = [words[label], f"n{i}", *rng.choice(words[3:], rng.integers(3, 12))]
+        text = [arguments[label], f"n{i}", *rng.choice(arguments[3:], rng.integers(3, 12))]
         lines.append(f"{' '.join(rng.permutation(text))},{['positive', 'negative', 'neutral'][label]}")
     path.write_text("\n".join(lines) + "\n")
 
