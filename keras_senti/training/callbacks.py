@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import keras
+import numpy as np
 from keras import ops
 
-from keras_senti.data.batches import predict_in_batches
 from keras_senti.data.dataset import EncodedDataset
 from keras_senti.errors import UserError
 from keras_senti.evaluation.metrics import METRICS, compute_scalars, normalize
 from keras_senti.settings.schema import TrainConfig
 from keras_senti.storage import files
 from keras_senti.training.checkpoints import Progress, restore_metrics, write_checkpoint
-from keras_senti.training.inference import keep_seeds, make_predict
 from keras_senti.training.optimizers import find_first_epoch
 
 SECONDS_BETWEEN_LINES = 60
@@ -257,20 +256,25 @@ class Speed(keras.callbacks.Callback):
         logs["tokens_per_second"] = self.done * self.tokens_per_step / seconds
 
 
-class AddScores(keras.callbacks.Callback):
-    """Adds to the logs what METRICS measures of the validation part after each epoch and the steps' loop has not."""
+class Validate(keras.callbacks.Callback):
+    """Adds to the logs of each epoch val_loss and what METRICS measures; of a loss that is not finite, that alone.
 
-    def __init__(self, validation: EncodedDataset):
+    The part is predicted once an epoch: Keras would do so for its own metrics, and who shows examples once more.
+
+    probabilities: (rows, classes) float32, after the last epoch, of `loop.predict`.
+    """
+
+    def __init__(self, loop, part: EncodedDataset):
         super().__init__()
-        self.validation = validation
+        self.loop, self.part, self.probabilities = loop, part, None
 
     def on_epoch_end(self, epoch, logs=None):
-        missing = [m for m in METRICS.values() if m.each_epoch and f"val_{m.name}" not in logs]
-        if missing:
-            with keep_seeds(self.model):
-                probabilities = predict_in_batches(make_predict(self.model), self.validation.token_ids)
-            scores = compute_scalars(self.validation.labels, normalize(probabilities), missing)
-            logs |= {f"val_{name}": score for name, score in scores.items()}
+        self.probabilities, labels = self.loop.predict(self.part), self.part.labels
+        one_hot = np.eye(self.probabilities.shape[1], dtype=np.float32)[labels]
+        logs["val_loss"] = float(self.model.loss(one_hot, self.probabilities))
+        measured = [metric for metric in METRICS.values() if metric.each_epoch and math.isfinite(logs["val_loss"])]
+        scores = compute_scalars(labels, normalize(self.probabilities), measured)
+        logs |= {f"val_{name}": score for name, score in scores.items()}
 
 
 class _OfRealRows:

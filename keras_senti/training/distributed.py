@@ -21,7 +21,6 @@ import tensorflow as tf
 from keras_senti.data.batches import SCORED_POSITIONS, SCORED_ROWS, TextBatches, chain_epochs
 from keras_senti.data.dataset import EncodedDataset
 from keras_senti.errors import UserError
-from keras_senti.evaluation.metrics import METRICS, compute_scalars, normalize
 from keras_senti.models.build import build_model
 from keras_senti.settings.schema import ModelConfig
 
@@ -101,10 +100,8 @@ class ReplicaLoop:
         model: made and compiled in `device.scope()`. device: a `devices.Device` with a strategy.
     """
 
-    def __init__(self, model: keras.Model, device, data: TextBatches, validation: EncodedDataset):
+    def __init__(self, model: keras.Model, device, data: TextBatches):
         self.model, self.device, self.strategy, self.data = model, device, device.strategy, data
-        scored = dataclasses.replace(data.batching, batch_size=SCORED_ROWS, batch_tokens=SCORED_POSITIONS, seed=0)
-        self.validation = TextBatches(validation, scored, len(data.one_hot))
         self.step_functions = {}
 
     @property
@@ -162,9 +159,6 @@ class ReplicaLoop:
                 done += count
                 callbacks.on_train_batch_end(done - 1, {name: float(value) for name, value in logs.items()})
             logs = {name: float(value) for name, value in model.get_metrics_result().items()}
-            callbacks.on_test_begin()
-            logs |= self._validate()
-            callbacks.on_test_end()
             callbacks.on_epoch_end(epoch, logs)
             if model.stop_training:
                 break
@@ -225,19 +219,13 @@ class ReplicaLoop:
 
         self.strategy.run(shift)
 
-    def _validate(self) -> dict:
-        """Returns val_loss and the scores of each epoch in METRICS; the loss alone if it is not finite."""
-        probabilities, labels = self.predict(), self.validation.part.labels
-        loss = float(self.model.loss(self.validation.one_hot[labels], probabilities))
-        measured = [metric for metric in METRICS.values() if metric.each_epoch and math.isfinite(loss)]
-        scores = compute_scalars(labels, normalize(probabilities), measured)
-        return {"val_loss": loss, **{f"val_{name}": score for name, score in scores.items()}}
-
-    def predict(self) -> np.ndarray:
-        """Returns probabilities of the validation part, (rows, classes) float32, in its order, on every worker."""
-        plan, shares = self.validation.batches(0), Shares(self.validation, self.device.replicas)
+    def predict(self, part: EncodedDataset) -> np.ndarray:
+        """Returns probabilities (rows, classes) float32, in the order of the rows, on every worker."""
+        scored = dataclasses.replace(self.data.batching, batch_size=SCORED_ROWS, batch_tokens=SCORED_POSITIONS, seed=0)
+        batches = TextBatches(part, scored, len(self.data.one_hot))
+        plan, shares = batches.batches(0), Shares(batches, self.device.replicas)
         iterators = shares.make_iterators(lambda: plan, plan, self.strategy)
-        result = np.zeros((len(self.validation.lengths), self.model.output_shape[-1]), np.float32)
+        result = np.zeros((len(part), self.model.output_shape[-1]), np.float32)
         for rows in plan:
             gathered = self._predict_step(iterators[shares.find_shape(rows)]).numpy()
             gathered = gathered.reshape(self.device.replicas, -1, result.shape[1])

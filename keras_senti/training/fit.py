@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_senti.data.batches import Batching, TextBatches, chain_epochs, plan_by_length
+from keras_senti.data.batches import Batching, TextBatches, chain_epochs, predict_in_batches
+from keras_senti.data.dataset import EncodedDataset
 from keras_senti.data.token_cache import Corpus
 from keras_senti.errors import Terminated, UserError
 from keras_senti.models.build import find_learning_layers
@@ -16,7 +17,6 @@ from keras_senti.settings.schema import TrainConfig
 from keras_senti.storage.run_folder import read_manifest
 from keras_senti.training.callbacks import (
     Accuracy,
-    AddScores,
     KeepBest,
     MacroF1,
     SaveProgress,
@@ -25,10 +25,12 @@ from keras_senti.training.callbacks import (
     StopSignal,
     TrainedRun,
     Unfreeze,
+    Validate,
     write_history,
 )
 from keras_senti.training.checkpoints import Progress, restore_newest
 from keras_senti.training.distributed import OnCopy, ReplicaLoop, copy_model
+from keras_senti.training.inference import keep_seeds, make_predict
 from keras_senti.training.optimizers import make_optimizer
 from keras_senti.training.run import Run
 
@@ -65,14 +67,11 @@ def compute_class_weights(labels: np.ndarray, num_classes: int, kind: str) -> np
 
 
 def weigh_rows(corpus: Corpus, class_weights: str) -> Corpus:
-    """Returns a corpus whose weights are those in the loss: of rows and classes in training, 1 in validation."""
-    train, validation = corpus.train, corpus.validation
+    """Returns a corpus whose train part has the weights of rows and classes in the loss."""
+    train = corpus.train
     by_class = compute_class_weights(train.labels, len(corpus.class_names), class_weights)
-    weighed = {
-        "train": dataclasses.replace(train, weights=train.weights * by_class[train.labels]),
-        "validation": dataclasses.replace(validation, weights=np.ones(len(validation), np.float32)),
-    }
-    return dataclasses.replace(corpus, parts={**corpus.parts, **weighed})
+    train = dataclasses.replace(train, weights=train.weights * by_class[train.labels])
+    return dataclasses.replace(corpus, parts={**corpus.parts, "train": train})
 
 
 class KerasLoop:
@@ -81,15 +80,13 @@ class KerasLoop:
     Args:
         data: with `steps` and `tokens` of an epoch, its `padding_fraction`, its `batches` from a step on, and
             `make_dataset` of them: `TextBatches`, or `pretraining.Streams`.
-        validation_data: a tf.data pipeline of so many validation_steps.
+        validation_data: a tf.data pipeline of known length, where Keras is to validate.
     """
 
     is_chief = True
 
-    def __init__(self, model: keras.Model, data, validation_data: tf.data.Dataset, validation_steps: int):
-        self.model, self.data = model, data
-        # Else Keras warns that the data ran out.
-        self.validation_data = validation_data.apply(tf.data.experimental.assert_cardinality(validation_steps))
+    def __init__(self, model: keras.Model, data, validation_data: tf.data.Dataset | None = None):
+        self.model, self.data, self.validation_data = model, data, validation_data
 
     def begin(self):
         pass
@@ -109,6 +106,11 @@ class KerasLoop:
             shuffle=False,  # the batches are
             verbose=1 if sys.stdout.isatty() else 2,  # a bar in a log file would be thousands of lines
         )
+
+    def predict(self, part: EncodedDataset) -> np.ndarray:
+        """Returns probabilities (rows, classes) float32; training goes on as if nothing had been predicted."""
+        with keep_seeds(self.model):
+            return predict_in_batches(make_predict(self.model), part.token_ids)
 
 
 def fit_model(model: keras.Model, loop, run: Run, make_callbacks) -> tuple[TrainedRun, list[dict]]:
@@ -139,7 +141,7 @@ def fit_model(model: keras.Model, loop, run: Run, make_callbacks) -> tuple[Train
     def fit_until(last_epoch):
         with StopSignal() as stop:
             save = SaveProgress(progress, folder, settings.checkpoint_minutes * 60, loop, stop)
-            loop.fit(progress, last_epoch, [StopOnNonFinite(progress), *make_callbacks(progress), keep, save])
+            loop.fit(progress, last_epoch, [*make_callbacks(progress), keep, save])
 
     begin = time.perf_counter() - progress.seconds
     interrupted = _fit_to_end(fit_until, progress, settings.epochs, patience)
@@ -193,18 +195,18 @@ def train_model(model: keras.Model, corpus: Corpus, run: Run) -> tuple[keras.Mod
     data = TextBatches(corpus.train, find_batching(run), len(corpus.class_names))
     with device.scope():
         compile_model(model, settings, data.steps * settings.epochs)
-    watching = [tracker.make_callback(corpus) for tracker in run.trackers]
+    loop = ReplicaLoop(model, device, data) if device.is_distributed else KerasLoop(model, data)
+    validate = Validate(loop, corpus.validation)
+    watching = [tracker.make_callback(corpus, validate) for tracker in run.trackers]
     if device.is_distributed:
-        loop, alone = ReplicaLoop(model, device, data, corpus.validation), copy_model(model, run.config.model)
+        alone = copy_model(model, run.config.model)
         compile_model(alone, settings, data.steps * settings.epochs)
         watching = [OnCopy(callback, alone) for callback in watching]
-    else:
-        loop = KerasLoop(model, data, *_make_validation_data(corpus, data))
 
     def make_callbacks(progress):
         examples = sum(map(len, data.batches(progress.epoch, progress.step)))
         speed = Speed(progress, loop, settings.epochs, examples)
-        return [speed, Unfreeze(layers, settings), AddScores(corpus.validation), *watching]
+        return [speed, validate, StopOnNonFinite(progress), Unfreeze(layers, settings), *watching]
 
     trained, _ = fit_model(model, loop, run, make_callbacks)
     for layer in layers:
@@ -214,12 +216,3 @@ def train_model(model: keras.Model, corpus: Corpus, run: Run) -> tuple[keras.Mod
     for tracker in run.trackers:
         tracker.log_model(alone, corpus)
     return alone, trained
-
-
-def _make_validation_data(corpus: Corpus, train: TextBatches) -> tuple[tf.data.Dataset, int]:
-    """Returns a pipeline of the validation part, padded as the train part is, and its steps."""
-    batching = train.batching
-    data = TextBatches(corpus.validation, batching, len(corpus.class_names))
-    padded_to = batching.sequence_length if batching.fixed_lengths == (batching.sequence_length,) else None
-    plan = plan_by_length(data.lengths, padded_to=padded_to)
-    return data.make_dataset(lambda: plan), len(plan)

@@ -15,7 +15,7 @@ from keras_senti.data.dataset import EncodedTexts
 from keras_senti.data.token_cache import Corpus
 from keras_senti.models.build import find_learning_layers
 from keras_senti.models.language_model import LanguageModel
-from keras_senti.training.callbacks import Speed, TrainedRun
+from keras_senti.training.callbacks import Speed, StopOnNonFinite, TrainedRun
 from keras_senti.training.checkpoints import Progress
 from keras_senti.training.fit import KerasLoop, fit_model
 from keras_senti.training.optimizers import make_optimizer
@@ -148,11 +148,14 @@ def train_language_model(model: LanguageModel, corpus: Corpus, run: Run) -> tupl
     model.layers[-1].set_frequencies(counts)
     layers, precision = find_learning_layers(model), model.dtype_policy.name
     model.compile(make_optimizer(settings, streams.steps * settings.epochs, layers, precision), jit_compile=False)
-    loop = KerasLoop(model, streams, held_out.make_dataset(lambda: held_out.batches(0)), held_out.steps)
+    validation_data = held_out.make_dataset(lambda: held_out.batches(0))
+    # Else Keras warns that the data ran out.
+    loop = KerasLoop(model, streams, validation_data.apply(tf.data.experimental.assert_cardinality(held_out.steps)))
     watching = [tracker.make_callback(corpus) for tracker in run.trackers]
 
     def make_callbacks(progress):
-        return [CarryState(progress), Speed(progress, loop, settings.epochs), Perplexity(), *watching]
+        speed = Speed(progress, loop, settings.epochs)
+        return [StopOnNonFinite(progress), CarryState(progress), speed, Perplexity(), *watching]
 
     trained, history = fit_model(model, loop, run, make_callbacks)
     for tracker in run.trackers:

@@ -238,13 +238,13 @@ def test_predictions_come_back_in_order(tmp_path):
     part = make_part(300)
     expected = model.predict(part.token_ids.pad(np.arange(300), 12), verbose=0)
     for fixed_lengths in (None, (12,), (4, 12)):
-        loop = ReplicaLoop(model, device, TextBatches(part, Batching(8, 12, fixed_lengths), 3), part)
-        np.testing.assert_allclose(loop.predict(), expected, atol=1e-6)
+        loop = ReplicaLoop(model, device, TextBatches(part, Batching(8, 12, fixed_lengths), 3))
+        np.testing.assert_allclose(loop.predict(part), expected, atol=1e-6)
 
 
 def test_another_workers_end_is_told_and_what_to_do(tmp_path, monkeypatch):
     part = make_part()
-    loop = ReplicaLoop(None, make_device(workers=2, worker=1), TextBatches(part, Batching(8, 12), 3), part)
+    loop = ReplicaLoop(None, make_device(workers=2, worker=1), TextBatches(part, Batching(8, 12), 3))
 
     def fail(*_args):
         raise tf.errors.UnavailableError(None, None, "connection refused")

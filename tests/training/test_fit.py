@@ -14,8 +14,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from keras_senti.data.batches import Batching
-from keras_senti.data.dataset import EncodedDataset, EncodedTexts, StoredTexts
-from keras_senti.data.tables import read_stamp
+from keras_senti.data.dataset import EncodedDataset, EncodedTexts
 from keras_senti.data.token_cache import Corpus
 from keras_senti.errors import Terminated, UserError
 from keras_senti.evaluation.metrics import METRICS, Metric
@@ -308,9 +307,7 @@ def test_weights_of_rows_and_of_classes_are_multiplied(tmp_path):
 
 
 def test_tensorboard_gets_the_curves(tmp_path):
-    path = tmp_path / "texts.csv"
-    path.write_text("text\n" + "a text\n" * 12)
-    texts = StoredTexts(path, "text", np.arange(2, 14), stamp=read_stamp(path))
+    texts = ["a text"] * 12
     tracker = TensorBoard(Config(), tmp_path / "tensorboard")
     train(tmp_path, validation=dataclasses.replace(make_twelve_rows(), texts=texts), trackers=[tracker])
 

@@ -21,14 +21,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from keras_senti.data.dataset import EncodedDataset, EncodedTexts, StoredTexts, sample_rows
-from keras_senti.data.tables import read_stamp
+from keras_senti.data.dataset import EncodedDataset, EncodedTexts, sample_rows
 from keras_senti.data.token_cache import Corpus
 from keras_senti.evaluation import figures
 from keras_senti.models import kernels
 from keras_senti.models.build import build_model
 from keras_senti.settings.schema import Config, ModelConfig, TrainConfig
-from keras_senti.training.fit import compile_model
+from keras_senti.training.callbacks import Validate
+from keras_senti.training.fit import KerasLoop, compile_model
 from keras_senti.training.trackers import pictures, tensorboard
 from keras_senti.training.trackers.tensorboard import ClassifierBoard, TensorBoard
 
@@ -38,11 +38,9 @@ VOCABULARY = ["[PAD]", "[UNK]", "the", "a\tb", " ", "", "好", "x\n", "y", "z"]
 
 def make_corpus(folder) -> Corpus:
     """Five texts of 1 to 5 tokens, which are both parts."""
-    path = folder / "texts.csv"
-    path.write_text("text\n" + "".join(f"{number}\n" for number in ("one", "two", "three", "four", "five")))
     encoded = EncodedTexts(np.arange(15, dtype=np.int32) % 7 + 2, np.array([0, 1, 3, 6, 10, 15]))
     weights, lines = np.array([1, 2, 1, 1, 2], np.float32), np.arange(2, 7)
-    texts = StoredTexts(path, "text", lines, stamp=read_stamp(path))
+    texts = ["one", "two", "three", "four", "five"]
     part = EncodedDataset(texts, encoded, np.array([0, 1, 2, 0, 1]), weights, lines)
     return Corpus({"train": part, "validation": part}, None, CLASSES, {}, [], {}, folder)
 
@@ -54,13 +52,17 @@ def make_board(path, trainable=True, **settings):
     model.get_layer("embedding").trainable = trainable
     config = Config(train=TrainConfig(**{"batch_size": 4, **settings}))
     compile_model(model, config.train, total_steps=10)
-    board = ClassifierBoard(TensorBoard(config, path), make_corpus(path))
-    board.set_model(model)
+    corpus = make_corpus(path)
+    validate = Validate(KerasLoop(model, None), corpus.validation)
+    board = ClassifierBoard(TensorBoard(config, path), corpus, validate)
+    for callback in (validate, board):
+        callback.set_model(model)
     return board, model
 
 
 def run_epoch(board, epoch=0):
     board.on_train_begin()
+    board.validate.on_epoch_end(epoch, {})
     board.on_epoch_end(epoch, {"loss": 1.0, "val_loss": 2.0, "val_accuracy": 0.75, "val_macro_f1": 0.5})
     board.on_train_end()
 
@@ -110,12 +112,12 @@ def test_the_page_of_errors_begins_with_the_most_confident_one(tmp_path, monkeyp
     run_epoch(board)
     (event,) = read_events(tmp_path / "validation").Tensors("errors")
     errors = tf.make_ndarray(event.tensor_proto).item().decode()
-    probabilities = board.predict(board.shown.token_ids.pad(np.arange(3), 5)).numpy()
-    wrong = np.flatnonzero(board.shown.labels != 2)
+    probabilities = board.validate.probabilities[board.rows]
+    wrong = np.flatnonzero(board.labels != 2)
     worst = max(wrong, key=lambda row: probabilities[row, 2])
     lines = [line for line in errors.splitlines() if "**good**" in line]
     assert f"{len(wrong)} of 3 rows are wrong" in errors and len(lines) == len(wrong)
-    name = CLASSES[board.shown.labels[worst]]
+    name = CLASSES[board.labels[worst]]
     assert lines[0] == f"| {board.texts[worst]} | {name} | **good** | {probabilities[worst, 2]:.3f} |"
 
 

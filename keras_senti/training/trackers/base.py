@@ -15,8 +15,11 @@ class Tracker:
     def log_settings(self, config: Config, name: str):
         """Called before training begins, again when a run is resumed. name: of the run, among others."""
 
-    def make_callback(self, corpus: Corpus) -> keras.callbacks.Callback:
-        """Returns what is called while the model is trained on this corpus; one that looks at the model may be more."""
+    def make_callback(self, corpus: Corpus, validate=None) -> keras.callbacks.Callback:
+        """Returns what is called while the model is trained on this corpus; one that looks at the model may be more.
+
+        validate: of a classifier, a `callbacks.Validate`, which has the probabilities of the validation part.
+        """
         return keras.callbacks.LambdaCallback(on_epoch_end=self.log_epoch)
 
     def log_epoch(self, epoch: int, logs: dict):

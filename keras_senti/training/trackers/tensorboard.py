@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams_api
 
-from keras_senti.data.batches import Batching, predict_in_batches
+from keras_senti.data.batches import Batching
 from keras_senti.data.dataset import sample_rows
 from keras_senti.data.token_cache import Corpus
 from keras_senti.evaluation.metrics import METRICS
@@ -58,8 +58,8 @@ class TensorBoard(Tracker):
             hparams_api.hparams(settings, trial_id=name)
         self.hparams.flush()
 
-    def make_callback(self, corpus: Corpus) -> keras.callbacks.Callback:
-        return ClassifierBoard(self, corpus) if self.is_classifier else LanguageModelBoard(self, corpus)
+    def make_callback(self, corpus: Corpus, validate=None) -> keras.callbacks.Callback:
+        return ClassifierBoard(self, corpus, validate) if self.is_classifier else LanguageModelBoard(self, corpus)
 
     def log_epoch(self, epoch: int, logs: dict):
         """Runs that are ended early, or are still running, have scores in the table, too."""
@@ -129,7 +129,7 @@ class ClassifierBoard(Board):
     shown of the validation part are always the same rows. Nothing that training depends on changes.
     """
 
-    def __init__(self, tracker: TensorBoard, corpus: Corpus):
+    def __init__(self, tracker: TensorBoard, corpus: Corpus, validate):
         super().__init__(tracker, write_graph=True)
         train, config = corpus.train, tracker.config
         batching = Batching.from_settings(config.train, config.text.sequence_length)
@@ -138,8 +138,9 @@ class ClassifierBoard(Board):
         ids = train.token_ids.pad(rows, int(lengths[rows].max()))
         self.probe = tuple(map(tf.constant, (ids, train.labels[rows], train.weights[rows])))
         self.compute_gradients = tf.function(self._compute_gradients)
-        self.shown = corpus.validation.take(sample_rows(len(corpus.validation), MOST_EXAMPLE_ROWS))
-        self.texts, self.class_names = list(self.shown.texts), corpus.class_names
+        self.validate, self.rows = validate, sample_rows(len(corpus.validation), MOST_EXAMPLE_ROWS)
+        self.labels, self.class_names = corpus.validation.labels[self.rows], corpus.class_names
+        self.texts = [corpus.validation.texts[row] for row in self.rows]
 
     def set_model(self, model):
         super().set_model(model)
@@ -161,10 +162,10 @@ class ClassifierBoard(Board):
             self._write_weights_and_gradients()
         with self._val_writer.as_default(epoch):
             # Of a model that diverged, probabilities may be no numbers: what watches does not stop the run.
-            probabilities = np.nan_to_num(predict_in_batches(self.predict, self.shown.token_ids))
-            scored = self.shown.labels, probabilities, self.class_names
+            probabilities = np.nan_to_num(self.validate.probabilities[self.rows])
+            scored = self.labels, probabilities, self.class_names
             pictures.write_confusion_matrix(*scored)
-            pictures.write_calibration(self.shown.labels, probabilities)
+            pictures.write_calibration(self.labels, probabilities)
             pictures.write_pr_curves(*scored)
             for tag, page in pictures.format_examples(self.texts, *scored).items():
                 tf.summary.text(tag, page)
