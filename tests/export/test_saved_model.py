@@ -29,7 +29,7 @@ from keras_senti.models import kernel_choice, kernels
 from keras_senti.models.build import build_model
 from keras_senti.settings.schema import Config, DataConfig, ModelConfig, TextConfig
 from keras_senti.settings.yaml_file import read_config
-from keras_senti.training.fit import make_predict
+from keras_senti.training.inference import make_predict
 
 TEXTS = ["the film was great", "", "awful " * 30, "<b>nice</b> &amp; GOOD", "我爱你 ok 😀", "never seen words here"]
 PAGE = Path(__file__).parents[2] / "docs" / "saved-model.md"

@@ -20,7 +20,7 @@ from keras_senti.models.weights import name_of, name_weights
 from keras_senti.settings.command_line import parse_config
 from keras_senti.tasks import evaluate
 from keras_senti.tasks.train import train_run
-from keras_senti.training.fit import make_predict
+from keras_senti.training.inference import make_predict
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--train.epochs", "1", "--train.learning_rate", "1e-9", "--train.warmup_fraction", "0"]
