@@ -22,14 +22,13 @@ class Result:
     calibration: dict | None
 
     def write(self, folder: Path):
-        """Writes calibration.json, predictions.csv and metrics.json."""
-        files.write_json(folder / "calibration.json", self.calibration)
+        """Writes predictions.csv and metrics.json, beside the class_names.json and calibration.json of the model."""
         write_run_predictions(folder / "predictions.csv", self.parts, self.class_names)
         files.write_json(folder / "metrics.json", self.scores)
 
     @classmethod
     def read(cls, folder: Path) -> "Result":
-        """Reads what `write` wrote; texts are read when they are asked for.
+        """Reads it from the folder of a run; texts are read when they are asked for.
 
         Raises:
             UserError: if a file is missing or damaged.

@@ -1,4 +1,4 @@
-"""Trains, exports and scores a classifier in an open run folder."""
+"""The steps of a classifier's training before and after the fit: see `train.train_run`."""
 
 import dataclasses
 
@@ -21,51 +21,40 @@ from keras_senti.reports import attribution
 from keras_senti.reports.terminal import format_run_scores
 from keras_senti.storage import files, run_folder
 from keras_senti.tasks.evaluate import write_run_report
-from keras_senti.tasks.start import begin, fill
+from keras_senti.tasks.start import begin
 from keras_senti.training.callbacks import TrainedRun
-from keras_senti.training.fit import find_batching, train_model
+from keras_senti.training.fit import find_batching
 from keras_senti.training.inference import make_predict
 from keras_senti.training.run import Run
 
 
-def train_classifier(run: Run, corpus: Corpus, pretrained: Pretrained | None) -> tuple[Result, keras.Model] | None:
-    """Builds, fits, calibrates, exports and scores a classifier; returns None if another worker is the chief."""
+def build(run: Run, corpus: Corpus) -> keras.Model:
+    """Returns the network with first weights by the seed."""
     kernel = begin(run, corpus, few_shapes=find_batching(run).fixed_lengths is not None)
     sizes = len(corpus.tokenizer.vocabulary), len(corpus.class_names)
     with run.device.scope():
-        model = build_model(run.config.model, *sizes, kernel, run.config.device.precision)
-        fill(model, run, corpus, pretrained)
-    run.log_settings()
-    model, trained = train_model(model, corpus, run)
-    if run.device.is_chief:
-        predict = make_predict(model)
-        predicted = {"validation": predict_in_batches(predict, corpus.validation.token_ids)}
-        calibration = _calibrate(predicted["validation"], run, corpus)
-        _export(model, trained, run, corpus)
-        if run.config.train.evaluate_test and len(corpus.parts["test"]):
-            predicted["test"] = predict_in_batches(predict, corpus.parts["test"].token_ids)
-        result = _score(predicted, calibration, run, corpus)
-    run.device.wait_for_all()
-    return (result, model) if run.device.is_chief else None
+        return build_model(run.config.model, *sizes, kernel, run.config.device.precision)
 
 
-def draw_report(run: Run, corpus: Corpus, result: Result, model: keras.Model):
-    """Draws report.html of a finished run, its surest mistakes coloured; a fault in it is a warning."""
-    with run_folder.only_shown("report.html", f"`python evaluate.py --run {run.folder}` draws it again."):
-        weights = {name: variable.numpy() for name, variable in name_weights(model).items()}
-        trained = Pretrained(run.config, corpus.tokenizer.vocabulary, corpus.class_names, weights)
-        write_run_report(run.folder, result, attribution.make_explainer(trained).color_words)
+def predict(model: keras.Model, run: Run, corpus: Corpus) -> dict[str, np.ndarray]:
+    """Returns the probabilities (rows, classes) of the parts that are to be scored: validation, and perhaps test."""
+    parts = {"validation": corpus.validation}
+    if run.config.train.evaluate_test and len(corpus.parts["test"]):
+        parts["test"] = corpus.parts["test"]
+    return {name: predict_in_batches(make_predict(model), part.token_ids) for name, part in parts.items()}
 
 
-def _calibrate(probabilities: np.ndarray, run: Run, corpus: Corpus) -> dict:
+def calibrate(predicted: dict[str, np.ndarray], run: Run, corpus: Corpus) -> dict:
+    """Returns the content of calibration.json, fitted on the validation part."""
     labels = corpus.validation.labels
-    calibration = fit_calibration(labels, probabilities, run.config.evaluation.abstain_precisions)
+    calibration = fit_calibration(labels, predicted["validation"], run.config.evaluation.abstain_precisions)
     files.write_json(run.folder / "calibration.json", calibration)
     run.note(temperature=calibration["temperature"])
     return calibration
 
 
-def _export(model: keras.Model, trained: TrainedRun, run: Run, corpus: Corpus):
+def export(model: keras.Model, trained: TrainedRun, run: Run, corpus: Corpus):
+    """Writes model.keras and saved_model/, and says how training went."""
     saved_model.export_model(model, corpus.tokenizer, corpus.class_names, run.config, run.folder)
     run.note(parameters=model.count_params(), training=dataclasses.asdict(trained))
     print(
@@ -75,7 +64,7 @@ def _export(model: keras.Model, trained: TrainedRun, run: Run, corpus: Corpus):
     )
 
 
-def _score(predicted: dict[str, np.ndarray], calibration: dict, run: Run, corpus: Corpus) -> Result:
+def score(predicted: dict[str, np.ndarray], calibration: dict, run: Run, corpus: Corpus) -> Result:
     """Scores the predicted parts, validation and perhaps test; writes and shows what was found."""
     class_names = corpus.class_names
     parts = {name: corpus.parts[name] for name in predicted}
@@ -126,3 +115,11 @@ def _score_baselines(parts: dict, predicted: dict[str, np.ndarray], run: Run, co
         "baselines_notes": notes,
         "sampled": sampled,
     }
+
+
+def draw_report(model: keras.Model, result: Result, run: Run, corpus: Corpus):
+    """Draws report.html of a finished run, its surest mistakes coloured; a fault in it is a warning."""
+    with run_folder.only_shown("report.html", f"`python evaluate.py --run {run.folder}` draws it again."):
+        weights = {name: variable.numpy() for name, variable in name_weights(model).items()}
+        trained = Pretrained(run.config, corpus.tokenizer.vocabulary, corpus.class_names, weights)
+        write_run_report(run.folder, result, attribution.make_explainer(trained).color_words)

@@ -23,7 +23,6 @@ def pretrain(run: Run, corpus: Corpus, pretrained: Pretrained | None):
     kernel = begin(run, corpus, few_shapes=True)
     model = build_language_model(config, len(vocabulary), kernel)
     fill(model, run, corpus, pretrained)
-    run.log_settings()
     trained, scores = train_language_model(model, corpus, run)
     weights = {name: variable.numpy() for name, variable in name_weights(model).items()}
     learned = Pretrained(config, vocabulary, (), weights, data=describe_data(corpus))

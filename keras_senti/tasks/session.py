@@ -61,6 +61,7 @@ def open_run(config: Config, device: Device):
         _open_folder(run, corpus)
         try:
             with explain_failed_writes(folder):
+                run.log_settings()
                 yield run, corpus, pretrained
         except BaseException as error:
             if not run.is_finished:

@@ -39,11 +39,13 @@ def fill(model: keras.Model, run: Run, corpus: Corpus, pretrained: Pretrained | 
     config = run.config
     if pretrained:
         class_names = corpus.class_names if config.task == "classification" else ()
-        print(f"init_from: {copy_weights(pretrained, model, class_names)}")
+        with run.device.scope():
+            print(f"init_from: {copy_weights(pretrained, model, class_names)}")
     if config.text.word_vectors is not None and not run.has_checkpoint:
         flat = corpus.train.token_ids.flat
         path, vocabulary = config.text.word_vectors, corpus.tokenizer.vocabulary
-        coverage = word_vectors.load_word_vectors(model, path, vocabulary, flat, config.train.seed)
+        with run.device.scope():
+            coverage = word_vectors.load_word_vectors(model, path, vocabulary, flat, config.train.seed)
         run.note(word_vectors=coverage)
     model.summary(line_length=80)
 

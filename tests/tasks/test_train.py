@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 import evaluate as evaluate_command
+from keras_senti.data import tables
 from keras_senti.errors import UserError
 from keras_senti.evaluation import baselines, predictions
 from keras_senti.evaluation.calibration import apply_temperature, cross_fit_temperature, fit_temperature
@@ -307,12 +308,18 @@ def test_a_few_texts_give_a_table(trained_run):
     assert "probability_positive" in shown and "the film was great" in shown and len(shown.splitlines()) == 3
 
 
-def test_separate_files_dropped_rows_and_an_unscored_test_part(tiny_settings, tiny_csv, tmp_path):
+def test_separate_files_read_once_dropped_rows_and_an_unscored_test_part(
+    tiny_settings, tiny_csv, tmp_path, monkeypatch
+):
+    read_lines, lines = tables.read_lines, []
+    monkeypatch.setattr(tables, "read_lines", lambda path: (lines.append(found) or found for found in read_lines(path)))
     extra = tmp_path / "validation.csv"
     extra.write_text("text,sentiment\ngood film,positive\n ,positive\nbad film,negative\nno label,\nso so,neutral\n")
     arguments = [*tiny_settings, "--run_dir", str(tmp_path / "run"), "--data.validation_csv", str(extra)]
     arguments += ["--train.evaluate_test", "false", "--train.epochs", "1", "--train.class_weights", "balanced"]
-    run_dir = train_run(parse_config(arguments))
+    run_dir = train_run(parse_config([*arguments, "--data.cache_dir", str(tmp_path / "cache")]))
+    content = [*read_lines(tiny_csv), *read_lines(extra)]
+    assert sorted(lines) == sorted([*content, content[0], content[0]])  # the whole run: each once, and the headers
     metrics = json.loads((run_dir / "metrics.json").read_text())
     assert "test" not in metrics and metrics["validation"]["rows"] == 3 and metrics["baselines_part"] == "validation"
     with open(run_dir / "dropped_rows.csv", newline="") as file:
