@@ -22,8 +22,7 @@ def find_deciding_words(texts: list[str], labels: np.ndarray, num_classes: int, 
     words, the "words" are all runs of two or three characters.
 
     Args:
-        texts, labels: of the train part. lexicons: of `baselines.PACKAGES`; the words that they score are left out,
-            because a reader expects them to decide.
+        texts, labels: of the train part. lexicons: of `baselines.PACKAGES`, whose words a reader expects to decide.
     Returns:
         word, label (the class), rows (with the word), share (of the class among them), lower (its bound), base (the
         class's share of all rows), example and other (index of a row of the class with the word; of one of another
@@ -38,8 +37,7 @@ def find_deciding_words(texts: list[str], labels: np.ndarray, num_classes: int, 
         return pd.DataFrame(columns=columns)
     words = vectorizer.get_feature_names_out()
     counts = np.stack([present.T @ (labels == k).astype(np.int32) for k in range(num_classes)], axis=1)
-    rows, top = counts.sum(axis=1), counts.argmax(axis=1)
-    share = counts.max(axis=1) / rows
+    rows, top, share = counts.sum(axis=1), counts.argmax(axis=1), counts.max(axis=1) / counts.sum(axis=1)
     base = np.bincount(labels, minlength=num_classes)[top] / len(labels)
     lower, _ = compute_interval(counts.max(axis=1), rows)
     score = rows * (lower - base)

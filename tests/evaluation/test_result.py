@@ -27,7 +27,8 @@ def make_result() -> Result:
 def test_a_result_that_was_written_is_read_as_it_was_to_the_last_digit(tmp_path):
     result = make_result()
     result.write(tmp_path)
-    (tmp_path / "class_names.json").write_text(json.dumps(result.class_names))
+    for name, content in (("class_names", result.class_names), ("calibration", result.calibration)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
     found = Result.read(tmp_path)
     assert (found.class_names, found.scores, found.calibration) == (
         result.class_names,
