@@ -73,7 +73,9 @@ def fit_words_characters(texts: list[str], labels: np.ndarray):
         vectorizers.append(vectorizer)
     matrix = scipy.sparse.hstack(matrices, format="csr")
     del matrices  # the solver makes a copy
-    linear = OneVsRestClassifier(LogisticRegression(C=3.0, solver="liblinear")).fit(matrix, labels)
+    # The dual is the same optimum, found five times as fast (tweets) where there are more features than texts.
+    one_class = LogisticRegression(C=3.0, solver="liblinear", dual=True, max_iter=1000, random_state=0)
+    linear = OneVsRestClassifier(one_class).fit(matrix, labels)
     return make_pipeline(make_union(*vectorizers), linear)
 
 

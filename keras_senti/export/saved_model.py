@@ -43,19 +43,16 @@ class _Served(tf.Module):
         self.assets = [tf.saved_model.Asset(str(path)) for path in assets]
         self.class_names = tf.constant(list(class_names))
 
-        def predict(token_ids):
+        @tf.function(input_signature=[TOKEN_IDS])
+        def tokens(token_ids):
             probabilities = model(_lengthen(token_ids), training=False)
             logits = tf.math.log(tf.maximum(probabilities, SMALLEST))  # but for a constant a row
             return {"probabilities": probabilities, "calibrated_probabilities": tf.nn.softmax(logits / temperature)}
 
         @tf.function(input_signature=[TEXTS])
         def serve(text):
-            result = predict(tokenizer(text))
+            result = tokens(tokenizer(text))
             return {**result, "label": tf.gather(self.class_names, tf.argmax(result["probabilities"], axis=1))}
-
-        @tf.function(input_signature=[TOKEN_IDS])
-        def tokens(token_ids):
-            return predict(token_ids)
 
         @tf.function(input_signature=[TOKEN_IDS])
         def training(token_ids):

@@ -14,7 +14,7 @@ from keras_senti.models.weights import name_weights
 from keras_senti.settings.command_line import parse_config
 from keras_senti.storage.files import compute_sha256
 from keras_senti.storage.run_folder import read_manifest
-from keras_senti.tasks import classification, evaluate
+from keras_senti.tasks import evaluate, train
 from keras_senti.tasks.train import train_run
 from keras_senti.training import devices, inference, pretraining
 from keras_senti.training.callbacks import SaveProgress
@@ -231,11 +231,11 @@ def test_a_classifier_begins_with_the_weights_of_a_pre_training_run_and_learns(
 ):
     begun, ids = [], np.array([[2, 3, 4, 5, 0]], np.int32)
 
-    def train(model, *arguments):
+    def watch(model, *arguments):
         begun.append((model, {n: v.numpy() for n, v in name_weights(model).items()}, np.asarray(model(ids))))
         return train_model(model, *arguments)
 
-    monkeypatch.setattr(classification, "train_model", train)
+    monkeypatch.setattr(train, "train_model", watch)
     arguments = (
         f"--data.csv {tiny_csv} --data.cache_dir {tiny_csv.parent / 'cache'} --train.epochs 2 --train.batch_size 8"
     )
