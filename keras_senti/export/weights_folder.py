@@ -72,7 +72,7 @@ def write_weights_folder(path: Path, model: Pretrained, dtype: str = "float32"):
         path: a folder that is not there yet, or is empty; its parent must be there.
         dtype: float32 | float16, of the weights in the file. float16 halves it, rounds to 3 digits, and ends at 65,504.
     Raises:
-        UserError: if a weight is not finite, or too large for the dtype; runs.WriteError: if it cannot be written.
+        UserError: if a weight is not finite, or too large for the dtype; files.WriteError: if it cannot be written.
     """
     arrays = {}
     for name, weight in model.weights.items():

@@ -1,4 +1,4 @@
-"""The recurrence of `recurrent.LSTM` and `recurrent.GRU`: `cells` over a batch in parts, with gradients of our own.
+"""The recurrence of `recurrent.LSTM` and `recurrent.GRU`: `loops` over a batch in parts, with gradients of our own.
 
 The rows of a batch do not depend on each other: a batch is cut into parts, which run side by side. The products in a
 step are too small to be shared between processor cores.
@@ -10,7 +10,7 @@ import contextvars
 import tensorflow as tf
 
 from keras_senti.models import kernel_choice
-from keras_senti.models.cells import CELLS, Batch, Weights, compile_cell
+from keras_senti.models.loops import LOOPS, Batch, Weights, compile_cell
 
 # A batch is cut into as many parts as there are threads, but no more than MOST_PARTS and, where its size is known or it
 # does not train, none below PART_ROWS rows, where products get slow. With two threads forward and backward of 64
@@ -22,7 +22,7 @@ _has_own_gradient = contextvars.ContextVar("_has_own_gradient", default=False)
 
 @contextlib.contextmanager
 def own_gradient():
-    """Within it `run` has the gradient of `cells` also where nothing is trained, so without dropout."""
+    """Within it `run` has the gradient of `loops` also where nothing is trained, so without dropout."""
     token = _has_own_gradient.set(True)
     try:
         yield
@@ -37,14 +37,14 @@ def run(cell: str, batch: Batch, weights: Weights, *, sequences, training, compi
         cell: lstm | gru (the one with `reset_after`), with tanh and σ.
         batch: its inputs (B, T, E) and mask (B, T) with the batch first.
         sequences: return all states.
-        training: with the gradient of `cells`; otherwise TensorFlow derives one, if asked, and needs far more memory.
+        training: with the gradient of `loops`; otherwise TensorFlow derives one, if asked, and needs far more memory.
         compiled: by XLA, anew for each shape, so only where shapes are few.
         serving: for a graph that goes to other machines. One text alone may be computed by an operation that XLA cannot
             compile, and a batch of any size is cut into SERVED_PARTS, not into as many as this machine has threads.
     Returns: ([all states (B, T, H)] or [], the last state [h] or [h, c]), float32.
     """
     training = training or _has_own_gradient.get()
-    functions = compile_cell(cell) if compiled else CELLS[cell]
+    functions = compile_cell(cell) if compiled else LOOPS[cell]
 
     def run_parts(parts):
         results = [_run_part(functions, part, weights, sequences, training) for part in _cut(batch, parts)]

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_senti.models import kernel_choice, kernels
-from keras_senti.models.cells import Batch, Weights
+from keras_senti.models.loops import Batch, Weights
 from keras_senti.models.registry import register
 
 

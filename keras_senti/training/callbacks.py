@@ -226,14 +226,13 @@ class Speed(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.begin = self.shown = time.perf_counter()
         self.first_step, self.done = self.progress.step, 0
-        self.seconds = None
 
     def on_train_batch_end(self, batch, logs=None):
-        self.done = batch + 1
-        now = time.perf_counter()
+        now, self.done = time.perf_counter(), batch + 1
+        self.seconds = now - self.begin
         if self.loop.is_chief and now - self.shown >= SECONDS_BETWEEN_LINES:
             self.shown = now
-            self._show(now - self.begin, logs["loss"])
+            self._show(self.seconds, logs["loss"])
 
     def _show(self, seconds: float, loss: float):
         step = self.first_step + self.done
@@ -246,14 +245,10 @@ class Speed(keras.callbacks.Callback):
             flush=True,
         )
 
-    def on_test_begin(self, logs=None):
-        self.seconds = time.perf_counter() - self.begin
-
     def on_epoch_end(self, epoch, logs=None):
-        seconds = self.seconds or time.perf_counter() - self.begin
         if self.examples is not None:
-            logs["examples_per_second"] = self.examples / seconds
-        logs["tokens_per_second"] = self.done * self.tokens_per_step / seconds
+            logs["examples_per_second"] = self.examples / self.seconds
+        logs["tokens_per_second"] = self.done * self.tokens_per_step / self.seconds
 
 
 class Validate(keras.callbacks.Callback):

@@ -30,7 +30,7 @@ from keras_senti.training.callbacks import (
 )
 from keras_senti.training.checkpoints import Progress, restore_newest
 from keras_senti.training.distributed import OnCopy, ReplicaLoop, copy_model
-from keras_senti.training.inference import keep_seeds, make_predict
+from keras_senti.training.inference import make_predict
 from keras_senti.training.optimizers import make_optimizer
 from keras_senti.training.run import Run
 
@@ -108,9 +108,8 @@ class KerasLoop:
         )
 
     def predict(self, part: EncodedDataset) -> np.ndarray:
-        """Returns probabilities (rows, classes) float32; training goes on as if nothing had been predicted."""
-        with keep_seeds(self.model):
-            return predict_in_batches(make_predict(self.model), part.token_ids)
+        """Returns probabilities (rows, classes) float32; seed generators advance as in Keras' own validation."""
+        return predict_in_batches(make_predict(self.model), part.token_ids)
 
 
 def fit_model(model: keras.Model, loop, run: Run, make_callbacks) -> tuple[TrainedRun, list[dict]]:
@@ -206,7 +205,7 @@ def train_model(model: keras.Model, corpus: Corpus, run: Run) -> tuple[keras.Mod
     def make_callbacks(progress):
         examples = sum(map(len, data.batches(progress.epoch, progress.step)))
         speed = Speed(progress, loop, settings.epochs, examples)
-        return [speed, validate, StopOnNonFinite(progress), Unfreeze(layers, settings), *watching]
+        return [validate, speed, StopOnNonFinite(progress), Unfreeze(layers, settings), *watching]
 
     trained, _ = fit_model(model, loop, run, make_callbacks)
     for layer in layers:

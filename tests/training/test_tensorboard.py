@@ -156,9 +156,9 @@ def test_the_gradient_norm_is_that_of_the_weighted_training_loss_without_dropout
 
 
 def test_the_probe_goes_back_by_the_gradient_that_training_has(tmp_path, monkeypatch):
-    forward, backward = kernels.CELLS["lstm"]
+    forward, backward = kernels.LOOPS["lstm"]
     called = []
-    monkeypatch.setitem(kernels.CELLS, "lstm", (forward, lambda *a: called.append(len(a)) or backward(*a)))
+    monkeypatch.setitem(kernels.LOOPS, "lstm", (forward, lambda *a: called.append(len(a)) or backward(*a)))
     board, _ = make_board(tmp_path)
     board.compute_gradients()
     assert len(called) == 2  # once for each direction

@@ -272,9 +272,9 @@ def _gru_backward(batch: Batch, weights: Weights, kept, d_sequence, d_state):
     return d_x, d_h, d_kernel, d_recurrent, d_bias
 
 
-CELLS = {"lstm": (_lstm_forward, _lstm_backward), "gru": (_gru_forward, _gru_backward)}
+LOOPS = {"lstm": (_lstm_forward, _lstm_backward), "gru": (_gru_forward, _gru_backward)}
 
 
 @functools.cache
 def compile_cell(cell: str) -> list:
-    return [tf.function(way, jit_compile=True) for way in CELLS[cell]]
+    return [tf.function(way, jit_compile=True) for way in LOOPS[cell]]
