@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_senti.models import cells, kernels
+from keras_senti.models import kernels, loops
 from keras_senti.models.recurrent import GRU, LSTM
 
 KERAS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
@@ -261,8 +261,8 @@ def test_it_agrees_at_any_length(cell, steps):
 @pytest.mark.parametrize("mask", [MASKS["padding behind"], None])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_in_bfloat16_it_is_as_near_to_float32_as_keras_is(cell, mask, kernel, is_fixed, monkeypatch):
-    asked, compile_derivatives = [], cells._compile_derivatives
-    monkeypatch.setattr(cells, "_compile_derivatives", lambda: asked.append(True) or compile_derivatives())
+    asked, compile_derivatives = [], loops._compile_derivatives
+    monkeypatch.setattr(loops, "_compile_derivatives", lambda: asked.append(True) or compile_derivatives())
     # Eight bits of mantissa: Keras itself differs from float32 in the third digit, and we must not differ by more.
     exact, _ = make_pair(cell, {"return_sequences": True}, kernel)
     theirs, ours = make_pair(cell, {"return_sequences": True, "dtype": "mixed_bfloat16"}, kernel)
