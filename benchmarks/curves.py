@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 sys.path.insert(0, str(ROOT))
 
-from keras_senti.evaluation.baselines import choose_rival
+from keras_senti.evaluation.baselines import choose_baseline
 
 RESULTS = Path(__file__).parent / "results" / "end_to_end.json"
 
@@ -30,7 +30,7 @@ def main(data: str, target: str):
             loss.plot(epochs, history["val_loss"], color=color, label=label)
             score.plot(epochs, history["val_macro_f1"], color=color, label=label)
     beside = next(iter(systems.values()))["baselines"]["validation"]
-    rival = choose_rival(beside)
+    rival = choose_baseline(beside)
     baseline = beside[rival]["macro_f1"]
     score.axhline(baseline, color="black", linestyle="--", linewidth=1, label=BASELINES[rival])
     loss.set(title="loss: validation (line), train (dotted)", xlabel="epoch")

@@ -9,12 +9,12 @@ from end_to_end import ROOT
 from workers import Workers, run_alone
 
 SINGLE = (1, 200)  # ids of one text
-BULK_ROWS = 128  # of pipeline.predict_in_batches; Keras' predict gets as many
+BULK_ROWS = 128  # of batches.predict_in_batches; Keras' predict gets as many
 
 
 def export_ours(folder: Path, units: int):
     """Writes a run folder with our SavedModel, untrained: its speed is that of a trained one."""
-    from keras_senti.data import tokenizer
+    from keras_senti.data.tokenizer import Tokenizer
     from keras_senti.export import saved_model
     from keras_senti.models import build
     from keras_senti.settings.command_line import parse_config
@@ -23,16 +23,14 @@ def export_ours(folder: Path, units: int):
 
     arguments = ["--config", str(ROOT / "configs" / "document.yaml"), "--text.sequence_length", str(LENGTH)]
     config = parse_config([*arguments, "--model.units", str(units)])
-    encoder = tokenizer.Tokenizer(
-        config.text, ["[PAD]", "[UNK]", *(f"w{i}" for i in range(config.text.max_tokens - 2))]
-    )
+    tokenizer = Tokenizer(config.text, ["[PAD]", "[UNK]", *(f"w{i}" for i in range(config.text.max_tokens - 2))])
     folder.mkdir()
     files.write_text(folder / "config.yaml", write_yaml(config))
     files.write_json(folder / "class_names.json", list(CLASS_NAMES))
     files.write_json(folder / "calibration.json", {"temperature": 1.0, "abstain": []})
-    encoder.save(folder / "vocabulary.txt")
-    model = build.build_model(config.model, len(encoder.vocabulary), len(CLASS_NAMES))
-    saved_model.export_model(model, encoder, CLASS_NAMES, config, folder)
+    tokenizer.save(folder / "vocabulary.txt")
+    model = build.build_model(config.model, len(tokenizer.vocabulary), len(CLASS_NAMES))
+    saved_model.export_model(model, tokenizer, CLASS_NAMES, config, folder)
 
 
 def export_keras(folder: Path, units: int):

@@ -60,9 +60,9 @@ def _decode(text: str) -> str:
 
 def _join_values(argv: list[str], parser: argparse.ArgumentParser) -> list[str]:
     """Writes `--text -bad` as `--text=-bad`, which argparse would take for an option: only an option's name is one."""
-    joined, names = [], {*parser._option_string_actions} - {"-h", "--help"}
+    joined, names = [], {*parser._option_string_actions}
     for argument in argv:
-        if joined and joined[-1] in names and argument.partition("=")[0] not in names:
+        if joined and joined[-1] in names - {"-h", "--help"} and argument.partition("=")[0] not in names:
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)

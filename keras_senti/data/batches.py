@@ -26,15 +26,15 @@ LENGTH_CLASS = 1.1  # see Batching.plan
 ENCODE_ROWS = 4096  # texts that are turned into ids at once
 
 
-def encode_texts(encoder, texts: list[str]) -> EncodedTexts:
+def encode_texts(tokenizer, texts: list[str]) -> EncodedTexts:
     """Turns texts into ids.
 
     Args:
-        encoder: a callable from (batch,) string to (batch, time) int32, 0 = padding: a `tokenizer.Tokenizer`.
+        tokenizer: a callable from (batch,) string to (batch, time) int32, 0 = padding: a `tokenizer.Tokenizer`.
     """
     pieces, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
     for begin in range(0, len(texts), ENCODE_ROWS):
-        ids = np.asarray(encoder(tf.constant(encode_utf8(texts[begin : begin + ENCODE_ROWS]), tf.string)))
+        ids = np.asarray(tokenizer(tf.constant(encode_utf8(texts[begin : begin + ENCODE_ROWS]), tf.string)))
         real = ids != 0
         pieces.append(ids[real])
         lengths.append(real.sum(axis=1))

@@ -120,12 +120,6 @@ class EncodedTexts:
     def __len__(self):
         return len(self.offsets) - 1
 
-    def take(self, rows: np.ndarray) -> "EncodedTexts":
-        """Returns a copy of these rows, in memory."""
-        pieces = [self.flat[self.offsets[row] : self.offsets[row + 1]] for row in rows.tolist()]
-        flat = np.concatenate([np.zeros(0, np.int32), *pieces])
-        return EncodedTexts(flat, np.append(0, np.cumsum(self.lengths[rows])))
-
     def pad(self, rows: np.ndarray, length: int) -> np.ndarray:
         """Returns (len(rows), length) int32, padded with 0 on the right."""
         position = np.arange(length)
@@ -149,8 +143,3 @@ class EncodedDataset:
 
     def __len__(self):
         return len(self.labels)
-
-    def take(self, rows: np.ndarray) -> "EncodedDataset":
-        """Returns the rows with these ascending indices."""
-        arrays = self.labels[rows], self.weights[rows], self.lines[rows]
-        return EncodedDataset(self.texts.take(rows), self.token_ids.take(rows), *arrays)

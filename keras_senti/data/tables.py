@@ -249,9 +249,8 @@ class Table:
         excel = EXCEL_LINE.fullmatch(lines[0]) if lines else None
         delimiter, lines = excel[1] if excel else self.delimiter, lines[excel is not None :]
         separator = guess_separator(lines, delimiter, column)
-        found = [f"separated by {separator!r}"] * bool(separator) + [f"encoded in {str(encoding).upper()}"] * bool(
-            encoding
-        )
+        found = [f"separated by {separator!r}"] if separator else []
+        found += [f"encoded in {encoding.upper()}"] if encoding else []
         if not found:
             return ""
         separator = separator or (delimiter if delimiter != "," else None)

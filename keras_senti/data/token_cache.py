@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,7 @@ class Corpus:
     parts: train, validation; test for a classifier, unlabeled for a language model where there is such a file.
     tokenizer: made the token ids. class_names: () where labels are not read. check: the content of data_check.json.
     dropped: one dict a dropped row, the first of them. files: SHA-256 by path, the main file first. folder: in the
-    cache.
+    cache. unknown: the share of [UNK] among the tokens of a part, for each that has any.
     """
 
     parts: dict[str, EncodedDataset]
@@ -57,6 +57,7 @@ class Corpus:
     dropped: list[dict]
     files: dict[str, str]
     folder: Path
+    unknown: dict[str, float] = field(default_factory=dict)
 
     @property
     def train(self) -> EncodedDataset:
@@ -130,7 +131,13 @@ def _write(folder: Path, config: Config, source: Source, vocabulary: list[str] |
     reads = {"split": config.text.split, "script_without_spaces": find_script_without_spaces(sample)}
     splits.check["reads"] = {**reads, "unknown_tokens": unknown["validation"]}
     tokenizer.save(folder / "vocabulary.txt")
-    facts = {"parts": list(parts), "class_names": splits.class_names, "check": splits.check, "dropped": splits.dropped}
+    facts = {
+        "parts": list(parts),
+        "unknown": unknown,
+        "class_names": splits.class_names,
+        "check": splits.check,
+        "dropped": splits.dropped,
+    }
     sums = {str(p.relative_to(folder)): compute_sha256(p) for p in sorted(folder.glob("**/*")) if p.is_file()}
     write_json(folder / "facts.json", {**facts, "sha256": sums})
     source.check_unchanged()  # the cache's name says of which content it is
@@ -188,13 +195,13 @@ def _read(folder: Path, config: Config, source: Source, files: dict[str, str]) -
         facts["dropped"],
         files,
         folder,
+        facts["unknown"],
     )
 
 
 def _read_part(folder: Path, name: str, source: Source) -> EncodedDataset:
-    table = (
-        name if getattr(source, name, None) else "main"
-    )  # a part has a file of its own, or is split from the main one
+    # A part has a file of its own, or is split from the main one.
+    table = name if getattr(source, name, None) else "main"
     arrays = {path.stem: np.load(path) for path in (folder / name).glob("*.npy")}
     with open(folder / "texts" / f"{table}.bin", "rb") as file:
         texts = StoredTexts(getattr(source, table), map_file(file), arrays.pop("spans"))

@@ -181,7 +181,7 @@ def fit_lexicon(model: str, texts: list[str], labels: np.ndarray):
     return fitted.fit([texts[row] for row in rows], labels[rows])
 
 
-def choose_rival(scores: dict[str, dict], notes=()) -> str:
+def choose_baseline(scores: dict[str, dict], notes=()) -> str:
     """Returns the baseline that verdicts compare with: `words_characters` where it was run, else the most accurate one.
 
     Args:
@@ -206,7 +206,7 @@ def predict_baselines(train, parts: dict, num_classes: int, models) -> tuple[dic
     """Fits each baseline on the train rows and applies it to each part.
 
     Args:
-        train: a `dataset.Dataset`, of which all texts come into memory; parts: data sets by name, which do too.
+        train: with `texts` and `labels`, which come into memory; parts: by name, of the same kind.
     Returns:
         the probabilities: {part: {baseline: (rows, classes)}}, 0 for a class without a train row; and a sentence for
         each baseline whose score means little here: {baseline: why}.

@@ -1,6 +1,7 @@
 """Rows that a person should look at: likely label errors, near-duplicates, words that decide too much."""
 
 import importlib.util
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from keras_senti.data.dataset import sample_rows
 from keras_senti.data.reading import load_splits
 from keras_senti.data.sources import prepare_source
 from keras_senti.data.splits import join_groups
+from keras_senti.errors import UserError
 from keras_senti.evaluation.baselines import PACKAGES, fit_ngrams, is_chinese
 from keras_senti.evaluation.deciding_words import find_deciding_words
 from keras_senti.evaluation.near_duplicates import find_near_duplicates, keep_words
@@ -38,7 +40,12 @@ def read_rows(config: Config) -> tuple[pd.DataFrame, tuple[str, ...]]:
         belong together), train rows first; and the class names. Of a part above baselines.max_rows, a sample.
     """
     with cache_folder.share_cache(Path(config.data.cache_dir)):
-        splits = load_splits(prepare_source(config.data))
+        source = prepare_source(config.data)
+        try:
+            splits = load_splits(source)
+        except OSError as error:
+            where = f"{tempfile.gettempdir()}: cannot keep the texts there: {error.strerror}."
+            raise UserError(f"{where} Make room, or set TMPDIR.") from None
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     if not config.train.evaluate_test:
         del parts["test"]

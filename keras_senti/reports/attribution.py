@@ -99,12 +99,12 @@ class Explainer:
 
     Args:
         model: a keras.Sequential of an embedding, any layers, and a Dense softmax. It must have no dropout, as
-            `load_explainer` sees to: it is called with training=True, where the gradients of `kernels` are used.
-        encoder: turns texts into its ids. class_names: by index.
+            `make_explainer` sees to: it is called with training=True, where the gradients of `kernels` are used.
+        tokenizer: turns texts into its ids. class_names: by index.
     """
 
-    def __init__(self, model: keras.Sequential, encoder: Tokenizer, class_names):
-        self.encoder, self.class_names = encoder, tuple(class_names)
+    def __init__(self, model: keras.Sequential, tokenizer: Tokenizer, class_names):
+        self.tokenizer, self.class_names = tokenizer, tuple(class_names)
         embedding, *others, head = model.layers
         self.has_pairs = isinstance(embedding, BigramEmbedding)
         takes_mask = [("mask" in inspect.signature(layer.call).parameters) for layer in others]
@@ -196,14 +196,14 @@ class Explainer:
         """Returns the ids that the model reads (T,), their tokens as they were written, the spaces before them, and how
         many tokens the whole text has."""
         texts = encode_utf8([text])
-        ids = np.asarray(self.encoder.encode(texts)[0])
-        tokens = self.encoder.split(texts)
-        total, tokens = int(tokens.row_lengths()[0]), self.encoder.cut(tokens)[0].numpy()
+        ids = np.asarray(self.tokenizer.encode(texts)[0])
+        tokens = self.tokenizer.split(texts)
+        total, tokens = int(tokens.row_lengths()[0]), self.tokenizer.cut(tokens)[0].numpy()
         tokens = tuple(token.decode("utf-8") for token in tokens) or (UNKNOWN,)
-        return ids, tokens, _find_spaces(tokens, self.encoder.settings.split == "character"), total
+        return ids, tokens, _find_spaces(tokens, self.tokenizer.settings.split == "character"), total
 
     def _collect_notes(self, explanation: Explanation, total: int, width: int) -> list[str]:
-        settings, notes, read = self.encoder.settings, [], len(explanation.tokens)
+        settings, notes, read = self.tokenizer.settings, [], len(explanation.tokens)
         if total == 0:
             notes.append(f"Nothing of the text is left after cleaning, so the model reads one {UNKNOWN}.")
         elif total > read:

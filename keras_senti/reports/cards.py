@@ -63,7 +63,7 @@ def draw_systems(systems) -> str:
             for name, m, color in systems
             if key in m
         ]
-        body += f"<h4>{_capitalize(metric.title)}: {metric.hint}</h4>{draw_bars(bars)}"
+        body += f"<h4>{_capitalize(metric.title)}: {metric.hint}</h4>{draw_bars(bars)}" if bars else ""
     return body
 
 

@@ -22,7 +22,7 @@ from keras_senti.reports.page import (
     make_page,
     make_section,
 )
-from keras_senti.reports.rows import SIGNIFICANT, describe_chance, format_p, look_at
+from keras_senti.reports.rows import SIGNIFICANT, describe_chance, find_surest, format_p, look_at
 
 SHOWN_ROWS = 10  # that one run alone has right
 SHOWN_CLASSES = 20
@@ -233,7 +233,7 @@ def _draw_rows(compared: Comparison) -> list[str]:
     """Returns a section about the texts that only A has right, and one of B."""
     right = [part.right for part in compared.parts]
     only = [right[0] & ~right[1], right[1] & ~right[0]]
-    shown = [_find_surest(wanted, p) for wanted, p in zip(only, compared.probabilities)]
+    shown = [find_surest(wanted, p, SHOWN_ROWS) for wanted, p in zip(only, compared.probabilities)]
     _, texts = look_at(compared.parts[0].texts, np.concatenate(shown))
     sections = []
     for letter, wanted, rows in zip("AB", only, shown):
@@ -244,12 +244,6 @@ def _draw_rows(compared: Comparison) -> list[str]:
             body = f'<div class="texts">{"".join(drawn)}</div>'
         sections.append(make_section(f"Only {letter} is right", make_card(finding, body, wide=True)))
     return sections
-
-
-def _find_surest(wanted: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Returns the indices of at most SHOWN_ROWS of the wanted rows (bool), those with the highest probability first."""
-    rows = np.flatnonzero(wanted)
-    return rows[np.argsort(-probabilities.max(axis=1)[rows], kind="stable")[:SHOWN_ROWS]]
 
 
 def _describe_row(compared: Comparison, row: int) -> str:

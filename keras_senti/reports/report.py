@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from keras_senti.evaluation.baselines import choose_rival
+from keras_senti.evaluation.baselines import choose_baseline
 from keras_senti.evaluation.metrics import DECISIVE, METRICS
 from keras_senti.evaluation.predictions import ScoredPart, read_categories
 from keras_senti.evaluation.result import Result
@@ -79,7 +79,7 @@ def _read_baselines(scores: dict, part: str) -> tuple[dict, list[BaselineResult]
     ours = scores["sampled"][part]["this_model"] if part in scores["sampled"] else scores[part]
     beside = scores["validation_baselines"] if part == "validation" else scores["baselines"]
     notes = scores["baselines_notes"]
-    first = choose_rival(beside, notes) if beside else None
+    first = choose_baseline(beside, notes) if beside else None
     names = sorted(beside, key=lambda name: name != first)
     return ours, [read_baseline(name, ours, beside[name], notes.get(name, "")) for name in names]
 
@@ -129,7 +129,7 @@ def _draw_scored(source: ReportInput, ours: dict, baselines: list[BaselineResult
     if len(rank_classes(metrics)) == 1:
         baselines = []  # always naming the one class is always right
     tiles = []
-    for metric in (metric for metric in METRICS.values() if metric.hint):
+    for metric in (m for m in METRICS.values() if m.hint and m.name in metrics):
         edges = metrics.get(f"{metric.name}_interval")
         interval = " (95% interval {:.1%} to {:.1%})".format(*edges) if edges else ""
         tiles.append((f"{metrics[metric.name]:.1%}", f"{metric.title}: {metric.hint}{interval}"))

@@ -14,6 +14,12 @@ FEW_ROWS = 20  # of fewer nothing in general can be said
 SHOWN_TEXTS = 20
 
 
+def find_surest(wanted: np.ndarray, probabilities: np.ndarray, most: int) -> np.ndarray:
+    """Returns the indices of at most so many of the wanted rows (bool), those with the highest probability first."""
+    rows = np.flatnonzero(wanted)
+    return rows[np.argsort(-probabilities.max(axis=1)[rows], kind="stable")[:most]]
+
+
 @dataclass(frozen=True)
 class ReportInput:
     """What a page is about: the rows of a part, and what a model says of them.
@@ -39,11 +45,9 @@ class ReportInput:
     @cached_property
     def shown(self) -> np.ndarray:
         """Indices of the SHOWN_TEXTS surest mistakes, surest first; without labels of the least sure rows."""
-        confidence = self.part.probabilities.max(axis=1)
         if self.metrics is None:
-            return np.argsort(confidence, kind="stable")[:SHOWN_TEXTS]
-        wrong = np.flatnonzero(~self.part.right)
-        return wrong[np.argsort(-confidence[wrong], kind="stable")[:SHOWN_TEXTS]]
+            return np.argsort(self.part.probabilities.max(axis=1), kind="stable")[:SHOWN_TEXTS]
+        return find_surest(~self.part.right, self.part.probabilities, SHOWN_TEXTS)
 
     @cached_property
     def texts(self) -> tuple[np.ndarray, dict[int, str]]:

@@ -126,7 +126,7 @@ def _set_value(content: dict, key: str, text: str):
 
 def _read_value(key: str, text: str, hint):
     """Returns the text itself where the setting takes it, otherwise what it says as YAML: null, lists, numbers."""
-    if text != "null" and not text.startswith("["):
+    if text != "null" and not (text.startswith("[") and "list" in str(hint)):
         with contextlib.suppress(TypeError):
             return convert(text, hint)
     try:

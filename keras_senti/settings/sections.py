@@ -67,7 +67,8 @@ class DataConfig(Settings):
     seed: Seed = 0
     """Fixes the split: same file content and seed, same parts, in whatever order the rows stand."""
     cache_dir: str = "logs/cache"
-    """Folder for fetched files and for texts that were turned into ids once. It can be deleted when no run uses it."""
+    """Folder for fetched files, and for the texts of each run's data and their token ids. It can be deleted when no run
+    uses it."""
 
 
 @dataclass(frozen=True)

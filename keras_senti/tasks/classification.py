@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_senti.data.batches import predict_in_batches
-from keras_senti.data.dataset import sample_rows
+from keras_senti.data.dataset import EncodedDataset, sample_rows
 from keras_senti.data.token_cache import Corpus
 from keras_senti.evaluation import baselines
 from keras_senti.evaluation.calibration import compute_scores, cross_fit_temperature, fit_calibration
@@ -86,11 +86,11 @@ def _score_baselines(parts: dict, predicted: dict[str, np.ndarray], run: Run, co
     config, class_names = run.config, corpus.class_names
     # The baselines keep their texts in memory, so a sample must do for a large part.
     rows = {n: sample_rows(len(part), config.baselines.max_rows, config.data.seed) for n, part in corpus.parts.items()}
-    compared = {name: parts[name].take(rows[name]) for name in parts}
-    print(f"baselines: {', '.join(config.baselines.models)}", flush=True)
-    train = corpus.train.take(rows["train"])
-    found, notes = baselines.predict_baselines(train, compared, len(class_names), config.baselines.models)
     ours = {name: predicted[name][rows[name]] for name in parts}
+    compared = {name: _take(parts[name], rows[name], ours[name]) for name in parts}
+    print(f"baselines: {', '.join(config.baselines.models)}", flush=True)
+    train = _take(corpus.train, rows["train"], None)
+    found, notes = baselines.predict_baselines(train, compared, len(class_names), config.baselines.models)
     beside = {
         name: {
             baseline: {
@@ -115,6 +115,10 @@ def _score_baselines(parts: dict, predicted: dict[str, np.ndarray], run: Run, co
         "baselines_notes": notes,
         "sampled": sampled,
     }
+
+
+def _take(part: EncodedDataset, rows: np.ndarray, probabilities: np.ndarray | None) -> ScoredPart:
+    return ScoredPart(part.texts.take(rows), part.lines[rows], part.labels[rows], probabilities)
 
 
 def draw_report(model: keras.Model, result: Result, run: Run, corpus: Corpus):

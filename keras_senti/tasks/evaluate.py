@@ -47,7 +47,7 @@ def evaluate_stored(run_dir) -> str:
     for name, part in result.parts.items():
         again = compute_scores(part.labels, part.probabilities, result.class_names, result.calibration)
         before = result.scores.get(name, {})
-        pairs = [(again[k], before[k]) for k in METRICS if k in before]
+        pairs = [(again[k], before.get(k, -1)) for k, metric in METRICS.items() if k in before or metric.main]
         pairs.append([scores.get("calibrated", {}).get("log_loss", -1) for scores in (again, before)])
         # Another machine may sum in another order; a changed prediction shows in the first digits.
         close = all(math.isclose(*pair, rel_tol=1e-5, abs_tol=1e-9) for pair in pairs)

@@ -1,7 +1,6 @@
 """What both tasks begin with: seeds, the kernel, and the first weights."""
 
 import keras
-import numpy as np
 
 from keras_senti.data import word_vectors
 from keras_senti.data.token_cache import Corpus
@@ -19,7 +18,7 @@ def begin(run: Run, corpus: Corpus, few_shapes: bool) -> str:
         device=device.line,
         seeds={"data": config.data.seed, "train": config.train.seed},
         vocabulary_size=len(corpus.tokenizer.vocabulary),
-        unknown_fraction={name: _compute_unknown_fraction(e.flat) for name, e in encoded.items() if len(e.flat)},
+        unknown_fraction=corpus.unknown,
     )
     keras.utils.set_random_seed(config.train.seed)
     dtype = keras.DTypePolicy(config.device.precision).compute_dtype
@@ -48,8 +47,3 @@ def fill(model: keras.Model, run: Run, corpus: Corpus, pretrained: Pretrained | 
             coverage = word_vectors.load_word_vectors(model, path, vocabulary, flat, config.train.seed)
         run.note(word_vectors=coverage)
     model.summary(line_length=80)
-
-
-def _compute_unknown_fraction(flat: np.ndarray) -> float:
-    chunks = range(0, len(flat), 1_000_000)  # the comparison needs a byte a token
-    return sum(int((flat[begin : begin + 1_000_000] == 1).sum()) for begin in chunks) / len(flat)

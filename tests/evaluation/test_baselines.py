@@ -10,7 +10,7 @@ from keras_senti.evaluation import baselines
 from keras_senti.evaluation.baselines import (
     LogCountRatio,
     check_packages,
-    choose_rival,
+    choose_baseline,
     fit_lexicon,
     fit_nb_svm,
     fit_tfidf_logistic_regression,
@@ -170,8 +170,8 @@ def test_words_characters_learns_a_handful_of_texts(texts, labels):
 
 def test_verdicts_compare_with_words_characters_and_without_it_with_the_best_that_means_something():
     scores = {"majority": {"accuracy": 0.5}, "nb_svm": {"accuracy": 0.8}, "vader": {"accuracy": 0.9}}
-    assert choose_rival({**scores, "words_characters": {"accuracy": 0.7}}) == "words_characters"
-    assert choose_rival(scores) == "vader" and choose_rival(scores, {"vader": "it reads English"}) == "nb_svm"
+    assert choose_baseline({**scores, "words_characters": {"accuracy": 0.7}}) == "words_characters"
+    assert choose_baseline(scores) == "vader" and choose_baseline(scores, {"vader": "it reads English"}) == "nb_svm"
 
 
 # Lexicons

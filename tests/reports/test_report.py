@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from keras_senti.errors import UserError
-from keras_senti.evaluation import predictions
+from keras_senti.evaluation import metrics, predictions
 from keras_senti.evaluation.calibration import compute_scores, fit_calibration, read_calibration
-from keras_senti.evaluation.metrics import compare_predictions, compute_interval, compute_metrics
+from keras_senti.evaluation.metrics import Metric, compare_predictions, compute_interval, compute_metrics
 from keras_senti.evaluation.result import Result
 from keras_senti.export.weights_folder import read_run, write_weights_folder
 from keras_senti.reports.charts import MOST_POINTS, Axis, Curve, draw_chart
@@ -220,6 +220,13 @@ def test_a_run_gets_the_same_self_contained_page_again(tmp_path):
         assert words in shown, words
     assert "http" not in page.replace("http-equiv", "") and "@import" not in page
     assert write_run_report(run).read_text(encoding="utf-8") == page
+
+
+def test_a_run_from_before_a_metric_was_added_is_drawn_without_it(tmp_path, monkeypatch):
+    run = write_run(tmp_path / "run", *make_predictions(100))
+    added = Metric("hits", "hits", lambda hits, true, predicted: hits.sum(axis=1), hint="texts that are right")
+    monkeypatch.setitem(metrics.METRICS, "hits", added)
+    assert "texts that are right" not in write_run_report(run).read_text(encoding="utf-8")
 
 
 def test_the_validation_part_flatters_only_where_an_epoch_was_chosen_by_it(tmp_path):

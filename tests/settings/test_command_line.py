@@ -51,6 +51,11 @@ def test_the_command_line_alone_is_enough():
     assert config == Config(data=DataConfig(csv="reviews.csv"), train=TrainConfig(clip_norm=None, learning_rate=0.01))
 
 
+def test_a_text_is_taken_as_it_stands_and_a_list_only_where_one_can_be():
+    config = parse_config(["--data.csv", "[a].csv", "--text.stop_words", "[the, a]"])
+    assert (config.data.csv, config.text.stop_words) == ("[a].csv", ["the", "a"])
+
+
 @pytest.mark.parametrize(
     "argv",
     [

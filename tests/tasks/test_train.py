@@ -157,6 +157,12 @@ def test_a_weights_folder_of_a_language_model_is_to_be_fine_tuned(language_model
 
 def test_stored_predictions_that_were_changed_are_noticed(trained_run, tmp_path):
     copy = shutil.copytree(trained_run, tmp_path / "run")
+    stored = json.loads((copy / "metrics.json").read_text())
+    without = {**stored, "validation": {k: v for k, v in stored["validation"].items() if k != "macro_f1"}}
+    (copy / "metrics.json").write_text(json.dumps(without))
+    with pytest.raises(UserError, match=r"does not follow from predictions.csv"):
+        evaluate.evaluate_stored(copy)
+    (copy / "metrics.json").write_text(json.dumps(stored))
     calibration = (copy / "calibration.json").read_text()
     (copy / "calibration.json").write_text('{"temperature": 3.0, "abstain": []}')
     with pytest.raises(UserError, match=r"does not follow from predictions.csv and calibration.json"):

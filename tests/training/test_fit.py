@@ -37,12 +37,12 @@ SMALL = ModelConfig(units=5, embedding_dim=4, embedding_dropout=0.2, dropout=0.1
 def make_twelve_rows(rows=12, labels=None, weights=None) -> EncodedDataset:
     """Twelve texts of 2 to 7 tokens; the class is the first token less 2."""
     classes = np.arange(12) % 3
-    texts = [np.array([label + 2, *range(5, 6 + i % 6)], np.int32) for i, label in enumerate(classes)]
-    encoded = EncodedTexts(np.concatenate(texts), np.append(0, np.cumsum([len(t) for t in texts])))
     kept = np.arange(12)[:rows] if isinstance(rows, int) else rows
+    texts = [np.array([classes[i] + 2, *range(5, 6 + i % 6)], np.int32) for i in kept]
+    encoded = EncodedTexts(np.concatenate(texts), np.append(0, np.cumsum([len(t) for t in texts])))
     labels = classes[kept] if labels is None else labels
     weights = np.ones(len(kept), np.float32) if weights is None else weights
-    return EncodedDataset(None, encoded.take(kept), labels, weights, kept)
+    return EncodedDataset(None, encoded, labels, weights, kept)
 
 
 WRONG = make_twelve_rows(labels=(np.arange(12) + 1) % 3)
